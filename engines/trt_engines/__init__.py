@@ -1,0 +1,1 @@
+"""What runs a network: the engine interface, its backends, buckets and the model library."""

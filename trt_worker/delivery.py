@@ -1,0 +1,82 @@
+"""The way back for one job: what a transport hands over with every job it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import anyio
+
+from trt_worker.job import ImageFormat, JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSlot:
+    """A presigned place for one image."""
+
+    url: str = field(repr=False)  # the query string is a credential: never log it
+    content_type: str | None  # sent exactly; None: the signature covers no content type, none is sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedImage:
+    """One finished image as bytes."""
+
+    index: int
+    seed: int
+    width: int  # pixels
+    height: int
+    format: ImageFormat
+    data: bytes = field(repr=False)
+    sha256: str  # 64 lowercase hex digits of `data`
+
+
+class Settlement(StrEnum):
+    """How the network closed a job."""
+
+    PAID = "paid"
+    UNPAID = "unpaid"  # acknowledged with nothing to earn (probe, duplicate, stale)
+    UNACKNOWLEDGED = "unacknowledged"  # result sent, no answer in time
+    RETURNED = "returned"  # the network has the job back and gives it to somebody else
+    REFUSED = "refused"  # the network did not take the result
+    FAILED = "failed"  # this worker reported that it could not do it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What came back for one job."""
+
+    settlement: Settlement
+    reward: float = 0.0
+    unit: str = ""  # "den" or "kudos"
+    detail: str = ""  # one line for the operator
+
+
+class Delivery(Protocol):
+    """How one job's result reaches whoever asked for it. Implemented by the transports, used by `submit`."""
+
+    slots: Sequence[UploadSlot | None]
+    """One per image, in order; None means the image travels inline with `deliver`."""
+
+    withdrawn: anyio.Event
+    """Set when the network has taken the job back: nobody waits for it any more, work on it is wasted."""
+
+    async def progress(self, fraction: float) -> None:
+        """Tell the network how far the job is, 0..1. Best effort, rate-limited by the transport, never raises."""
+
+    async def deliver(self, images: Sequence[EncodedImage | None]) -> Receipt:
+        """Hand in the result; images with a slot are already uploaded. None: that image could not be made."""
+
+    async def fail(self, public: str) -> Receipt:
+        """Give the job up. `public` may be shown to the customer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A job and its way back."""
+
+    job: JobSpec
+    delivery: Delivery
+    transport: str  # "grid" or "horde": a log field and metric label, nothing decides by it

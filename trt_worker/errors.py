@@ -1,0 +1,62 @@
+"""What can go wrong, one class per thing a caller can do something about.
+
+WorkerError
++-- ConfigError          the operator's file or environment is wrong: say where, exit 2
++-- BadJob               a job cannot be run as it arrived: tell the network, go on
+|   +-- UnservableJob    the job is well formed, but asks for what this worker does not serve
+|   +-- BadSourceImage   its source image is missing, too large, or not an image
++-- LateJob              the job cannot be finished before it is due
++-- TransportError       the network could not be talked to
+|   +-- TransportClosed  this transport is over for good (wrong key, retired server): do not retry
++-- DeviceLost           a device process died or hung: restart it and replay its jobs
++-- DeviceUnusable       a device process cannot be started at all
+"""
+
+
+class WorkerError(Exception):
+    """Base of everything the worker raises on purpose."""
+
+
+class ConfigError(WorkerError):
+    """The configuration cannot be used; the message names file, line, key and what is allowed."""
+
+
+class BadJob(WorkerError):
+    """A job cannot be run as it arrived.
+
+    The message is for the operator's log. `public` is what the network may see: it names no file, path or address.
+    """
+
+    public = "The job could not be run."
+
+
+class UnservableJob(BadJob):
+    """The job asks for a model, node, sampler or feature that this worker does not serve."""
+
+    public = "This worker does not serve what the job asks for."
+
+
+class BadSourceImage(BadJob):
+    """The source image could not be fetched, is too large, or is not an image."""
+
+    public = "The source image could not be used."
+
+
+class LateJob(WorkerError):
+    """The job cannot be finished before it is due."""
+
+
+class TransportError(WorkerError):
+    """The network could not be reached or answered something unusable; trying again may help."""
+
+
+class TransportClosed(TransportError):
+    """This transport cannot earn any more until the operator changes something: never retried."""
+
+
+class DeviceLost(WorkerError):
+    """A device process died, hung or broke its protocol; its jobs are replayed."""
+
+
+class DeviceUnusable(WorkerError):
+    """A device process could not be started, or failed again and again."""

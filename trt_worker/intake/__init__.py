@@ -1,0 +1,1 @@
+"""Off the wire: what the networks send becomes `JobSpec`, and nothing past this folder knows which network it was."""

@@ -1,0 +1,80 @@
+"""Names of samplers and schedules: what the networks say, and what we call the same thing."""
+
+from __future__ import annotations
+
+from trt_worker.errors import UnservableJob
+
+SAMPLERS = (
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpm_fast",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "ddim",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "deis",
+    "res_multistep",
+    "er_sde",
+    "uni_pc",
+    "uni_pc_bh2",
+)
+"""Canonical names, which are ComfyUI's."""
+
+SCHEDULERS = (
+    "normal",
+    "karras",
+    "exponential",
+    "simple",
+    "sgm_uniform",
+    "ddim_uniform",
+    "beta",
+    "linear_quadratic",
+    "kl_optimal",
+)
+
+SECOND_ORDER = frozenset({"heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"})
+"""Samplers whose steps the Horde counts twice."""
+
+_SYNONYMS = {
+    "euler_a": "euler_ancestral",
+    "dpm_2_a": "dpm_2_ancestral",
+    "dpmpp_2s_a": "dpmpp_2s_ancestral",
+    "plms": "euler",  # today's workers run Euler under this name
+    "dpmsolver": "dpmpp_2m",
+    "dpm_adaptive": "dpmpp_2m",  # its error norm would couple the rows of a batch
+    "dpmpp_sde_gpu": "dpmpp_sde",
+    "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
+    "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",
+}
+
+
+def canonical_sampler(name: str) -> str:
+    """Our name of a sampler as a job writes it: any case, with or without the Horde's `k_`.
+
+    Raises: UnservableJob: no sampler of this name is served.
+    """
+    plain = name.strip().lower().removeprefix("k_")
+    plain = _SYNONYMS.get(plain, plain)
+    if plain not in SAMPLERS:
+        raise UnservableJob(f"sampler {name!r} is not served; served are {', '.join(SAMPLERS)}")
+    return plain
+
+
+def canonical_scheduler(name: str) -> str:
+    """Our name of a schedule as a job writes it, in any case.
+
+    Raises: UnservableJob: no schedule of this name is served.
+    """
+    plain = name.strip().lower()
+    if plain not in SCHEDULERS:
+        raise UnservableJob(f"scheduler {name!r} is not served; served are {', '.join(SCHEDULERS)}")
+    return plain
