@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trt_worker.condition.chunks import Chunks, chunk
+from trt_worker.condition.weights import Piece, parse_weights
+
+START, END = 900, 901
+
+
+class LetterTokenizer:
+    """One token per letter, its code point: word lengths are what they look like."""
+
+    start, end = START, END
+
+    def encode(self, words: Sequence[str]) -> list[list[int]]:
+        return [[ord(letter) for letter in word] for word in words]
+
+
+def chunks_of(prompt: str, most: int = 100) -> Chunks:
+    return chunk(parse_weights(prompt), LetterTokenizer(), most=most)
+
+
+def text_of(chunks: Chunks) -> list[str]:
+    return ["".join(chr(number) for number in row if number not in (START, END)) for row in chunks.ids]
+
+
+def test_an_empty_prompt_is_one_chunk_of_start_and_ends() -> None:
+    chunks = chunks_of("")
+
+    assert chunks.ids.tolist() == [[START] + [END] * 76]
+    assert not chunks.weighted
+
+
+def test_a_chunk_is_start_text_end_and_padding_of_ends() -> None:
+    assert chunks_of("ab c").ids.tolist() == [[START, ord("a"), ord("b"), ord("c")] + [END] * 73]
+
+
+def test_75_tokens_fill_one_chunk_exactly_and_the_next_opens_another() -> None:
+    assert chunks_of("a " * 75).ids.tolist() == [[START] + [ord("a")] * 75 + [END]]
+    assert text_of(chunks_of("a " * 76)) == ["a" * 75, "a"]
+
+
+def test_a_word_of_7_tokens_moves_whole_to_the_next_chunk() -> None:
+    chunks = chunks_of("a " * 70 + "bcdefgh")
+
+    assert text_of(chunks) == ["a" * 70, "bcdefgh"]
+    assert chunks.ids[0, 71:].tolist() == [END] * 6
+
+
+def test_a_word_of_8_tokens_is_cut_at_the_end_of_the_chunk() -> None:
+    assert text_of(chunks_of("a " * 70 + "bcdefghi")) == ["a" * 70 + "bcdef", "ghi"]
+
+
+def test_a_cut_word_longer_than_chunks_goes_on_through_all_of_them() -> None:
+    assert text_of(chunks_of("b" * 160)) == ["b" * 75, "b" * 75, "b" * 10]
+
+
+def test_weights_stand_at_the_positions_of_their_words_and_nowhere_else() -> None:
+    weights = chunks_of("a (bc:1.5) d").weights[0]
+
+    assert weights[:6].tolist() == [1.0, 1.0, 1.5, 1.5, 1.0, 1.0]
+    assert (weights[6:] == 1.0).all()
+
+
+def test_a_textual_inversion_is_left_out_with_one_note_and_its_neighbours_stay() -> None:
+    chunks = chunks_of("a embedding:bad-hands, b (embedding:bad-hands:1.2) c")
+
+    assert text_of(chunks) == ["a,bc"]
+    assert len(chunks.notes) == 1
+    assert "bad-hands" in chunks.notes[0]
+
+
+def test_a_word_that_merely_contains_the_embedding_mark_stays() -> None:
+    assert text_of(chunks_of("xembedding:y")) == ["xembedding:y"]
+
+
+def test_chunks_past_the_most_are_left_out_with_a_note() -> None:
+    chunks = chunks_of("a " * 75 * 3, most=2)
+
+    assert chunks.ids.shape == (2, 77)
+    assert "3 chunks" in chunks.notes[0]
+
+
+@given(
+    st.lists(st.builds(Piece, text=st.text("abc ", max_size=120), weight=st.sampled_from([1.0, 0.5, 1.1])), max_size=12)
+)
+def test_all_tokens_arrive_in_order_and_short_words_stay_whole(pieces: list[Piece]) -> None:
+    chunks = chunk(pieces, LetterTokenizer(), most=1000)
+    words = [word for piece in pieces for word in piece.text.split()]
+    expected = [piece.weight for piece in pieces for word in piece.text.split() for _ in word]
+    is_text = (chunks.ids != START) & (chunks.ids != END)
+
+    assert "".join(text_of(chunks)) == "".join(words)
+    assert np.array_equal(chunks.weights[is_text], np.asarray(expected, np.float32))
+    assert (chunks.ids[:, 0] == START).all()
+    assert (chunks.ids[:, -1] == END).all()
+    borders = set(np.cumsum([len(text) for text in text_of(chunks)])[:-1].tolist())
+    at = 0
+    for word in words:
+        if len(word) < 8:
+            assert not borders & set(range(at + 1, at + len(word)))
+        at += len(word)

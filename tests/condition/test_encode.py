@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trt_engines.errors import EngineFault
+from trt_worker.condition.encode import Conditioner, common_tokens, repeat_to
+from trt_worker.condition.tokenizer import ClipTokenizer
+
+AnEncoder = Callable[..., Any]
+
+
+def test_a_short_prompt_is_77_rows_of_the_asked_layer(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    encoder = an_encoder(layers=3)
+
+    context = Conditioner(encoder, tokenizer).encode("a red square", 2).context
+
+    assert context.shape == (77, 3)
+    assert context[0, 0] == tokenizer.start
+    assert context[-1, 0] == tokenizer.end
+    assert (context[:, 2] == 2).all()
+
+
+def test_a_clip_skip_past_the_layers_means_the_last_layer(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    conditioner = Conditioner(an_encoder(layers=3), tokenizer)
+
+    assert (conditioner.encode("a", 4).context[:, 2] == 1).all()
+    assert (conditioner.encode("a", 3).context[:, 2] == 3).all()
+
+
+def test_a_clip_skip_below_one_is_refused(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    with pytest.raises(ValueError, match="clip_skip"):
+        Conditioner(an_encoder(), tokenizer).encode("a", 0)
+
+
+def test_more_chunks_than_rows_take_several_calls_and_come_back_in_order(
+    an_encoder: AnEncoder, tokenizer: ClipTokenizer
+) -> None:
+    encoder = an_encoder(rows=2)
+    words = ["red", "blue", "green", "white", "real"]
+    ids = {word: tokenizer.encode([word])[0][0] for word in words}
+
+    context = Conditioner(encoder, tokenizer).encode(" ".join(word + (" " + word) * 74 for word in words), 1).context
+
+    rows = context.reshape(-1, 77, 3)
+    length = [len(tokenizer.encode([word])[0]) for word in words]
+    assert sum(encoder.calls) == len(rows)
+    assert max(encoder.calls) == 2
+    assert rows[0, 1, 0] == ids["red"]
+    if set(length) == {1}:
+        assert rows[:, 1, 0].tolist() == [ids[word] for word in words]
+    assert np.isfinite(context).all()
+
+
+def test_a_weight_moves_a_token_away_from_the_empty_prompt_at_its_position(
+    an_encoder: AnEncoder, tokenizer: ClipTokenizer
+) -> None:
+    conditioner = Conditioner(an_encoder(), tokenizer)
+    plain = conditioner.encode("a red b", 1).context
+    empty = conditioner.encode("", 1).context
+    width = len(tokenizer.encode(["red"])[0])
+
+    weighted = conditioner.encode("a (red:1.5) b", 1).context
+
+    expected = plain.copy()
+    expected[2 : 2 + width] = (plain[2 : 2 + width] - empty[2 : 2 + width]) * np.float32(1.5) + empty[2 : 2 + width]
+    assert np.array_equal(weighted, expected)
+    assert not np.array_equal(weighted, plain)
+
+
+def test_a_weight_of_zero_leaves_what_the_empty_prompt_has(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    conditioner = Conditioner(an_encoder(), tokenizer)
+
+    assert np.array_equal(conditioner.encode("(red:0)", 1).context, conditioner.encode("", 1).context)
+
+
+def test_the_empty_prompt_is_encoded_only_when_some_weight_needs_it(
+    an_encoder: AnEncoder, tokenizer: ClipTokenizer
+) -> None:
+    encoder = an_encoder()
+    conditioner = Conditioner(encoder, tokenizer)
+
+    conditioner.encode("a red square", 1)
+    assert encoder.calls == [1]
+
+    conditioner.encode("a (red) square", 1)
+    conditioner.encode("a (blue) square", 1)
+    assert encoder.calls == [1, 1, 1, 1]
+
+
+def test_a_prompt_that_comes_again_is_not_encoded_again(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    encoder = an_encoder()
+    conditioner = Conditioner(encoder, tokenizer)
+
+    first = conditioner.encode("ugly", 1)
+    again = conditioner.encode("ugly", 1)
+
+    assert again is first
+    assert encoder.calls == [1]
+    assert not first.context.flags.writeable
+    assert (conditioner.encode("ugly", 2).context[:, 2] == 2).all()
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    encoder = an_encoder()
+    conditioner = Conditioner(encoder, tokenizer, cache_bytes=2 * 77 * 3 * 4)
+
+    for prompt in ("red", "blue", "red", "green"):
+        conditioner.encode(prompt, 1)
+    assert len(encoder.calls) == 3
+
+    conditioner.encode("red", 1)
+    assert len(encoder.calls) == 3
+    conditioner.encode("blue", 1)
+    assert len(encoder.calls) == 4
+
+
+def test_notes_of_what_was_left_out_come_with_the_context(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    conditioner = Conditioner(an_encoder(), tokenizer, max_chunks=1)
+
+    assert "embedding-x" in conditioner.encode("embedding:embedding-x a", 1).notes[0]
+    long = conditioner.encode("a " * 76, 1)
+    assert long.context.shape == (77, 3)
+    assert long.notes
+
+
+def test_an_encoding_that_is_not_finite_is_a_fault_and_is_not_kept(
+    an_encoder: AnEncoder, tokenizer: ClipTokenizer
+) -> None:
+    encoder = an_encoder()
+    conditioner = Conditioner(encoder, tokenizer)
+    encoder.poisoned = True
+    with pytest.raises(EngineFault, match="counting/text_encoder"):
+        conditioner.encode("a", 1)
+
+    encoder.poisoned = False
+    assert np.isfinite(conditioner.encode("a", 1).context).all()
+
+
+def attention(query: np.ndarray, context: np.ndarray) -> np.ndarray:
+    score = np.exp(query @ context.T)
+    return np.asarray(score / score.sum(axis=1, keepdims=True) @ context)
+
+
+@given(chunks=st.integers(1, 3), times=st.integers(1, 4), seed=st.integers(0, 99))
+def test_repetition_does_not_change_cross_attention(chunks: int, times: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    context = random.standard_normal((77 * chunks, 4)).astype(np.float32)
+    query = random.standard_normal((5, 4))
+
+    repeated = repeat_to(context, 77 * chunks * times)
+
+    assert repeated.shape == (77 * chunks * times, 4)
+    np.testing.assert_allclose(attention(query, repeated), attention(query, context), atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [76, 100, 0])
+def test_repetition_to_anything_but_a_multiple_is_refused(tokens: int) -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        repeat_to(np.zeros((77, 3), np.float32), tokens)
+
+
+def test_contexts_meet_at_their_least_common_multiple() -> None:
+    assert common_tokens(154, 231) == 462

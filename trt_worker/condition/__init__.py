@@ -1,0 +1,1 @@
+"""Prompts and source images to what the networks are given: text context and normalised pixels."""
