@@ -1,0 +1,1 @@
+"""Pixels to bytes: WebP, PNG or JPEG and their hash, off the event loop."""
