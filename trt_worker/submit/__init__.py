@@ -1,0 +1,1 @@
+"""Bytes to an acknowledgement: uploads, then the result."""
