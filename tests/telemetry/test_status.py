@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trt_worker.telemetry.metrics import JobRecord, Tally
+from trt_worker.telemetry.status import LEAST_WIDTH, status_block
+
+ARecord = Callable[..., JobRecord]
+
+LABELS = ["Session", "Settled", "Earned", "MPS/S", "Speed", "Batch", "Seconds", "Fallbacks"]
+
+
+def labels(lines: list[str]) -> list[str]:
+    return [line.split()[0] for line in lines if not line.startswith(" ")]
+
+
+def test_a_worked_example_reads_as_expected(a_record: ARecord) -> None:
+    tally = Tally(began=0.0)
+    tally.finished(a_record())
+    tally.called(calls=10, rows=25)
+    tally.queued(3)
+    tally.fell_back("LoRA needs PyTorch")
+
+    assert status_block(tally.snapshot(3725.0), 200) == [
+        "Session   1 h 02 m 05 s | 1 jobs | 1 images | 3 queued",
+        "Settled   paid 1 | unpaid 0 | unacknowledged 0 | returned 0 | refused 0 | failed 0",
+        "Earned    2.00 den, 1.93 den/h",
+        "MPS/S     engine - (session 5.00) | device - (session 2.00) | grid - (session 1.00)",
+        "Speed     good, 1.00 as the network counts",
+        "Batch     2.50 rows per engine call | 10 calls",
+        "Seconds   waiting - | making - | handing in -",
+        "Fallbacks 1 x LoRA needs PyTorch",
+    ]
+
+
+def test_before_the_first_job_all_labels_are_there() -> None:
+    lines = status_block(Tally(began=0.0).snapshot(5.0), 80)
+
+    assert labels(lines) == LABELS
+    assert "Earned    -" in lines
+    assert "Fallbacks none" in lines
+
+
+def test_a_slow_worker_is_told_what_to_set(a_record: ARecord) -> None:
+    tally = Tally(began=0.0)
+    tally.finished(a_record(steps=1))
+
+    assert "Speed     slow, 0.10 as the network counts | set extra_slow_worker: true, so that jobs get more time" in (
+        status_block(tally.snapshot(200.0), 120)
+    )
+
+
+def test_hourly_pay_of_the_first_hour_says_that_it_is_extrapolated(a_record: ARecord) -> None:
+    tally = Tally(began=0.0)
+    tally.finished(a_record())
+
+    assert "Earned    2.00 den, 4.00 den/h (extrapolated)" in status_block(tally.snapshot(1800.0), 80)
+
+
+@given(
+    width=st.integers(0, 200),
+    reasons=st.lists(st.text(min_size=1, max_size=300), max_size=12),
+    jobs=st.integers(0, 3),
+    unit=st.sampled_from(["den", "kudos"]),
+)
+def test_the_block_is_one_screen_of_plain_lines_no_wider_than_asked(
+    a_record: ARecord, width: int, reasons: list[str], jobs: int, unit: str
+) -> None:
+    tally = Tally(began=0.0)
+    for reason in reasons:
+        tally.fell_back(reason)
+    for _ in range(jobs):
+        tally.finished(a_record(unit=unit, reward=1e6))
+
+    lines = status_block(tally.snapshot(200.0), width)
+
+    assert labels(lines) == LABELS
+    assert max(map(len, lines)) <= max(width, LEAST_WIDTH)
+    assert len(lines) <= 24
+    assert all(line.isprintable() for line in lines)
