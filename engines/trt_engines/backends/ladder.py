@@ -1,0 +1,29 @@
+"""The backends by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trt_engines.backend import EngineBackend
+from trt_engines.backends.null import NullBackend
+from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
+from trt_engines.backends.pytorch import PyTorchBackend
+from trt_engines.errors import EngineRefused
+
+BACKENDS = ("onnxruntime", "pytorch", "null")
+
+
+def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBackend, ...]:
+    """Backends in the order of `names`; none of them imports its library before it loads an engine.
+
+    Raises: EngineRefused: a name is not in `BACKENDS`.
+    """
+    makers = {
+        "onnxruntime": lambda: OnnxRuntimeBackend(threads),
+        "pytorch": lambda: PyTorchBackend(threads),
+        "null": NullBackend,
+    }
+    unknown = [name for name in names if name not in makers]
+    if unknown:
+        raise EngineRefused(f"unknown backend {unknown[0]!r}; known are {', '.join(makers)}")
+    return tuple(makers[name]() for name in names)  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""The one-time stage: a checkpoint becomes graphs, and graphs become engines."""

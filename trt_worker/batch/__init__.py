@@ -1,0 +1,1 @@
+"""Who shares an engine call: rows enter and leave between steps."""

@@ -1,0 +1,1 @@
+"""Which backend runs a job, and why, in words an operator can read."""

@@ -1,0 +1,87 @@
+"""The router: the first backend of the ladder that can run every network of a job, with the reason written down."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from trt_engines.backend import EngineBackend, EngineSpec
+from trt_engines.bucket import Bucket
+from trt_engines.errors import EngineRefused
+from trt_engines.model import Component, Model
+from trt_worker.job import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How one job will be run."""
+
+    backend: str
+    engine: str  # label of the denoiser engine, as in the store and the metrics
+    bucket: Bucket
+    reason: str  # one sentence; starts with "first choice" unless something stood before it
+    fallback: bool  # True: a backend before this one could not do it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """A backend that is not to be asked again, and why: for one job after a fault, or for good in quarantine."""
+
+    backend: str
+    reason: str
+
+
+def components_of(job: JobSpec) -> tuple[Component, ...]:
+    """The networks a job needs, in the order in which it meets them."""
+    needed = [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER]
+    if job.source is not None:
+        needed.insert(1, Component.VAE_ENCODER)
+    return tuple(needed)
+
+
+def bucket_of(job: JobSpec, max_rows: int) -> Bucket:
+    """The bucket of a job: its own size, and twice the images since guidance doubles the rows."""
+    return Bucket(width=job.width, height=job.height, rows=2 * max_rows)
+
+
+def route(
+    job: JobSpec,
+    model: Model,
+    ladder: Sequence[EngineBackend],
+    *,
+    max_rows: int,
+    excluded: Collection[Exclusion] = (),
+) -> Plan:
+    """Decide which backend runs a job.
+
+    Args:
+        ladder: backends, best first.
+        max_rows: images that share a step.
+        excluded: backends that already failed this job, or are quarantined.
+    Raises: EngineRefused: no backend is left; the message gives every backend's reason.
+    """
+    bucket = bucket_of(job, max_rows)
+    reasons: list[str] = []
+    barred = {exclusion.backend: exclusion.reason for exclusion in excluded}
+    for backend in ladder:
+        refusal = barred.get(backend.name) or _refusal(backend, model, bucket, components_of(job))
+        if refusal is not None:
+            reasons.append(f"{backend.name}: {refusal}")
+            continue
+        spec = EngineSpec(model=model, component=Component.DENOISER, bucket=bucket)
+        return Plan(
+            backend=backend.name,
+            engine=spec.label,
+            bucket=bucket,
+            reason="; ".join(reasons) if reasons else "first choice",
+            fallback=bool(reasons),
+        )
+    raise EngineRefused(f"no backend can run {model.name} at {job.width}x{job.height}: {'; '.join(reasons)}")
+
+
+def _refusal(backend: EngineBackend, model: Model, bucket: Bucket, components: Sequence[Component]) -> str | None:
+    for component in components:
+        refusal = backend.refuses(EngineSpec(model=model, component=component, bucket=bucket))
+        if refusal is not None:
+            return refusal
+    return None

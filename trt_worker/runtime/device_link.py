@@ -1,0 +1,259 @@
+"""The supervisor's end of one device process: start it, hand it jobs, notice when it dies or hangs, start it again."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+import anyio
+import numpy as np
+from anyio.abc import SocketStream, TaskStatus
+from anyio.streams.buffered import BufferedByteReceiveStream
+from loguru import logger
+from numpy.typing import NDArray
+
+from trt_worker.errors import DeviceLost, DeviceUnusable
+from trt_worker.job import JobSpec
+from trt_worker.plan.route import Plan
+from trt_worker.runtime import frames
+
+Pixels = NDArray[np.uint8]
+_RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
+_FAILED_STARTS = 3
+_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeJob:
+    """What a device made of a job."""
+
+    images: tuple[Pixels, ...]  # uint8 [height, width, 3] each
+    timing: frames.Made
+
+
+class JobFailed(Exception):
+    """A device gave one job up; the process lives on."""
+
+    def __init__(self, failure: frames.Failed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pending:
+    progress: Callable[[float], None]
+    images: dict[int, Pixels] = field(default_factory=dict)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    result: MadeJob | Exception | None = None
+
+    def end(self, result: MadeJob | Exception) -> None:
+        self.result = result
+        self.ended.set()
+
+
+class DeviceLink:
+    """One device process and the jobs it holds.
+
+    Args:
+        configure: first frame of every process that is started.
+        silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
+        start_seconds: how long a new process may take until it is ready.
+    """
+
+    def __init__(self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 120.0) -> None:
+        self.index = configure.index
+        self.totals = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
+        self.restarts = 0
+        self._configure = configure
+        self._silent_seconds = silent_seconds
+        self._start_seconds = start_seconds
+        self._pending: dict[str, _Pending] = {}
+        self._stream: SocketStream | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = anyio.Event()
+        self._unusable: DeviceUnusable | None = None
+        self._heard = 0.0
+        self._sending = anyio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the device process; None while there is none."""
+        return self._process.pid if self._process else None
+
+    @property
+    def jobs(self) -> int:
+        """Jobs the process holds now."""
+        return len(self._pending)
+
+    async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
+        """Run one job to its pixels; cancelling this withdraws the job from the device.
+
+        Raises: JobFailed: the device gave it up. DeviceLost: the process died or hung under it.
+            DeviceUnusable: no process can be started.
+        """
+        await self._ready.wait()
+        if self._unusable:
+            raise self._unusable
+        if not self._pending:
+            self._heard = monotonic()
+        pending = self._pending[job.id] = _Pending(progress=progress)
+        try:
+            await self._send(_run_frame(job, plan), job.source or b"")
+            await pending.ended.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
+                await self._send(frames.Withdraw(id=job.id))
+            raise
+        finally:
+            del self._pending[job.id]
+        if isinstance(pending.result, MadeJob):
+            return pending.result
+        raise pending.result or DeviceLost(f"device {self.index} ended job {job.id} without a word")
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep a process alive until cancelled; `started()` once the first one is ready.
+
+        Raises: DeviceUnusable: a process failed to become ready several times in a row.
+        """
+        failed_starts = 0
+        while True:
+            lost: DeviceLost | None = None
+            try:
+                async with anyio.create_task_group() as life:
+                    await life.start(self._live)
+                    failed_starts = 0
+                    task_status.started()
+                    task_status = anyio.TASK_STATUS_IGNORED
+            except* DeviceLost as group:
+                lost = _first(group)
+            failed_starts += 1
+            reason = DeviceLost(f"device {self.index}: {lost}")
+            for pending in self._pending.values():
+                pending.end(reason)
+            if failed_starts > _FAILED_STARTS:
+                self._unusable = DeviceUnusable(f"device {self.index} cannot be started: {lost}")
+                self._ready.set()
+                raise self._unusable
+            self.restarts += 1
+            wait = _RESTART_SECONDS[failed_starts - 1]
+            logger.warning(
+                "Device {}: {}. It is started again in {:.0f} s and its jobs are replayed.", self.index, lost, wait
+            )
+            await anyio.sleep(wait)
+
+    async def _live(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """One process from start to death; leaves only by DeviceLost or cancellation."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220 - a fork, not a wait
+        self._process = process
+        try:
+            async with await SocketStream.from_socket(ours) as stream:
+                self._stream = stream
+                received = BufferedByteReceiveStream(stream)
+                await self._send(self._configure)
+                try:
+                    with anyio.fail_after(self._start_seconds):
+                        await self._receive(received)
+                except TimeoutError:
+                    raise DeviceLost(f"not ready after {self._start_seconds:.0f} s") from None
+                self._ready.set()
+                logger.info("Device {} is ready (process {}).", self.index, process.pid)
+                task_status.started()
+                async with anyio.create_task_group() as both:
+                    both.start_soon(self._watch_silence)
+                    while True:
+                        await self._receive(received)
+        finally:
+            self._stream = None
+            if self._ready.is_set():
+                self._ready = anyio.Event()
+            process.kill()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(process.wait)
+
+    async def _receive(self, received: BufferedByteReceiveStream) -> None:
+        try:
+            header_bytes, body_bytes = frames.sizes(await received.receive_exactly(frames.PREFIX.size))
+            header = frames.unpack_from_device(await received.receive_exactly(header_bytes))
+            body = await received.receive_exactly(body_bytes) if body_bytes else b""
+        except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            raise DeviceLost(await self._death()) from error
+        self._heard = monotonic()
+        match header:
+            case frames.Totals():
+                self.totals = header
+            case frames.Progress(id=job_id, fraction=fraction) if job_id in self._pending:
+                self._pending[job_id].progress(fraction)
+            case frames.Pixels(id=job_id) if job_id in self._pending:
+                pixels = np.frombuffer(body, np.uint8).reshape(header.height, header.width, 3)
+                self._pending[job_id].images[header.index] = pixels
+            case frames.Made(id=job_id) if job_id in self._pending:
+                pending = self._pending[job_id]
+                images = tuple(pending.images[index] for index in sorted(pending.images))
+                pending.end(MadeJob(images=images, timing=header))
+            case frames.Failed(id=job_id) if job_id in self._pending:
+                self._pending[job_id].end(JobFailed(header))
+
+    async def _send(self, header: frames.ToDevice, body: bytes = b"") -> None:
+        stream = self._stream
+        if stream is None:
+            raise DeviceLost(f"device {self.index} is starting again")
+        async with self._sending:
+            try:
+                await stream.send(frames.pack(header, len(body)))
+                if body:
+                    await stream.send(body)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError) as error:
+                raise DeviceLost(f"device {self.index} went away while a job was handed over") from error
+
+    async def _death(self) -> str:
+        """How the process ended, once its end of the socket is closed."""
+        process = self._process
+        assert process is not None  # frames only come from a process
+        code = None
+        with anyio.move_on_after(_GRACE_SECONDS):
+            code = await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        if code is None:
+            return "the process closed its connection and hangs"
+        return f"the process was ended by signal {-code}" if code < 0 else f"the process ended with exit status {code}"
+
+    async def _watch_silence(self) -> None:
+        while True:
+            quiet = monotonic() - self._heard if self._pending else 0.0
+            if quiet >= self._silent_seconds:
+                raise DeviceLost(f"no step for {quiet:.0f} s with {self.jobs} job(s) running")
+            await anyio.sleep(self._silent_seconds - quiet)
+
+
+def _first(group: BaseExceptionGroup[DeviceLost]) -> DeviceLost:
+    """The first leaf of a group of groups."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _run_frame(job: JobSpec, plan: Plan) -> frames.Run:
+    return frames.Run(
+        id=job.id,
+        model=job.model,
+        backend=plan.backend,
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        width=job.width,
+        height=job.height,
+        steps=job.steps,
+        guidance=job.guidance,
+        sampler=job.sampler,
+        scheduler=job.scheduler,
+        strength=job.strength,
+        clip_skip=job.clip_skip,
+        source_crop=job.source_crop,
+        images=tuple(frames.Image(seed=seed.value, draw=seed.draw) for seed in job.seeds),
+        received=job.received,
+        due=job.due,
+    )

@@ -1,0 +1,165 @@
+"""What supervisor and device process say to each other: a small structured header and raw bytes, nothing pickled.
+
+On the wire a frame is two little-endian uint32, the sizes of header and body, then the header as MessagePack and the
+body as it is (pixels, or an encoded source image).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from trt_worker.errors import DeviceLost
+
+PREFIX: Final = struct.Struct("<II")
+MAX_HEADER = 1 << 20
+MAX_BODY = 1 << 28
+
+T = TypeVar("T")
+
+
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """First frame to a device process: what it needs to know for its whole life."""
+
+    index: int
+    backends: tuple[str, ...]
+    threads: int
+    max_rows: int
+    model_folders: tuple[str, ...]
+    log_directory: str | None
+    verbosity: int
+
+
+class Image(msgspec.Struct, frozen=True):
+    """One image of a job: its noise, and where its draw starts."""
+
+    seed: int
+    draw: int
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """Make one job; the body is the encoded source image, if there is one."""
+
+    id: str
+    model: str
+    backend: str
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    sampler: str
+    scheduler: str
+    strength: float
+    clip_skip: int
+    source_crop: bool
+    images: tuple[Image, ...]
+    received: float
+    due: float
+
+
+class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):
+    """Nobody waits for this job any more."""
+
+    id: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The device process takes jobs now."""
+
+    pid: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far one job is, 0..1; also the sign of life while the device works."""
+
+    id: str
+    fraction: float
+
+
+class Pixels(msgspec.Struct, frozen=True, tag="pixels"):
+    """One finished image of a job; the body is uint8 [height, width, 3]."""
+
+    id: str
+    index: int
+    width: int
+    height: int
+
+
+class Made(msgspec.Struct, frozen=True, tag="made"):
+    """All images of a job have been sent; times are time.monotonic() seconds."""
+
+    id: str
+    started: float
+    denoised: float
+    decoded: float
+    engine_seconds: float  # share of engine calls, by rows
+    mean_rows: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """A job ended without its images."""
+
+    id: str
+    kind: str  # "fault": another backend may do it; "bad_job": nobody can; "late"; "withdrawn"
+    backend: str
+    engine: str
+    message: str
+
+
+class Totals(msgspec.Struct, frozen=True, tag="totals"):
+    """Running totals of a device process since it started."""
+
+    calls: int
+    rows: int  # images, summed over calls
+    engine_seconds: float
+    loop_seconds: float  # the denoise loop, engine calls included
+    megapixel_steps: float
+
+
+ToDevice = Configure | Run | Withdraw
+FromDevice = Ready | Progress | Pixels | Made | Failed | Totals
+
+_encoder = msgspec.msgpack.Encoder()
+_to_device: Final = msgspec.msgpack.Decoder(ToDevice)
+_from_device: Final = msgspec.msgpack.Decoder(FromDevice)
+
+
+def pack(header: ToDevice | FromDevice, body_bytes: int = 0) -> bytes:
+    """Prefix and header of a frame whose body is sent right after it."""
+    encoded = _encoder.encode(header)
+    return PREFIX.pack(len(encoded), body_bytes) + encoded
+
+
+def unpack_to_device(encoded: bytes) -> ToDevice:
+    """Raises: DeviceLost: the header is none of ours."""
+    header: ToDevice = _decoded(_to_device.decode, encoded)
+    return header
+
+
+def unpack_from_device(encoded: bytes) -> FromDevice:
+    """Raises: DeviceLost: the header is none of ours."""
+    header: FromDevice = _decoded(_from_device.decode, encoded)
+    return header
+
+
+def sizes(prefix: bytes) -> tuple[int, int]:
+    """Header and body size of a frame.
+
+    Raises: DeviceLost: a size is out of all reason, so the other end is not speaking this protocol.
+    """
+    header, body = PREFIX.unpack(prefix)
+    if header > MAX_HEADER or body > MAX_BODY:
+        raise DeviceLost(f"frame of {header} + {body} bytes: the other end does not speak this protocol")
+    return header, body
+
+
+def _decoded(decode: Callable[[bytes], T], encoded: bytes) -> T:
+    try:
+        return decode(encoded)
+    except msgspec.MsgspecError as error:
+        raise DeviceLost(f"unreadable frame: {error}") from error
