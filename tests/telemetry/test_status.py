@@ -60,6 +60,17 @@ def test_hourly_pay_of_the_first_hour_says_that_it_is_extrapolated(a_record: ARe
     assert "Earned    2.00 den, 4.00 den/h (extrapolated)" in status_block(tally.snapshot(1800.0), 80)
 
 
+def test_rare_fallback_reasons_are_summed_up() -> None:
+    tally = Tally(began=0.0)
+    for count, reason in enumerate("abcdefg", start=1):
+        for _ in range(count):
+            tally.fell_back(reason)
+
+    assert status_block(tally.snapshot(1.0), 200)[-1] == (
+        "Fallbacks 7 x g | 6 x f | 5 x e | 4 x d | 3 x c | and 2 more reasons"
+    )
+
+
 @given(
     width=st.integers(0, 200),
     reasons=st.lists(st.text(min_size=1, max_size=300), max_size=12),

@@ -31,7 +31,7 @@ def encode_image(pixels: NDArray[np.uint8], image_format: ImageFormat) -> bytes:
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise ValueError(f"a picture is uint8 [height, width, 3], this is {pixels.dtype} {list(pixels.shape)}")
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture = Image.fromarray(pixels)
     buffer = io.BytesIO()
     match image_format:
         case ImageFormat.WEBP:
