@@ -49,7 +49,7 @@ class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: _Tokenizer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
     """What the worker must know to run a model; paths are absolute."""
 

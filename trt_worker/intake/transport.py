@@ -15,7 +15,7 @@ from trt_worker.job import JobSpec
 class Gate(Protocol):
     """What a transport asks before it takes work: implemented by the app from measured speed and queue."""
 
-    def models(self) -> Mapping[str, Model]:
+    def models_served(self) -> Mapping[str, Model]:
         """Models that can be served now, by our spelling."""
 
     def room(self) -> int:

@@ -1,0 +1,103 @@
+"""The device process: one thread owns the engines, another reads what the supervisor sends.
+
+python -m trt_worker.runtime.device FD      (started by the supervisor; FD is its end of a socket pair)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+
+import numpy as np
+from loguru import logger
+from numpy.typing import NDArray
+
+from trt_engines.backends.ladder import make_backends
+from trt_engines.model import find_models
+from trt_worker.errors import DeviceLost
+from trt_worker.runtime import frames
+from trt_worker.runtime.loop import DeviceLoop
+from trt_worker.telemetry.logs import configure_logs
+
+Inbox = SimpleQueue["tuple[frames.ToDevice, bytes] | None"]
+
+
+def main() -> None:
+    """Serve one supervisor until its end of the socket closes."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)  # a terminal signals the whole group; the supervisor drains us
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    header, _ = receive(channel)
+    if not isinstance(header, frames.Configure):
+        raise DeviceLost(f"the supervisor began with {type(header).__name__} instead of Configure")
+    configure_logs(
+        Path(header.log_directory) if header.log_directory else None,
+        process=header.index,
+        verbosity=header.verbosity,
+        secrets=(),
+        console=False,
+    )
+    inbox: Inbox = SimpleQueue()
+    Thread(target=_read, args=(channel, inbox), daemon=True, name="reader").start()
+    with logger.catch(reraise=True, message="The device process ends"):
+        serve(header, channel, inbox)
+
+
+def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> None:
+    """The life of the process: wait for jobs when idle, step while there are any."""
+
+    def emit(header: frames.FromDevice, body: NDArray[np.uint8] | None) -> None:
+        channel.sendall(frames.pack(header, body.nbytes if body is not None else 0))
+        if body is not None:
+            channel.sendall(np.ascontiguousarray(body).data)
+
+    backends = {backend.name: backend for backend in make_backends(configure.backends, threads=configure.threads)}
+    models = find_models(Path(folder) for folder in configure.model_folders)
+    loop = DeviceLoop(models, backends, max_rows=configure.max_rows, emit=emit)
+    emit(frames.Ready(pid=os.getpid()), None)
+    while True:
+        while not (loop.busy and inbox.empty()):
+            arrived = inbox.get()
+            if arrived is None:
+                return
+            header, body = arrived
+            if isinstance(header, frames.Run):
+                loop.take(header, body)
+            elif isinstance(header, frames.Withdraw):
+                loop.withdraw(header.id)
+        loop.step()
+
+
+def receive(channel: socket.socket) -> tuple[frames.ToDevice, bytes]:
+    """The next frame. Raises: EOFError: the supervisor is gone. DeviceLost: it is no frame."""
+    header_bytes, body_bytes = frames.sizes(_exactly(channel, frames.PREFIX.size))
+    header = frames.unpack_to_device(_exactly(channel, header_bytes))
+    return header, _exactly(channel, body_bytes)
+
+
+def _read(channel: socket.socket, inbox: Inbox) -> None:
+    try:
+        while True:
+            inbox.put(receive(channel))
+    except (EOFError, ConnectionError):
+        inbox.put(None)
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        received = channel.recv_into(view)
+        if not received:
+            raise EOFError
+        view = view[received:]
+    return bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The supervisor's work on jobs: an offer becomes images, bytes, a hand-in and a record; transports ask it for room."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import anyio
+from loguru import logger
+
+from trt_engines.errors import EngineError
+from trt_engines.model import Model
+from trt_worker.delivery import EncodedImage, Offer, Receipt, Settlement
+from trt_worker.encode.encoder import Encoder
+from trt_worker.errors import BadJob, DeviceUnusable, LateJob
+from trt_worker.job import JobSpec
+from trt_worker.plan.pace import Pace
+from trt_worker.runtime.maker import JobMaker, Making
+from trt_worker.submit.submit import submit
+from trt_worker.submit.upload import Uploader
+from trt_worker.telemetry.metrics import JobRecord, Tally
+
+COULD_NOT = "The job could not be run."
+"""What the network is told of a failure whose cause is ours alone."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    job: JobSpec
+    fraction: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """Megapixel-steps not yet done."""
+        return self.job.megapixel_steps * (1 - self.fraction)
+
+
+@dataclass(slots=True)
+class Service:
+    """Serves offers until told to stop; implements the gate that transports ask before they take a job.
+
+    Args:
+        depth: images that are taken ahead of the devices, all in all.
+    """
+
+    models: Mapping[str, Model]
+    maker: JobMaker
+    encoder: Encoder
+    uploader: Uploader
+    tally: Tally
+    depth: int
+    finished: Callable[[JobRecord], None]
+    pace: Pace = field(default_factory=Pace)
+    _open: dict[str, _Open] = field(default_factory=dict)
+    _freed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def jobs(self) -> int:
+        """Jobs taken and not yet settled."""
+        return len(self._open)
+
+    def models_served(self) -> Mapping[str, Model]:
+        return self.models
+
+    def room(self) -> int:
+        return max(0, self.depth - sum(len(entry.job.seeds) for entry in self._open.values()))
+
+    async def wait_for_room(self) -> None:
+        while not self.room():
+            await self._freed.wait()
+
+    def refusal(self, job: JobSpec) -> str | None:
+        if job.model not in self.models:
+            return f"model {job.model} is not served"
+        now = monotonic()
+        finish = self.pace.finish(now, sum(entry.left for entry in self._open.values()), job.megapixel_steps)
+        if finish <= job.due:
+            return None
+        return f"it would be done in {finish - now:.0f} s and is due in {job.due - now:.0f} s"
+
+    async def serve(self, offer: Offer) -> None:
+        """One job, from its offer to its receipt. Never raises for anything a job or the network does."""
+        job = offer.job
+        entry = self._open[job.id] = _Open(job=job)
+        self.tally.queued(self.jobs)
+        record: JobRecord | None = None
+        try:
+            record = await self._serve(offer, entry)
+        finally:
+            del self._open[job.id]
+            self._freed.set()
+            self._freed = anyio.Event()
+            self.tally.queued(self.jobs)
+        self.tally.finished(record)
+        self.finished(record)
+
+    async def _serve(self, offer: Offer, entry: _Open) -> JobRecord:
+        job, delivery = offer.job, offer.delivery
+        making: Making | None = None
+        encoded_at: float | None = None
+        receipt = Receipt(settlement=Settlement.RETURNED, detail="the network took the job back")
+        async with anyio.create_task_group() as scope:
+            scope.start_soon(_cancel_when, delivery.withdrawn, scope.cancel_scope)
+            progress_in, progress_out = anyio.create_memory_object_stream[float](1)
+            scope.start_soon(_forward_progress, progress_out, delivery.progress)
+
+            def progress(fraction: float) -> None:
+                entry.fraction = fraction
+                try:
+                    progress_in.send_nowait(fraction)
+                except anyio.WouldBlock:
+                    return  # the network is slower than the device: the next one will do
+
+            try:
+                making = await self.maker.make(job, self.models[job.model], progress)
+                images = await self._encode(job, making)
+                encoded_at = monotonic()
+                entry.fraction = 1.0
+                receipt = await submit(offer, images, self.uploader)
+            except BadJob as error:
+                logger.warning("Job {} is given up: {}", job.id, error)
+                receipt = await delivery.fail(error.public)
+            except (LateJob, EngineError, DeviceUnusable) as error:
+                logger.error("Job {} is given up: {}", job.id, error)
+                receipt = await delivery.fail(COULD_NOT)
+            scope.cancel_scope.cancel()
+        now = monotonic()
+        if making is not None and encoded_at is not None:
+            timing = making.made.timing
+            self.pace = self.pace.measured(job.megapixel_steps, timing.engine_seconds, now - timing.denoised)
+        return _record(offer, making, encoded_at, receipt, now)
+
+    async def _encode(self, job: JobSpec, making: Making) -> Sequence[EncodedImage]:
+        encoded: dict[int, EncodedImage] = {}
+
+        async def one(index: int) -> None:
+            encoded[index] = await self.encoder.encode(
+                making.images[index], job.format, index=index, seed=job.seeds[index].value
+            )
+
+        async with anyio.create_task_group() as pool:
+            for index in range(len(making.images)):
+                pool.start_soon(one, index)
+        return [encoded[index] for index in range(len(making.images))]
+
+
+async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _forward_progress(
+    fractions: anyio.abc.ObjectReceiveStream[float], tell: Callable[[float], Awaitable[None]]
+) -> None:
+    async with fractions:
+        async for fraction in fractions:
+            await tell(fraction)
+
+
+def _record(offer: Offer, making: Making | None, encoded_at: float | None, receipt: Receipt, now: float) -> JobRecord:
+    job = offer.job
+    handed_in = receipt.settlement in {Settlement.PAID, Settlement.UNPAID, Settlement.UNACKNOWLEDGED}
+    return JobRecord(
+        id=job.id,
+        model=job.model,
+        transport=offer.transport,
+        backend=making.plan.backend if making else "",
+        width=job.width,
+        height=job.height,
+        steps=job.steps,
+        images=len(job.seeds) if handed_in else 0,
+        settlement=receipt.settlement,
+        reward=receipt.reward,
+        unit=receipt.unit,
+        received=job.received,
+        started=making.made.timing.started if making else None,
+        denoised=making.made.timing.denoised if making else None,
+        encoded=encoded_at,
+        acknowledged=now,
+    )
