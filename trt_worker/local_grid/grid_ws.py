@@ -1,0 +1,350 @@
+"""The grid's worker WebSocket: registration, one job at a time, pings, progress, results."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import orjson
+from aiohttp import WSMsgType, web
+
+from trt_worker.local_grid.coordinator import Coordinator, Job
+from trt_worker.local_grid.faults import FaultInjector
+from trt_worker.local_grid.identity import IdentityRefused, IdentityRegister
+from trt_worker.local_grid.settings import Account, GridSettings
+
+PATH = "/v1/workers/ws"
+JOB_TYPES = ("text", "image", "video", "audio", "3d")
+RETIRED = "flux.1-krea-dev"  # names that start so are refused
+
+_READY_TO_SEND = frozenset({"progress", "done", "error"})
+_PING = '{"type":"ping"}'
+_MALFORMED = '{"type":"job","id":'
+_WRONG = ('{"type":"gossip","heard":1}', "[]", '{"id":"no type"}', '"job"', '{"type":"cancel","id":"nobody"}')
+
+
+class _Refused(Exception):
+    """A registration that is answered with an error frame and a close code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Connection:
+    """One registered worker connection."""
+
+    name: str
+    worker_id: str
+    models: frozenset[str]
+    job_types: tuple[str, ...]
+    bridge_agent: str
+    signer: str  # delegated rig key, or empty
+    depth: int  # jobs it may have, the running one included
+    socket: web.WebSocketResponse
+    request: web.Request
+    running: Job | None = None
+    held: deque[Job] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    close_with: int | None = None  # set: the connection is being closed with this code
+    last_frame: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job may be given."""
+        return self.close_with is None and len(self.held) + (self.running is not None) < self.depth
+
+    def give(self, job: Job) -> None:
+        """Take a job: run it, or hold it while another runs."""
+        self.held.append(job)
+        if self.running is None:
+            self.wake.set()
+
+    def close(self, code: int) -> None:
+        """Have the connection closed by its own task."""
+        self.close_with = code
+        self.wake.set()
+
+    def abort(self) -> None:
+        """Kill the socket without a closing handshake."""
+        self.close_with = 1006
+        if self.request.transport is not None:
+            self.request.transport.abort()
+
+
+class WorkerSockets:
+    """All worker connections of the grid."""
+
+    def __init__(self, settings: GridSettings, coordinator: Coordinator, faults: FaultInjector) -> None:
+        self._settings = settings
+        self._coordinator = coordinator
+        self._faults = faults
+        self._keys: Mapping[str, Account] = {account.key: account for account in settings.accounts}
+        self._owners: dict[str, tuple[str, str]] = {}  # worker name -> account name, worker id
+        self._identities = IdentityRegister(required=settings.require_identity)
+        self.connections: dict[str, Connection] = {}  # by name
+        self.registrations: list[Mapping[str, Any]] = []  # register frames accepted, without their keys
+        self.pings = 0
+        self.pongs = 0
+        self._changed = anyio.Event()
+
+    def routes(self) -> list[web.RouteDef]:
+        """The socket's route."""
+        return [web.get(PATH, self._serve)]
+
+    async def connected(self, count: int = 1) -> None:
+        """Return once at least `count` connections are registered; 0 waits until none is left."""
+        while len(self.connections) < count or (count == 0 and self.connections):
+            await self._changed.wait()
+
+    async def close(self) -> None:
+        """Close every connection, as a server that goes away does."""
+        for connection in list(self.connections.values()):
+            connection.close(1001)
+        await self.connected(0)
+
+    async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(
+            heartbeat=20.0, compress=self._settings.compress, max_msg_size=64 * 2**20, timeout=2.0
+        )
+        await socket.prepare(request)
+        try:
+            with anyio.fail_after(self._settings.register_seconds):
+                first = await socket.receive()
+            connection = self._register(first, socket, request)
+        except TimeoutError:
+            await socket.close(code=1011)
+            return socket
+        except _Refused as refusal:
+            await socket.send_str(_dump({"type": "error", "message": str(refusal)}))
+            await socket.close(code=refusal.code)
+            return socket
+        if connection is None:
+            return socket
+        try:
+            await socket.send_str(_dump({"type": "ready", "worker_id": connection.worker_id}))
+            self._coordinator.join(connection)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._push, connection)
+                await self._read(connection)
+                tasks.cancel_scope.cancel()
+        except (ConnectionError, RuntimeError) as error:
+            # the socket died under a send; aiohttp says so with a ConnectionError or, once closing, a RuntimeError
+            self._coordinator.ledger.notes.append(f"{connection.name}: connection lost ({type(error).__name__})")
+        finally:
+            self._leave(connection)
+        return socket
+
+    def _register(self, first: Any, socket: web.WebSocketResponse, request: web.Request) -> Connection | None:
+        """Check the register frame in the coordinator's own order; None: the socket is already gone."""
+        if first.type is not WSMsgType.TEXT:
+            return None
+        if self._faults.strike("drop_before_ready"):
+            if request.transport is not None:
+                request.transport.abort()
+            return None
+        try:
+            frame = orjson.loads(first.data)
+        except orjson.JSONDecodeError as error:
+            raise _Refused(1011, "Malformed registration") from error
+        if not isinstance(frame, dict):
+            raise _Refused(1011, "Malformed registration")
+        models = frame.get("models") or []
+        if retired := [name for name in models if str(name).lower().startswith(RETIRED)]:
+            raise _Refused(4003, f"Retired model identity: {', '.join(retired)}")
+        offered = frame.get("job_types") or [frame.get("worker_type", "text")]
+        job_types = tuple(kind for kind in offered if kind in JOB_TYPES) or ("text",)
+        if "audio" in job_types:
+            raise _Refused(4003, "audio requires an approved managed profile")
+        key, name = frame.get("apikey", ""), frame.get("name", "")
+        if not key or not name:
+            raise _Refused(4001, "Missing apikey or name")
+        account = self._keys.get(key)
+        if account is None:
+            raise _Refused(4001, "Invalid API key")
+        if not account.may_connect:
+            raise _Refused(4003, "API key lacks worker.connect scope")
+        if account.bound_to is not None and account.bound_to != name:
+            raise _Refused(4003, "worker credential targets another rig")
+        if fault := self._faults.strike("refuse_register"):
+            raise _Refused(fault.code or 4003, "Worker recently evicted for failed generations; retry shortly.")
+        bridge_agent = frame.get("bridge_agent", "grid-ws")
+        try:
+            signer = self._identities.verify(
+                frame.get("worker_identity"),
+                payout_wallet=account.payout_wallet,
+                advertised={
+                    "worker_name": name,
+                    "models": models,
+                    "job_types": list(job_types),
+                    "bridge_agent": bridge_agent,
+                },
+            )
+        except IdentityRefused as refusal:
+            raise _Refused(4003, str(refusal)) from refusal
+        owner, worker_id = self._owners.setdefault(name, (account.name, self._coordinator.new_id()))
+        if owner != account.name:
+            raise _Refused(4003, "worker name already registered to another account")
+        connection = Connection(
+            name=name,
+            worker_id=worker_id,
+            models=frozenset(models),
+            job_types=job_types,
+            bridge_agent=bridge_agent,
+            signer=signer,
+            depth=1 + self._settings.prefetch,
+            socket=socket,
+            request=request,
+        )
+        previous = self.connections.get(name)
+        self.connections[name] = connection
+        if previous is not None:
+            previous.close(1012)
+        self.registrations.append({field: value for field, value in frame.items() if field != "apikey"})
+        self._notify()
+        return connection
+
+    def _leave(self, connection: Connection) -> None:
+        running, held = connection.running, tuple(connection.held)
+        connection.running = None
+        connection.held.clear()
+        connection.close_with = connection.close_with or 1006
+        if self.connections.get(connection.name) is connection:
+            del self.connections[connection.name]
+        self._coordinator.leave(connection, running, held)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _push(self, connection: Connection) -> None:
+        """Send a job to an idle connection, ping it while it has none, close it when told to."""
+        while True:
+            if connection.close_with is not None:
+                await connection.socket.close(code=connection.close_with)
+                return
+            await self._next_job(connection)
+            with anyio.move_on_after(min(self._settings.ping_seconds, self._settings.silence_seconds)):
+                await connection.wake.wait()
+            if connection.wake.is_set():
+                connection.wake.clear()
+            elif connection.running is None:
+                if fault := self._faults.strike("close_idle"):
+                    connection.close(fault.code or 1012)
+                    continue
+                self.pings += 1
+                await connection.socket.send_str(_PING)
+            elif time.monotonic() - connection.last_frame > self._settings.silence_seconds:
+                connection.abort()
+                return
+
+    async def _next_job(self, connection: Connection) -> None:
+        """Start the oldest job the connection holds, if it runs none."""
+        if connection.running is not None or not connection.held:
+            return
+        job = connection.running = connection.held.popleft()
+        connection.last_frame = time.monotonic()
+        if self._settings.dispatch_gap_seconds:
+            await anyio.sleep(self._settings.dispatch_gap_seconds)
+        if self._faults.strike("malformed_frame"):
+            await connection.socket.send_str(_MALFORMED)
+        if self._faults.strike("wrong_frame"):
+            for frame in _WRONG:
+                await connection.socket.send_str(frame)
+            await connection.socket.send_bytes(b"\x00\x01")
+        await connection.socket.send_str(self._coordinator.frame(job, connection.name))
+        self._coordinator.fill(connection)
+        loop = asyncio.get_running_loop()
+        if fault := self._faults.strike("drop_mid_job"):
+            loop.call_later(fault.seconds, connection.abort)
+        if fault := self._faults.strike("close_mid_job"):
+            loop.call_later(fault.seconds, connection.close, fault.code or 1012)
+
+    async def _read(self, connection: Connection) -> None:
+        async for message in connection.socket:
+            connection.last_frame = time.monotonic()
+            if message.type is not WSMsgType.TEXT:
+                continue
+            try:
+                frame = orjson.loads(message.data)
+            except orjson.JSONDecodeError:
+                self._offence(connection, "sent a frame that is no JSON")
+                connection.close(1011)
+                return await self._drain(connection)
+            kind = frame.get("type") if isinstance(frame, dict) else None
+            if kind == "pong":
+                self.pongs += 1
+            elif kind in _READY_TO_SEND:
+                await self._about_job(connection, kind, frame)
+        return None
+
+    async def _drain(self, connection: Connection) -> None:
+        """Read until the closing handshake is over."""
+        async for _ in connection.socket:
+            pass
+
+    async def _about_job(self, connection: Connection, kind: str, frame: Mapping[str, Any]) -> None:
+        """A frame about a job. The coordinator does not look at its id; the books do."""
+        job = connection.running
+        if job is None or not job.sent:
+            self._offence(connection, f"sent {kind!r} about {frame.get('id')!r} while it had no job")
+            return
+        if frame.get("id") != job.id:
+            self._offence(connection, f"sent {kind!r} about {frame.get('id')!r} while its job was {job.id!r}")
+        if kind == "progress":
+            percent = frame.get("pct")
+            if type(percent) is not int or not 0 <= percent <= 100:
+                self._offence(connection, f"sent a progress of {percent!r}")
+            else:
+                job.handle.progress.append(percent)
+            return
+        connection.last_frame = time.monotonic()
+        if kind == "error":
+            connection.running = None
+            self._coordinator.fail(job, str(frame.get("message", "")), worker=connection.name)
+        elif not await self._finish(connection, job, frame):
+            return
+        self._coordinator.fill(connection)
+        await self._next_job(connection)
+
+    async def _finish(self, connection: Connection, job: Job, frame: Mapping[str, Any]) -> bool:
+        """Settle a result and acknowledge it; False: the connection is dead."""
+        coordinator, ledger = self._coordinator, self._coordinator.ledger
+        ledger.done(job.entry)
+        if self._faults.strike("drop_after_done"):
+            connection.abort()
+            return False
+        connection.running = None
+        if self._faults.strike("no_ack"):
+            coordinator.give_up(job, worker=connection.name)
+            return True
+        signature = frame.get("worker_sig")
+        amount = coordinator.settle(job, frame.get("results"), worker=connection.name, signature=signature)
+        if amount is None:
+            return True
+        if self._faults.strike("drop_ack"):
+            connection.abort()
+            return False
+        if fault := self._faults.strike("late_ack"):
+            await anyio.sleep(fault.seconds)
+        ack = _dump({"type": "ack", "id": job.id, "den": amount})
+        ledger.ack(job.entry)
+        await connection.socket.send_str(ack)
+        if self._faults.strike("duplicate_ack"):
+            await connection.socket.send_str(ack)
+        return True
+
+    def _offence(self, connection: Connection, what: str) -> None:
+        self._coordinator.ledger.offences.append(f"{connection.name}: {what}")
+
+
+def _dump(frame: Mapping[str, Any]) -> str:
+    return orjson.dumps(frame).decode()

@@ -1,0 +1,131 @@
+"""The local grid: one server on the loopback address that speaks both networks' protocols, and its customers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from io import BytesIO
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from PIL import Image
+
+from trt_worker.local_grid.coordinator import Coordinator
+from trt_worker.local_grid.faults import FaultInjector, Faults
+from trt_worker.local_grid.grid_http import GridPages
+from trt_worker.local_grid.grid_ws import PATH, WorkerSockets
+from trt_worker.local_grid.ledger import Ledger
+from trt_worker.local_grid.payload import CONTENT_TYPES, DEFAULT_SIDE, build_payload, matched_size
+from trt_worker.local_grid.recipe import Recipe, choose_recipe, shipped_recipes
+from trt_worker.local_grid.requests import GridHandle, ImageRequest
+from trt_worker.local_grid.settings import LOCAL, GridSettings
+from trt_worker.local_grid.storage import Storage
+
+HOST = "127.0.0.1"
+_LARGEST_BODY = 64 * 2**20  # bytes
+
+
+class LocalGrid:
+    """Both servers, the storage behind them and the books over everything; an async context manager.
+
+    It runs in the caller's event loop, so that a test can hold both ends.
+    """
+
+    def __init__(self, settings: GridSettings | None = None, *, recipes: Iterable[Recipe] | None = None) -> None:
+        self.settings = settings or GridSettings()
+        self.recipes = list(shipped_recipes() if recipes is None else recipes)
+        self.injector = FaultInjector(self.settings.seed)
+        self.ledger = Ledger()
+        self.storage = Storage(self.injector)
+        self.coordinator = Coordinator(self.settings, self.storage, self.injector, self.ledger)
+        self.sockets = WorkerSockets(self.settings, self.coordinator, self.injector)
+        self.port = 0  # known once it listens
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        application = web.Application(client_max_size=_LARGEST_BODY)
+        pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts)
+        for part in (self.sockets, self.storage, pages):
+            application.add_routes(part.routes())
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, HOST, self.settings.port)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        self.storage.base = self.url
+        self._stack.push_async_callback(self.sockets.close)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where HTTP goes."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def worker_url(self) -> str:
+        """Where workers connect."""
+        return f"ws://{HOST}:{self.port}{PATH}"
+
+    @property
+    def key(self) -> str:
+        """An API key that may do everything a worker needs."""
+        return self.settings.accounts[0].key if self.settings.accounts else LOCAL.key
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong at the moment; assign another value to change it."""
+        return self.injector.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self.injector.faults = faults
+
+    async def connected(self, count: int = 1) -> None:
+        """Return once at least `count` worker connections are registered."""
+        await self.sockets.connected(count)
+
+    def violations(self) -> list[str]:
+        """What must not have happened and did; empty is right."""
+        return self.ledger.violations(alive=self.coordinator.alive)
+
+    async def submit_grid(self, request: ImageRequest) -> GridHandle:
+        """Ask the grid for images, as a customer of its API does.
+
+        Raises: ValueError, LookupError: the request is one that the API answers with 422.
+        """
+        recipe = choose_recipe(
+            self.recipes, request.model, name=request.recipe, with_image=request.source_image is not None
+        )
+        if not 1 <= request.n <= 4:
+            raise ValueError(f"n is {request.n}; the grid takes 1 to 4 images a request")
+        if request.ext not in CONTENT_TYPES:
+            raise ValueError(f"ext is {request.ext!r}; the grid knows {', '.join(CONTENT_TYPES)}")
+        if recipe is None and (request.source_image is not None or request.loras):
+            raise ValueError(f"model {request.model!r} has no recipe, so it takes no source image and no LoRA")
+        source_url = None
+        if request.source_image is not None:
+            key = f"sources/{self.coordinator.new_id()}.{request.source_type.partition('/')[2]}"
+            self.storage.add(key, request.source_image, request.source_type)
+            source_url = self.storage.address(key, seconds=self.settings.source_seconds)
+        payload = build_payload(
+            request,
+            recipe,
+            seed=self.coordinator.draw_seed() if request.seed is None else request.seed,
+            size=_size(request),
+            source_url=source_url,
+        )
+        return self.coordinator.submit(model=request.model, payload=payload, probe=request.probe)
+
+
+def _size(request: ImageRequest) -> tuple[int, int]:
+    if request.width is None and request.height is None and request.source_image is not None:
+        with Image.open(BytesIO(request.source_image)) as image:
+            return matched_size(*image.size)
+    return request.width or DEFAULT_SIDE, request.height or DEFAULT_SIDE
