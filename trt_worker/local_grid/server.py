@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from io import BytesIO
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 from PIL import Image
@@ -15,10 +17,13 @@ from trt_worker.local_grid.coordinator import Coordinator
 from trt_worker.local_grid.faults import FaultInjector, Faults
 from trt_worker.local_grid.grid_http import GridPages
 from trt_worker.local_grid.grid_ws import PATH, WorkerSockets
+from trt_worker.local_grid.horde_http import ROOT, HordeApi
+from trt_worker.local_grid.horde_queue import HordeQueue
+from trt_worker.local_grid.horde_views import HordeViews
 from trt_worker.local_grid.ledger import Ledger
 from trt_worker.local_grid.payload import CONTENT_TYPES, DEFAULT_SIDE, build_payload, matched_size
 from trt_worker.local_grid.recipe import Recipe, choose_recipe, shipped_recipes
-from trt_worker.local_grid.requests import GridHandle, ImageRequest
+from trt_worker.local_grid.requests import GridHandle, HordeHandle, HordeRequest, ImageRequest
 from trt_worker.local_grid.settings import LOCAL, GridSettings
 from trt_worker.local_grid.storage import Storage
 
@@ -40,13 +45,15 @@ class LocalGrid:
         self.storage = Storage(self.injector)
         self.coordinator = Coordinator(self.settings, self.storage, self.injector, self.ledger)
         self.sockets = WorkerSockets(self.settings, self.coordinator, self.injector)
+        self.horde = HordeQueue(self.settings, self.storage, self.injector, self.ledger)
         self.port = 0  # known once it listens
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=_LARGEST_BODY)
         pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts)
-        for part in (self.sockets, self.storage, pages):
+        horde = HordeApi(self.horde, HordeViews(self.horde, self.storage), self.injector)
+        for part in (self.sockets, self.storage, pages, horde):
             application.add_routes(part.routes())
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handle_signals=False)
         await runner.setup()
@@ -56,7 +63,14 @@ class LocalGrid:
         self.port = runner.addresses[0][1]
         self.storage.base = self.url
         self._stack.push_async_callback(self.sockets.close)
+        sweeping = asyncio.create_task(self._sweep(), name="local-grid-sweep")
+        self._stack.push_async_callback(_stop, sweeping)
         return self
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.horde.sweep_seconds)
+            self.horde.sweep()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -72,6 +86,11 @@ class LocalGrid:
     def worker_url(self) -> str:
         """Where workers connect."""
         return f"ws://{HOST}:{self.port}{PATH}"
+
+    @property
+    def horde_url(self) -> str:
+        """Where the Horde's API is."""
+        return self.url + ROOT
 
     @property
     def key(self) -> str:
@@ -93,7 +112,7 @@ class LocalGrid:
 
     def violations(self) -> list[str]:
         """What must not have happened and did; empty is right."""
-        return self.ledger.violations(alive=self.coordinator.alive)
+        return self.ledger.violations(alive={*self.coordinator.alive, *self.horde.alive})
 
     async def submit_grid(self, request: ImageRequest) -> GridHandle:
         """Ask the grid for images, as a customer of its API does.
@@ -122,6 +141,41 @@ class LocalGrid:
             source_url=source_url,
         )
         return self.coordinator.submit(model=request.model, payload=payload, probe=request.probe)
+
+    async def submit_horde(self, request: HordeRequest) -> HordeHandle:
+        """Ask the Horde for images, as a requester does.
+
+        Raises: HordeError: the request is one that the API refuses.
+        """
+        key = request.key or self.settings.accounts[-1].key
+        return self.horde.ask(_horde_body(request), self.horde.account(key)).handle
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()  # it never ends by itself: this raises what ended it
+
+
+def _horde_body(request: HordeRequest) -> dict[str, Any]:
+    params = {
+        "n": request.n,
+        "width": request.width,
+        "height": request.height,
+        "steps": request.steps,
+        "sampler_name": request.sampler_name,
+        "cfg_scale": request.cfg_scale,
+        "seed": request.seed,
+    }
+    body = {
+        "prompt": request.prompt,
+        "params": {name: value for name, value in params.items() if value is not None} | dict(request.params),
+        "models": list(request.models),
+        "source_image": base64.b64encode(request.source_image).decode() if request.source_image else None,
+        "source_processing": request.source_processing,
+    }
+    return {name: value for name, value in body.items() if value is not None} | dict(request.extra)
 
 
 def _size(request: ImageRequest) -> tuple[int, int]:
