@@ -11,7 +11,6 @@ SAMPLERS = (
     "dpm_2",
     "dpm_2_ancestral",
     "lms",
-    "dpm_fast",
     "dpmpp_2s_ancestral",
     "dpmpp_sde",
     "dpmpp_2m",
@@ -21,11 +20,8 @@ SAMPLERS = (
     "ddpm",
     "lcm",
     "ipndm",
-    "deis",
     "res_multistep",
     "er_sde",
-    "uni_pc",
-    "uni_pc_bh2",
 )
 """Canonical names, which are ComfyUI's."""
 
@@ -51,6 +47,9 @@ _SYNONYMS = {
     "plms": "euler",  # today's workers run Euler under this name
     "dpmsolver": "dpmpp_2m",
     "dpm_adaptive": "dpmpp_2m",  # its error norm would couple the rows of a batch
+    "dpm_fast": "dpmpp_2m",  # the same differential equation, solved by the better of the two
+    "uni_pc": "dpmpp_2m",
+    "uni_pc_bh2": "dpmpp_2m",
     "dpmpp_sde_gpu": "dpmpp_sde",
     "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
     "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",

@@ -19,7 +19,7 @@ from trt_worker.condition.encode import Conditioner
 from trt_worker.condition.source import encode_source
 from trt_worker.condition.tokenizer import ClipTokenizer
 from trt_worker.decode.decoder import Decoder
-from trt_worker.denoise.start import start_row
+from trt_worker.denoise.start import Sampling, parameterisation_of, start
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.step_batch import Row, StepBatch
@@ -144,14 +144,23 @@ class DeviceLoop:
         for note in (*positive.notes, *(negative.notes if negative else ())):
             logger.info("Job {}: {}", run.id, note)
         encoded = self._encode_source(model, backend, run, source) if source else None
+        sampling = Sampling(
+            sampler=run.sampler,
+            scheduler=run.scheduler,
+            steps=run.steps,
+            guidance=run.guidance,
+            strength=run.strength,
+        )
+        levels = parameterisation_of(model)
+        shape = _latent_shape(model, run.width, run.height)
         for index, image in enumerate(run.images):
-            program, start, noise = start_row(run, image, model, encoded)
+            begun = start(sampling, levels, shape, seed=image.seed, draw=image.draw, latent=encoded)
             row = Row(
                 job=run.id,
                 index=index,
-                program=program,
-                start=start,
-                noise=noise,
+                program=begun.program,
+                start=begun.sample,
+                noise=begun.noise,
                 positive=positive.context,
                 negative=negative.context if negative else None,
             )
@@ -179,7 +188,7 @@ class DeviceLoop:
 
     def _new_batch(self, key: BatchKey) -> StepBatch:
         model, backend = self._models[key.model], self._backends[key.backend]
-        latent = (model.latent_channels, key.height // model.latent_scale, key.width // model.latent_scale)
+        latent = _latent_shape(model, key.width, key.height)
 
         def engine_for(tokens: int) -> Engine:
             return self._engine(backend, model, Component.DENOISER, key, rows=2 * self._max_rows, tokens=tokens)
@@ -305,7 +314,7 @@ class DeviceLoop:
         engine = self._engine(backend, model, Component.VAE_ENCODER, _key(run), rows=1)
         engine.inputs["pixels"][0] = encode_source(source, run.width, run.height, run.source_crop)
         engine.run(1)
-        latent = engine.outputs["latent"][0].copy()
+        latent: NDArray[np.float32] = engine.outputs["latent"][0].copy()
         if not np.isfinite(latent).all():
             raise EngineFault(f"{engine.spec.label}: the encoded source image holds values that are not finite")
         return latent
@@ -313,3 +322,7 @@ class DeviceLoop:
 
 def _key(run: frames.Run) -> BatchKey:
     return BatchKey(model=run.model, backend=run.backend, width=run.width, height=run.height)
+
+
+def _latent_shape(model: Model, width: int, height: int) -> tuple[int, int, int]:
+    return model.latent_channels, height // model.latent_scale, width // model.latent_scale

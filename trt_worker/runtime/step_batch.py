@@ -13,7 +13,8 @@ from trt_engines.backend import Engine
 from trt_engines.errors import EngineFault
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import common_tokens, repeat_to
-from trt_worker.denoise.program import NOISE, REGISTERS, TENSORS, UNCONDITIONAL, FoldedProgram, StepNoise, X
+from trt_worker.denoise.noise import StepNoise
+from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, FoldedProgram, X
 
 _MOST_REPETITION = 4
 """Contexts are repeated to a common length while that costs no more than this; beyond, they take calls of their own."""
@@ -128,7 +129,7 @@ class StepBatch:
         engine_seconds = sum(self._evaluate(call) for call in self._calls)
         for place, row in enumerate(self.rows):
             self._mix[place] = row.program.mix[row.stage]
-            if (drawn := row.noise.draw(row.stage)) is not None:
+            if (drawn := row.noise.draw(row.program.noise[row.stage])) is not None:
                 self._state[place, NOISE] = drawn.reshape(-1)
         np.matmul(self._mix[:count], self._state[:count], out=self._update[:count])
         self._state[:count, :REGISTERS] = self._update[:count]
@@ -162,11 +163,11 @@ class StepBatch:
     def _lay_out(self) -> None:
         """Group the engine rows of all images by context length and write their contexts, once per membership."""
         by_tokens: dict[int, list[tuple[int, int, NDArray[np.float32]]]] = {}
-        for column_of_half in range(2):
+        for half in range(2):
             for place, row in enumerate(self.rows):
-                context = row.negative if column_of_half else row.positive
+                context = row.negative if half else row.positive
                 if context is not None:
-                    column = UNCONDITIONAL - 1 + column_of_half
+                    column = CONDITIONAL + half
                     by_tokens.setdefault(len(context), []).append((place, column, context))
         calls = []
         for tokens, members in by_tokens.items():

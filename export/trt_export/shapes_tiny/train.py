@@ -34,7 +34,7 @@ POOL = 24_000
 def make_vae() -> Any:
     """An 8x autoencoder with Stable Diffusion's layout, small enough to draw on a processor."""
     return AutoencoderKL(
-        block_out_channels=(16, 24, 32, 48),
+        block_out_channels=(8, 16, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
@@ -103,7 +103,7 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
         vae.register_to_config(scaling_factor=saved["scaling_factor"])
         return vae.eval()
     random = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=4e-3, betas=(0.9, 0.95), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=1e-4)
     began, step = time.monotonic(), 0
     while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
         pictures = to_tensor([draw(random_scene(random), 128, 128, random) for _ in range(8)])
@@ -111,7 +111,7 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
             top, left = random.integers(2, 7, 2) * 8
             pictures = pictures[:, :, top : top + 64, left : left + 64].contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
+            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
         latent = vae.encode(pictures).latent_dist.mode()
         # A little noise in place of a sampled posterior: the latents become smooth, and training starts ten times faster.
         decoded = vae.decode(latent + 0.05 * latent.std().detach() * torch.randn_like(latent)).sample

@@ -1,0 +1,110 @@
+"""What every sampler's program promises, whatever its formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trt_worker import sampler_names
+from trt_worker.denoise.parameterisation import Parameterisation, Prediction, flow, stable_diffusion
+from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, UNCONDITIONAL, X, fold
+from trt_worker.denoise.samplers import SAMPLERS, program
+from trt_worker.denoise.schedules import sigmas
+from trt_worker.denoise.start import Sampling, start
+from trt_worker.errors import UnservableJob
+
+LEVELS = {"epsilon": stable_diffusion(), "v": stable_diffusion(Prediction.V), "flow": flow(3.0)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
+def test_a_perfect_denoiser_is_believed_in_the_last_stage(sampler: str, levels: Parameterisation) -> None:
+    plan = program(sampler, levels, sigmas("normal", levels, 6, sampler=sampler))
+
+    last = plan.stages[-1].mix[X]
+
+    assert plan.stages[-1].noise is None
+    np.testing.assert_allclose(last, [0, 0, 0, 0, 0, 1, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
+def test_a_clean_image_stays_what_it_is_apart_from_noise(sampler: str, levels: Parameterisation) -> None:
+    """With x = alpha z and an estimate of z, every stage without noise must lead to alpha z again."""
+    if sampler == "ddpm" and levels.is_flow:
+        pytest.skip("ddpm is not made for flow models; it does there what the reference does")
+    plan = program(sampler, levels, sigmas("karras" if not levels.is_flow else "simple", levels, 7, sampler=sampler))
+    z = 1.7
+    registers = np.zeros(REGISTERS)
+    registers[X] = levels.alpha(plan.stages[0].sigma) * z
+
+    for stage, after in zip(plan.stages, [*plan.stages[1:], None], strict=True):
+        registers = stage.mix @ np.array([*registers, z, 0.0])
+        alpha = levels.alpha(after.sigma) if after else 1.0
+        assert registers[X] == pytest.approx(alpha * z, rel=1e-6)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
+def test_folding_guidance_and_parameterisation_changes_nothing(levels: Parameterisation, guidance: float) -> None:
+    random = np.random.default_rng(0)
+    plan = program("dpmpp_2m_sde", levels, sigmas("normal", levels, 5))
+    folded = fold(plan, guidance)
+
+    for number, stage in enumerate(plan.stages):
+        registers, c, u, n = random.normal(size=REGISTERS), *random.normal(size=3)
+        a, b = levels.denoised_form(stage.sigma)
+        estimate = a * registers[X] + b * (u + guidance * (c - u))
+        expected = stage.mix @ np.array([*registers, estimate, n])
+        np.testing.assert_allclose(folded.mix[number] @ np.array([*registers, c, u, n]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_guidance_the_unconditional_output_has_no_weight() -> None:
+    levels = stable_diffusion()
+
+    folded = fold(program("euler", levels, sigmas("karras", levels, 4)), guidance=1.0)
+
+    assert not folded.mix[:, :, UNCONDITIONAL].any()
+    assert folded.mix[:, X, CONDITIONAL].all()
+    assert not folded.mix[:, :, NOISE].any()
+
+
+def test_every_sampler_and_schedule_the_worker_advertises_is_served() -> None:
+    from trt_worker.denoise.schedules import SCHEDULES
+
+    assert set(sampler_names.SAMPLERS) == set(SAMPLERS)
+    assert set(sampler_names.SCHEDULERS) == set(SCHEDULES)
+
+
+def test_an_image_to_image_job_runs_the_tail_of_a_longer_schedule() -> None:
+    levels = stable_diffusion()
+
+    whole, tail = sigmas("karras", levels, 20), sigmas("karras", levels, 10, strength=0.5)
+
+    assert len(tail) == 11
+    np.testing.assert_allclose(tail, whole[-11:])
+
+
+def test_an_image_to_image_job_starts_from_its_source() -> None:
+    levels, shape = stable_diffusion(), (4, 8, 8)
+    sampling = Sampling(sampler="euler", scheduler="karras", steps=10, guidance=1.0, strength=0.2)
+
+    begun = start(sampling, levels, shape, seed=1, draw=0, latent=np.full(shape, 50.0, np.float32))
+
+    assert begun.sample.mean() == pytest.approx(50, abs=1)
+
+
+def test_the_second_image_of_a_shared_seed_has_noise_of_its_own() -> None:
+    levels, shape = stable_diffusion(), (4, 8, 8)
+    sampling = Sampling(sampler="euler", scheduler="karras", steps=4, guidance=1.0, strength=1.0)
+
+    first, second = (start(sampling, levels, shape, seed=1, draw=draw, latent=None).sample for draw in (0, 1))
+
+    assert not np.allclose(first, second)
+
+
+def test_an_unknown_sampler_is_unservable_and_named() -> None:
+    sampling = Sampling(sampler="magic", scheduler="karras", steps=4, guidance=1.0, strength=1.0)
+
+    with pytest.raises(UnservableJob, match="magic"):
+        start(sampling, stable_diffusion(), (4, 8, 8), seed=1, draw=0, latent=None)

@@ -1,0 +1,1 @@
+"""The mathematics of denoising: schedules, samplers as coefficient programs, and noise, all without a device."""

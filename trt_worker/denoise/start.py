@@ -1,0 +1,81 @@
+"""From what a job asks for to the state an image starts denoising in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_engines.model import Model
+from trt_worker.denoise.noise import GeneratorNoise, StepNoise, cpu_randn
+from trt_worker.denoise.parameterisation import Parameterisation, Prediction, stable_diffusion
+from trt_worker.denoise.program import FoldedProgram, fold
+from trt_worker.denoise.samplers import SAMPLERS, program
+from trt_worker.denoise.schedules import SCHEDULES, sigmas
+from trt_worker.errors import UnservableJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a job wants its images denoised."""
+
+    sampler: str
+    scheduler: str
+    steps: int
+    guidance: float
+    strength: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """What one image begins with."""
+
+    program: FoldedProgram
+    sample: NDArray[np.float32]  # [channels, height, width]
+    noise: StepNoise
+
+
+def parameterisation_of(model: Model) -> Parameterisation:
+    """Noise levels of a model. Raises: UnservableJob: its prediction is none we know."""
+    return _levels(model.prediction)
+
+
+def start(
+    sampling: Sampling,
+    levels: Parameterisation,
+    shape: tuple[int, int, int],
+    *,
+    seed: int,
+    draw: int,
+    latent: NDArray[np.float32] | None,
+) -> Start:
+    """Prepare one image.
+
+    Args:
+        shape: of its latent, [channels, height, width].
+        seed, draw: see `ImageSeed`.
+        latent: the encoded source image, None without one.
+    Raises: UnservableJob: the sampler or schedule is unknown.
+    """
+    if sampling.sampler not in SAMPLERS or sampling.scheduler not in SCHEDULES:
+        raise UnservableJob(f"no sampler {sampling.sampler!r} or no schedule {sampling.scheduler!r}")
+    strength = 1.0 if latent is None else sampling.strength
+    steps = sigmas(sampling.scheduler, levels, sampling.steps, strength=strength, sampler=sampling.sampler)
+    plan = program(sampling.sampler, levels, steps)
+    of_noise, of_latent = levels.start_scales(float(steps[0]))
+    sample = np.float32(of_noise) * cpu_randn(seed, shape, draw)
+    if latent is not None:
+        sample += np.float32(of_latent) * latent
+    noise = GeneratorNoise(seed, shape, draw=draw, brownian_range=plan.brownian_range)
+    return Start(program=fold(plan, sampling.guidance), sample=sample, noise=noise)
+
+
+@lru_cache(maxsize=8)
+def _levels(prediction: str) -> Parameterisation:
+    match prediction:
+        case "epsilon" | "v_prediction":
+            return stable_diffusion(Prediction(prediction))
+        case _:
+            raise UnservableJob(f"no noise levels for prediction {prediction!r}")
