@@ -299,7 +299,10 @@ class HordeQueue:
             return []
         if match.obstacles(request, worker, models, self.dialect):
             return []
-        count = match.share(request, amount, worker.said["max_pixels"], self.dialect)
+        if worker.paused:  # fakes know no whole-batch rule
+            count = min(amount, len(request.waiting))
+        else:
+            count = match.share(request, amount, worker.said["max_pixels"], self.dialect)
         if count == 0:
             return []
         model = match.assign(request, models, self._random.getrandbits(16))
@@ -351,7 +354,8 @@ class HordeQueue:
                 worker.paused = True
         worker.fulfilled += 1
         worker.pixel_steps += request.pixel_steps
-        worker.kudos += self.credit(worker, generation.reward)
+        if not generation.fake or self.dialect is Dialect.AIPG:  # upstream credits nothing for fakes
+            worker.kudos += self.credit(worker, generation.reward)
         if generation.fake:
             return
         generation.slot.final = generation

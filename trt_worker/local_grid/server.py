@@ -14,6 +14,7 @@ from aiohttp import web
 from PIL import Image
 
 from trt_worker.local_grid.coordinator import Coordinator
+from trt_worker.local_grid.counter import Counter
 from trt_worker.local_grid.faults import FaultInjector, Faults
 from trt_worker.local_grid.grid_http import GridPages
 from trt_worker.local_grid.grid_ws import PATH, WorkerSockets
@@ -53,7 +54,7 @@ class LocalGrid:
         application = web.Application(client_max_size=_LARGEST_BODY)
         pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts)
         horde = HordeApi(self.horde, HordeViews(self.horde, self.storage), self.injector)
-        for part in (self.sockets, self.storage, pages, horde):
+        for part in (self.sockets, self.storage, pages, horde, Counter(self.submit_grid)):
             application.add_routes(part.routes())
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handle_signals=False)
         await runner.setup()
