@@ -344,3 +344,57 @@ async def test_the_read_api_tells_what_is_connected_and_which_recipes_there_are(
         assert status == 200
         assert {"KSampler", "PrimitiveInt"} <= set(found["recipes"][0]["node_types"])
         assert found["recipes"][0]["model_files"] == ["shapes-tiny.safetensors"]
+
+
+async def test_a_worker_that_does_not_ask_for_images_gets_none(open_grid) -> None:
+    async with open_grid() as place:
+        await place.worker("text", job_types=None)
+        await place.grid.submit_grid(ImageRequest())
+
+        assert place.grid.coordinator.queued == 1
+
+
+async def test_a_job_can_be_dispatched_after_its_customer_has_left(open_grid) -> None:
+    async with open_grid(client_seconds=0.02, faults=Faults(late_job=Fault())) as place:
+        worker = await place.worker()
+        handle = await place.grid.submit_grid(ImageRequest())
+        assert (await handle.result()).status == 504
+
+        await worker.done(await worker.frame("job"))
+
+        assert (await worker.frame("ack"))["id"] == handle.id
+        assert place.grid.violations() == []
+
+
+async def test_a_close_in_the_middle_of_a_job_carries_its_code(open_grid) -> None:
+    async with open_grid(faults=Faults(close_mid_job=Fault(code=4001))) as place:
+        worker = await place.worker()
+        await place.grid.submit_grid(ImageRequest())
+        await worker.frame("job")
+
+        assert await worker.closed() == 4001
+        await place.grid.connected(0)
+        assert place.grid.coordinator.queued == 1
+
+
+async def test_an_idle_connection_can_be_closed_in_place_of_a_ping(open_grid) -> None:
+    async with open_grid(ping_seconds=0.01, faults=Faults(close_idle=Fault())) as place:
+        assert await (await place.worker()).closed() == 1012
+
+
+async def test_a_frame_that_is_no_json_ends_the_connection(open_grid) -> None:
+    async with open_grid() as place:
+        worker = await place.worker()
+        await worker.send("{")
+
+        assert await worker.closed() == 1011
+        assert "no JSON" in place.grid.violations()[0]
+
+
+async def test_an_evicted_worker_is_refused_for_a_while(open_grid) -> None:
+    async with open_grid(faults=Faults(refuse_register=Fault())) as place:
+        worker = await place.register()
+
+        assert (await worker.frame("error"))["message"].startswith("Worker recently evicted")
+        assert await worker.closed() == 4003
+        await place.worker()

@@ -37,7 +37,7 @@ class GridPages:
     def _online_models(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for connection in self._sockets.connections.values():
-            for model in connection.models:
+            for model in connection.advertised:
                 counts[model] = counts.get(model, 0) + 1
         return counts
 
@@ -57,7 +57,7 @@ class GridPages:
             {
                 "id": connection.worker_id,
                 "name": connection.name,
-                "models": sorted(connection.models),
+                "models": list(connection.advertised),
                 "job_types": list(connection.job_types),
                 "online": True,
             }

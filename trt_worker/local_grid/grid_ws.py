@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -42,7 +43,8 @@ class Connection:
 
     name: str
     worker_id: str
-    models: frozenset[str]
+    advertised: tuple[str, ...]  # model names as registered
+    models: frozenset[str]  # the same, if it takes images; text-only workers read another queue
     job_types: tuple[str, ...]
     bridge_agent: str
     signer: str  # delegated rig key, or empty
@@ -195,7 +197,8 @@ class WorkerSockets:
         connection = Connection(
             name=name,
             worker_id=worker_id,
-            models=frozenset(models),
+            advertised=tuple(models),
+            models=frozenset(models if set(job_types) - {"text"} else ()),
             job_types=job_types,
             bridge_agent=bridge_agent,
             signer=signer,
@@ -262,11 +265,20 @@ class WorkerSockets:
             await connection.socket.send_bytes(b"\x00\x01")
         await connection.socket.send_str(self._coordinator.frame(job, connection.name))
         self._coordinator.fill(connection)
-        loop = asyncio.get_running_loop()
         if fault := self._faults.strike("drop_mid_job"):
-            loop.call_later(fault.seconds, connection.abort)
+            self._break_later(connection, job, fault.seconds, connection.abort)
         if fault := self._faults.strike("close_mid_job"):
-            loop.call_later(fault.seconds, connection.close, fault.code or 1012)
+            self._break_later(connection, job, fault.seconds, partial(connection.close, fault.code or 1012))
+
+    @staticmethod
+    def _break_later(connection: Connection, job: Job, seconds: float, break_it: Callable[[], None]) -> None:
+        """End the connection after a while, if it still runs the job then."""
+
+        def strike() -> None:
+            if connection.running is job:
+                break_it()
+
+        asyncio.get_running_loop().call_later(seconds, strike)
 
     async def _read(self, connection: Connection) -> None:
         async for message in connection.socket:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from calendar import timegm
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from hmac import compare_digest
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 from zlib import crc32
 
 import anyio
@@ -92,12 +93,13 @@ class Storage:
 
     def _refusal(self, request: web.Request, method: str, key: str) -> str | None:
         """Why the request's signature does not hold, as an S3 error code."""
-        query = parse_qs(request.query_string)
+        query = dict(part.split("=", 1) for part in request.query_string.split("&") if "=" in part)
         try:
-            date, seconds, given = (query[f"X-Amz-{name}"][0] for name in ("Date", "Expires", "Signature"))
-            signed = query["X-Amz-SignedHeaders"][0]
-            signed_at = datetime.strptime(date, _DATE).replace(tzinfo=UTC).timestamp()
-            expires = signed_at + int(seconds)
+            date, seconds, given = query["X-Amz-Date"], query["X-Amz-Expires"], query["X-Amz-Signature"]
+            signed = query["X-Amz-SignedHeaders"]
+            day, _, clock = date.partition("T")
+            fields = (day[:4], day[4:6], day[6:], clock[:2], clock[2:4], clock[4:6])
+            expires = timegm(tuple(map(int, fields))) + int(seconds)
         except (KeyError, ValueError):
             return "AccessDenied"
         content_type = request.headers.get("Content-Type", "") if "content-type" in signed else None
