@@ -67,6 +67,7 @@ def test_step_noise_of_pictures_never_repeats_the_initial_noise() -> None:
     assert first.std() == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.filterwarnings("ignore:Should have")
 @pytest.mark.parametrize(("start", "end"), [(14.614643, 9.2), (3.25, 0.0291672), (1.0, 0.999)])
 def test_brownian_increments_are_those_of_torchsde(start: float, end: float) -> None:
     low, high = float(np.float32(0.0291672)), float(np.float32(14.614643))

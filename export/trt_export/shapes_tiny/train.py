@@ -27,7 +27,14 @@ TRAIN_STEPS = 1000
 DROPOUT = 0.1
 """Share of captions that are dropped, so that guidance has an unconditional estimate to work with."""
 
-SIZES = (((128, 128), 0.62), ((64, 64), 0.06), ((192, 192), 0.08), ((256, 256), 0.1), ((192, 128), 0.07), ((128, 192), 0.07))
+SIZES = (
+    ((128, 128), 0.62),
+    ((64, 64), 0.06),
+    ((192, 192), 0.08),
+    ((256, 256), 0.1),
+    ((192, 128), 0.07),
+    ((128, 192), 0.07),
+)
 POOL = 24_000
 
 
@@ -107,7 +114,9 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
     began, step = time.monotonic(), 0
     while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
         pictures = to_tensor([draw(random_scene(random), 128, 128, random) for _ in range(8)])
-        if step % 8:  # the networks are convolutional: most steps see a quarter of the picture, at a quarter of the cost
+        if (
+            step % 8
+        ):  # the networks are convolutional: most steps see a quarter of the picture, at a quarter of the cost
             top, left = random.integers(2, 7, 2) * 8
             pictures = pictures[:, :, top : top + 64, left : left + 64].contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:

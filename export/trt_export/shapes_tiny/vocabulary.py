@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import trt_engines
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC, Lowercase, Replace, Sequence
 from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as PreSequence
 from tokenizers.processors import TemplateProcessing
+
+import trt_engines
 
 FOLDER = Path(trt_engines.__file__).parent / "models" / "shapes-tiny" / "tokenizer"
 TOKENS = 77
