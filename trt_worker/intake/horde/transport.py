@@ -1,0 +1,392 @@
+"""Work from a Horde: pop, translate, offer, and see every job through to its receipt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import anyio
+from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
+from loguru import logger
+from yarl import URL
+
+from trt_worker.delivery import Offer
+from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
+from trt_worker.intake.horde.client import Answer, HordeClient
+from trt_worker.intake.horde.delivery import HordeDelivery, Upward, upload_slots
+from trt_worker.intake.horde.ledger import HordeStats, Ledger
+from trt_worker.intake.horde.messages import (
+    Metadata,
+    Popped,
+    WorkerMessage,
+    pop_request,
+    read_pop,
+    read_user,
+    read_worker,
+)
+from trt_worker.intake.horde.pace import Backoff, Pace
+from trt_worker.intake.horde.reactions import Endpoint, Reaction, Verdict, react
+from trt_worker.intake.horde.settings import HordeSettings
+from trt_worker.intake.horde.source import fetch_source
+from trt_worker.intake.horde.translate import expires, to_job, with_source
+from trt_worker.intake.transport import Gate
+from trt_worker.job import JobSpec
+
+SWEEP_SECONDS = 60.0
+"""The server looks for jobs that ran out of time this often; until then it still takes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lines:
+    """What a running transport talks through."""
+
+    session: aiohttp.ClientSession
+    client: HordeClient
+    offers: ObjectSendStream[Offer]
+    jobs: TaskGroup  # one task per job, from pop to receipt
+
+
+class HordeTransport:
+    """One worker name on one Horde; `run` it once."""
+
+    name = "horde"
+
+    def __init__(self, settings: HordeSettings, gate: Gate) -> None:
+        self._settings = settings
+        self._gate = gate
+        self._host = URL(settings.base_url).host
+        self._ledger = Ledger()
+        self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close)
+        self._pace = Pace(
+            first_idle_wait=settings.first_idle_wait,
+            longest_idle_wait=settings.longest_idle_wait,
+            first_retry_wait=settings.first_retry_wait,
+        )
+        self._turn = anyio.Lock()
+        self._reserved = 0  # images that pops under way may bring, or that came and are not in the queue yet
+        self._released = anyio.Event()
+        self._stopping = False
+        self._closed_because = ""
+        self._waits: set[anyio.CancelScope] = set()
+        self._shown: set[str] = set()  # messages that the operator has seen
+
+    async def run(
+        self, offers: ObjectSendStream[Offer], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take jobs until `stop_taking`, then return once every job taken has its receipt.
+
+        Calls `task_status.started()` once the server knows us, or once it is clear that we keep trying.
+
+        Raises: TransportClosed: the key, name or account is refused, or the server has retired this API.
+        """
+        async with aiohttp.ClientSession() as session:
+            client = HordeClient(session, self._settings)
+            await self._sign_in(client, _StartedOnce(task_status))
+            async with anyio.create_task_group() as jobs:
+                lines = _Lines(session=session, client=client, offers=offers, jobs=jobs)
+                for _ in range(self._settings.open_pops):
+                    jobs.start_soon(self._take_jobs, lines)
+        if self._closed_because:
+            raise TransportClosed(f"Horde {self._host}: {self._closed_because}")
+
+    def stop_taking(self) -> None:
+        """Take no further job; a pop under way is still waited for, as it may bring one."""
+        self._stopping = True
+        for wait in self._waits:
+            wait.cancel()
+
+    def stats(self) -> HordeStats:
+        """A snapshot for the console and the metrics."""
+        return self._ledger.stats()
+
+    # Signing in
+
+    async def _sign_in(self, client: HordeClient, ready: _StartedOnce) -> None:
+        answer = await self._insist(Endpoint.FIND_USER, client.find_user, ready)
+        if answer is None:
+            return
+        try:
+            user = self._ledger.user = read_user(answer.body)
+        except TransportError as error:
+            logger.warning("Horde {}: {}; going on without knowing the account", self._host, error)
+        else:
+            if user.flagged:
+                raise TransportClosed(
+                    f"Horde {self._host}: the account {user.username} is flagged; talk to the Horde's staff"
+                )
+            logger.info(
+                "Horde {}: signed in as {} with {:.0f} kudos, as worker {!r}",
+                self._host,
+                user.username,
+                user.kudos or 0.0,
+                self._settings.worker_name,
+            )
+        if self._settings.remove_maintenance_on_init:
+            await self._leave_maintenance(client, ready)
+        ready.started()
+
+    async def _leave_maintenance(self, client: HordeClient, ready: _StartedOnce) -> None:
+        name = self._settings.worker_name
+        answer = await self._insist(Endpoint.WORKER, lambda: client.find_worker(name), ready)
+        if answer is None:
+            return  # a new worker, or we are told to stop
+        try:
+            worker = read_worker(answer.body)
+        except TransportError as error:
+            logger.warning("Horde {}: {}; maintenance is left as it is", self._host, error)
+            return
+        if worker.maintenance_mode:
+            done = await self._insist(Endpoint.WORKER, lambda: client.set_maintenance(worker.id, wanted=False), ready)
+            if done is not None:
+                logger.info("Horde {}: took worker {!r} out of maintenance", self._host, name)
+
+    async def _insist(
+        self, endpoint: Endpoint, call: Callable[[], Awaitable[Answer]], ready: _StartedOnce
+    ) -> Answer | None:
+        """The answer to a call, tried until there is one; None: the server will not have it, or we are stopping."""
+        backoff = Backoff(self._settings.first_retry_wait)
+        while not self._stopping:
+            answer, reaction = await _ask(endpoint, call)
+            if reaction.verdict is Verdict.DONE:
+                return answer
+            if reaction.verdict is Verdict.FATAL:
+                raise TransportClosed(f"Horde {self._host}: {reaction.sentence}")
+            if reaction.verdict is Verdict.DROP:
+                logger.info("Horde {}: {}", self._host, reaction.sentence)
+                return None
+            wait = reaction.seconds or backoff.next_wait()
+            logger.warning("Horde {}: {}; next try in {:.1f} s", self._host, reaction.sentence, wait)
+            ready.started()
+            with self._until_stopped():
+                await anyio.sleep(wait)
+        ready.started()
+        return None
+
+    # Taking jobs
+
+    async def _take_jobs(self, lines: _Lines) -> None:
+        while not self._stopping:
+            async with self._turn:
+                amount = 0
+                with self._until_stopped():
+                    amount = await self._room()
+                if not amount:
+                    return
+                probing = self._pace.probing
+                if probing:  # one pop is enough to find out whether work has come: the others wait for their turn
+                    await self._pop(amount, lines)
+            if not probing:
+                await self._pop(amount, lines)
+
+    async def _room(self) -> int:
+        """Images the next pop may ask for, reserved, once it may leave."""
+        while True:
+            await anyio.sleep(max(self._pace.not_before - time.monotonic(), 0.0))
+            await self._gate.wait_for_room()
+            room = self._gate.room()
+            if room <= 0 or time.monotonic() < self._pace.not_before:
+                continue
+            if room <= self._reserved:
+                await self._released.wait()
+            elif not self._gate.models_served():
+                self._pace.nothing(time.monotonic())  # a pop without models would be refused for good
+            else:
+                amount = min(room - self._reserved, self._settings.max_batch)
+                self._reserved += amount
+                return amount
+
+    def _release(self, images: int) -> None:
+        self._reserved -= images
+        self._released.set()
+        self._released = anyio.Event()
+
+    async def _pop(self, amount: int, lines: _Lines) -> None:
+        """One pop; the job it brings, if any, goes to a task of its own and takes the reservation along."""
+        asked = time.monotonic()
+        kept = 0
+        try:
+            request = pop_request(self._settings, list(self._gate.models_served()), amount)
+            answer, reaction = await _ask(Endpoint.POP, lambda: lines.client.pop(request))
+            if answer is None or reaction.verdict is not Verdict.DONE:
+                self._refused(reaction)
+                return
+            try:
+                popped = read_pop(answer.body)
+            except TransportError as error:
+                self._refused(Reaction(verdict=Verdict.RETRY, sentence=str(error)))
+                return
+            self._answered(popped)
+            if popped.ids:
+                kept = len(popped.ids)
+                self._reserved += kept
+                lines.jobs.start_soon(self._see_through, popped, asked, lines)
+        finally:
+            self._release(amount)
+
+    def _answered(self, popped: Popped) -> None:
+        if self._ledger.maintenance:
+            self._ledger.maintenance = ""
+            logger.info("Horde {}: no longer in maintenance", self._host)
+        self._show(popped.messages)
+        if popped.ids:
+            self._ledger.popped()
+            self._pace.job()
+            return
+        self._pace.nothing(time.monotonic())
+        if popped.skipped != self._ledger.skipped:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in popped.skipped.items()) or "none"
+            logger.info("Horde {}: no job available (requests held back: {})", self._host, reasons)
+        self._ledger.skipped = popped.skipped
+
+    def _refused(self, reaction: Reaction) -> None:
+        now = time.monotonic()
+        if reaction.verdict is Verdict.FATAL:
+            self._close(reaction.sentence)
+        elif reaction.verdict is Verdict.MAINTENANCE:
+            self._pace.hold(now, self._settings.maintenance_wait)
+            if reaction.sentence != self._ledger.maintenance:
+                logger.warning(
+                    "Horde {}: this worker is in maintenance: {} (only jobs of its own account come; end it on the "
+                    "Horde's web page, or start with remove_maintenance_on_init)",
+                    self._host,
+                    reaction.sentence,
+                )
+            self._ledger.maintenance = reaction.sentence
+        else:
+            wait = reaction.seconds or self._pace.failure(now)
+            self._pace.hold(now, wait)
+            logger.warning("Horde {}: {}; next pop in {:.1f} s", self._host, reaction.sentence, wait)
+
+    def _show(self, messages: tuple[WorkerMessage, ...]) -> None:
+        """Messages come with every pop for hours; each is shown once."""
+        for message in messages:
+            if message.id not in self._shown:
+                self._shown.add(message.id)
+                logger.warning("Horde {}: message from {}: {}", self._host, message.origin or "staff", message.message)
+
+    # One job
+
+    async def _see_through(self, popped: Popped, asked: float, lines: _Lines) -> None:
+        job: JobSpec | None = None
+        metadata: tuple[Metadata, ...] = ()
+        lives_until = expires(popped.job, asked)
+        try:
+            try:
+                job, metadata = await self._understood(popped, asked, lines.session)
+            except BadJob as error:
+                logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
+            delivery = HordeDelivery(
+                ids=popped.ids,
+                job=job,
+                slots=upload_slots(popped.job, popped.ids) if popped.job is not None else (None,) * len(popped.ids),
+                metadata=metadata,
+                asked=asked,
+                expires=lives_until,
+                first_retry_wait=self._settings.first_retry_wait,
+                client=lines.client,
+                upward=self._upward,
+            )
+            if job is None:
+                await delivery.fail(BadJob.public)
+            else:
+                await self._offer(Offer(job=job, delivery=delivery, transport=self.name), lines.offers)
+        finally:
+            self._release(len(popped.ids))
+        with anyio.move_on_after(lives_until + SWEEP_SECONDS - time.monotonic()):
+            await delivery.closed.wait()
+        if not delivery.closed.is_set():
+            logger.warning("Horde {}: job {} ran out of time; the server has aborted it", self._host, popped.ids[0])
+            delivery.give_up()
+
+    async def _understood(
+        self, popped: Popped, asked: float, session: aiohttp.ClientSession
+    ) -> tuple[JobSpec, tuple[Metadata, ...]]:
+        """The job, and what its submits have to mention. Raises: BadJob: it cannot or must not be run."""
+        if popped.job is None:
+            raise BadJob(popped.problem)
+        job = to_job(
+            popped.job,
+            popped.ids,
+            self._gate.models_served(),
+            received=time.monotonic(),
+            asked=asked,
+            due_margin=self._settings.due_margin,
+        )
+        metadata: tuple[Metadata, ...] = ()
+        if popped.job.source_image is not None:
+            fetched = await fetch_source(session, popped.job.source_image, self._settings)
+            if isinstance(fetched, Metadata):
+                metadata = (fetched,)
+            else:
+                job = with_source(job, popped.job, fetched)
+        if popped.job.payload.use_nsfw_censor:
+            self._say_once(
+                "nsfw-censor",
+                "a job wants not-safe-for-work results censored; this worker has no classifier, and returns the "
+                "picture as it is",
+            )
+        reason = self._gate.refusal(job)
+        if reason is not None:
+            raise UnservableJob(f"job {job.id} is refused: {reason}")
+        return job, metadata
+
+    async def _offer(self, offer: Offer, offers: ObjectSendStream[Offer]) -> None:
+        try:
+            with anyio.fail_after(max(offer.job.due - time.monotonic(), 0.0)):
+                await offers.send(offer)
+        except TimeoutError:
+            logger.warning("Horde {}: job {} found no place in the queue in time", self._host, offer.job.id)
+            await offer.delivery.fail(BadJob.public)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self.stop_taking()  # nobody takes jobs any more: the worker is going down
+            await offer.delivery.fail(BadJob.public)
+
+    # Shared by all of it
+
+    def _hold_after_fault(self) -> None:
+        self._pace.hold(time.monotonic(), self._ledger.hold_after_fault(self._settings.fault_hold))
+
+    def _close(self, sentence: str) -> None:
+        self._closed_because = self._closed_because or sentence
+        self.stop_taking()
+
+    def _say_once(self, key: str, sentence: str) -> None:
+        if key not in self._shown:
+            self._shown.add(key)
+            logger.warning("Horde {}: {}", self._host, sentence)
+
+    @contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        """Waits in here end at `stop_taking`."""
+        with anyio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                if self._stopping:
+                    scope.cancel()
+                yield
+            finally:
+                self._waits.discard(scope)
+
+
+async def _ask(endpoint: Endpoint, call: Callable[[], Awaitable[Answer]]) -> tuple[Answer | None, Reaction]:
+    try:
+        answer = await call()
+    except TransportError as error:
+        return None, Reaction(verdict=Verdict.RETRY, sentence=str(error))
+    return answer, react(endpoint, answer.status, answer.body, answer.retry_after)
+
+
+class _StartedOnce:
+    """Tells the caller of `run` that it may go on; further calls are harmless."""
+
+    def __init__(self, task_status: TaskStatus[None]) -> None:
+        self._task_status = task_status
+        self._told = False
+
+    def started(self) -> None:
+        if not self._told:
+            self._told = True
+            self._task_status.started()
