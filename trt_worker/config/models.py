@@ -1,0 +1,119 @@
+"""Which of the models at hand are offered: names and meta instructions against what lies on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Protocol
+
+META = re.compile(r"(?P<what>all|top|bottom)(?:\s+(?P<which>\w+))??(?:\s+models?)?", re.IGNORECASE)
+"""`ALL`, `ALL SDXL`, `TOP 5`, `BOTTOM 2`, each with an optional `MODEL` or `MODELS`. Matched over the whole text:
+older workers did not, so that a model called `All in one` was an instruction."""
+
+BASELINES = {
+    "sd15": ("stable_diffusion_1",),
+    "sd21": ("stable_diffusion_2", "stable_diffusion_2_512", "stable_diffusion_2_768"),
+    "sdxl": ("stable_diffusion_xl",),
+}
+"""Architectures behind the short names that instructions use; an architecture can also be named in full."""
+
+UNKNOWABLE = frozenset({"sfw", "nsfw", "inpainting"})
+"""Groups of the Horde's model list about which a model on disk says nothing."""
+
+
+class HasArchitecture(Protocol):
+    """What is asked of a model."""
+
+    @property
+    def architecture(self) -> str: ...
+
+
+def resolve_models(
+    load: Sequence[str],
+    skip: Sequence[str],
+    available: Mapping[str, HasArchitecture],
+    popular: Sequence[str] = (),
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the models to offer, and what could not be resolved.
+
+    Args:
+        load, skip: names, in any case, and instructions (`META`). A model in both is skipped, and not made up for by
+            the next one.
+        available: the models on disk by name, in the order that stands in for popularity.
+        popular: names by how much they are asked for, most first; empty: not known, as without a network.
+    Returns: names from `available`, each once, in the order in which `load` asks for them; and notes for the log.
+    """
+    notes: list[str] = []
+    wanted = _all_of(load, "models_to_load", available, popular, notes)
+    unwanted = set(_all_of(skip, "models_to_skip", available, popular, notes))
+    names = tuple(name for name in wanted if name not in unwanted)
+    if not names:
+        at_hand = ", ".join(available) if available else "none"
+        notes.append(f"No model is left to offer. Models at hand: {at_hand}")
+    return names, tuple(dict.fromkeys(notes))
+
+
+def _all_of(
+    entries: Sequence[str],
+    key: str,
+    available: Mapping[str, HasArchitecture],
+    popular: Sequence[str],
+    notes: list[str],
+) -> list[str]:
+    found = dict.fromkeys(name for entry in entries for name in _one(entry.strip(), key, available, popular, notes))
+    return list(found)
+
+
+def _one(
+    entry: str, key: str, available: Mapping[str, HasArchitecture], popular: Sequence[str], notes: list[str]
+) -> Sequence[str]:
+    if entry in available:
+        return [entry]
+    instruction = META.fullmatch(entry)
+    if instruction is not None:
+        return _meta(entry, instruction, key, available, popular, notes)
+    named = [name for name in available if name.casefold() == entry.casefold()]
+    if len(named) == 1:
+        return named
+    close = get_close_matches(entry, available, n=1)
+    suggestion = f"; the closest is {close[0]!r}" if close else ""
+    if key == "models_to_load":  # what is to be skipped may well be absent
+        notes.append(f"{key}: there is no model {entry!r} at hand, so it is not offered{suggestion}")
+    return []
+
+
+def _meta(
+    entry: str,
+    instruction: re.Match[str],
+    key: str,
+    available: Mapping[str, HasArchitecture],
+    popular: Sequence[str],
+    notes: list[str],
+) -> Sequence[str]:
+    what, which = instruction["what"].lower(), (instruction["which"] or "").lower()
+    if what == "all":
+        if not which:
+            return list(available)
+        if which in UNKNOWABLE:
+            notes.append(
+                f"{key}: {entry!r} cannot be resolved, since models on disk do not say whether they are {which}"
+            )
+            return []
+        wanted = BASELINES.get(which, (which,))
+        names = [name for name, model in available.items() if model.architecture.lower() in wanted]
+        if not names:
+            notes.append(f"{key}: {entry!r} matches no model at hand")
+        return names
+    if not which.isdecimal() or len(which) > 6:
+        notes.append(f"{key}: {entry!r} is not understood; write for example TOP 3")
+        return []
+    if popular:
+        ranked = [name for name in popular if name in available]
+        ranked += [name for name in available if name not in set(ranked)]
+    else:
+        ranked = list(available)
+        notes.append(f"{key}: {entry!r} goes by the order on disk, since it is not known what is asked for")
+    if what == "bottom":
+        ranked.reverse()
+    return ranked[: int(which)]

@@ -1,0 +1,114 @@
+"""Changing the configuration of a running worker: which keys take effect, and when to look.
+
+A change is noticed on SIGHUP at once, and otherwise by the file's modification time, which is looked at every five
+seconds: an editor that writes a new file in place of the old one, a network drive and a mounted config map all show
+themselves that way. Nothing on the path of a job waits for this.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from loguru import logger
+
+from trt_worker.config.keys import RELOADED
+from trt_worker.config.load import Note, load_config
+from trt_worker.config.schema import Config
+from trt_worker.errors import ConfigError
+
+LOOK_SECONDS = 5.0
+
+Stamp = tuple[int, int, int] | None
+"""Modification time in ns, size and inode of a file; None: it is not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """What a change of the file comes to."""
+
+    config: Config  # what runs from now on
+    applied: tuple[str, ...]  # keys that have taken effect in it
+    needs_restart: tuple[str, ...]  # keys that differ in the file and keep their old value here
+
+
+def reloadable(old: Config, new: Config) -> Reload:
+    """Take over from `new` what can change in a running worker."""
+    changed = [key for key in Config.model_fields if getattr(old, key) != getattr(new, key)]
+    applied = tuple(key for key in changed if key in RELOADED)
+    return Reload(
+        config=old.model_copy(update={key: getattr(new, key) for key in applied}),
+        applied=applied,
+        needs_restart=tuple(key for key in changed if key not in RELOADED),
+    )
+
+
+def watch(path: Path, *, seconds: float = LOOK_SECONDS) -> AsyncGenerator[None, None]:
+    """One item whenever the file has changed since this call, or SIGHUP has arrived since the first item was awaited.
+
+    Close it (`contextlib.aclosing`) to give the signal back.
+    """
+    return _watch(path, _stamp(path), seconds)
+
+
+async def follow(
+    path: Path,
+    running: Config,
+    *,
+    environ: Mapping[str, str],
+    name: str | None = None,
+    seconds: float = LOOK_SECONDS,
+) -> AsyncGenerator[Reload, None]:
+    """Every change of the file that the worker can use. One that it cannot is logged once and changes nothing.
+
+    Args:
+        running: what runs now; later items build on each other.
+        environ, name: as for `load_config`: they go on winning over the file.
+    """
+    told: tuple[Note, ...] = ()
+    async with aclosing(watch(path, seconds=seconds)) as changes:
+        async for _ in changes:
+            read = partial(load_config, path, environ=environ, name=name)
+            try:
+                loaded = await anyio.to_thread.run_sync(read)
+            except ConfigError as error:
+                logger.error("The configuration is not changed, since the file cannot be used. {}", error)
+                continue
+            for note in loaded.notes:
+                if note not in told:
+                    logger.warning("{}", note)
+            told = loaded.notes
+            reload = reloadable(running, loaded.config)
+            running = reload.config
+            if reload.applied:
+                logger.info("Configuration changed: {}", ", ".join(reload.applied))
+            if reload.needs_restart:
+                logger.warning("These changes wait for a restart: {}", ", ".join(reload.needs_restart))
+            if reload.applied or reload.needs_restart:
+                yield reload
+
+
+async def _watch(path: Path, seen: Stamp, seconds: float) -> AsyncGenerator[None, None]:
+    with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
+        while True:
+            with anyio.move_on_after(seconds) as waiting:
+                await anext(hangups)
+            now = _stamp(path)
+            if waiting.cancelled_caught and (now is None or now == seen):
+                continue
+            seen = now
+            yield
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
