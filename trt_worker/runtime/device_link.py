@@ -25,6 +25,7 @@ Pixels = NDArray[np.uint8]
 _RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
 _FAILED_STARTS = 3
 _GRACE_SECONDS = 5.0
+_NOTHING = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class DeviceLink:
 
     def __init__(self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 120.0) -> None:
         self.index = configure.index
-        self.totals = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
+        self.totals = _NOTHING
         self.restarts = 0
         self._configure = configure
         self._silent_seconds = silent_seconds
@@ -77,6 +78,7 @@ class DeviceLink:
         self._ready = anyio.Event()
         self._unusable: DeviceUnusable | None = None
         self._heard = 0.0
+        self._earlier = _NOTHING  # what the processes before this one did
         self._sending = anyio.Lock()
 
     @property
@@ -131,6 +133,7 @@ class DeviceLink:
             except* DeviceLost as group:
                 lost = _first(group)
             failed_starts += 1
+            self._earlier = self.totals
             reason = DeviceLost(f"device {self.index}: {lost}")
             for pending in self._pending.values():
                 pending.end(reason)
@@ -187,7 +190,7 @@ class DeviceLink:
         self._heard = monotonic()
         match header:
             case frames.Totals():
-                self.totals = header
+                self.totals = _sum(self._earlier, header)
             case frames.Progress(id=job_id, fraction=fraction) if job_id in self._pending:
                 self._pending[job_id].progress(fraction)
             case frames.Pixels(id=job_id) if job_id in self._pending:
@@ -229,6 +232,16 @@ class DeviceLink:
             if quiet >= self._silent_seconds:
                 raise DeviceLost(f"no step for {quiet:.0f} s with {self.jobs} job(s) running")
             await anyio.sleep(self._silent_seconds - quiet)
+
+
+def _sum(one: frames.Totals, other: frames.Totals) -> frames.Totals:
+    return frames.Totals(
+        calls=one.calls + other.calls,
+        rows=one.rows + other.rows,
+        engine_seconds=one.engine_seconds + other.engine_seconds,
+        loop_seconds=one.loop_seconds + other.loop_seconds,
+        megapixel_steps=one.megapixel_steps + other.megapixel_steps,
+    )
 
 
 def _first(group: BaseExceptionGroup[DeviceLost]) -> DeviceLost:

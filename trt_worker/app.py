@@ -1,0 +1,334 @@
+"""All the wiring: configuration to devices, transports and the service between them; start, reload and stop."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from time import monotonic
+
+import aiohttp
+import anyio
+from anyio.abc import ObjectSendStream
+from loguru import logger
+
+from trt_engines.backends.ladder import make_backends
+from trt_engines.model import Model, find_models
+from trt_worker import AGENT_NAME, __version__
+from trt_worker.config.models import resolve_models
+from trt_worker.config.reload import follow
+from trt_worker.config.schema import Config
+from trt_worker.delivery import Offer
+from trt_worker.encode.encoder import Encoder
+from trt_worker.errors import DeviceUnusable, TransportClosed
+from trt_worker.intake.grid.pool import GridTransport
+from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.horde.settings import HordeSettings
+from trt_worker.intake.horde.transport import HordeTransport
+from trt_worker.intake.transport import Gate, Transport
+from trt_worker.runtime import frames
+from trt_worker.runtime.device_link import DeviceLink
+from trt_worker.runtime.maker import JobMaker
+from trt_worker.runtime.service import Service
+from trt_worker.submit.upload import Uploader
+from trt_worker.telemetry.exporter import serve_metrics
+from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
+from trt_worker.telemetry.status import status_block
+
+PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
+OK, FAILED = 0, 1
+
+TransportMaker = Callable[[Config, Gate], Sequence[Transport]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigSource:
+    """Where a running worker looks for changes of its configuration."""
+
+    path: Path
+    environ: Mapping[str, str]
+    name: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """A running worker: what status, tests and benchmarks look at, and how it is told to stop."""
+
+    config: Config
+    links: Sequence[DeviceLink]
+    service: Service
+    tally: Tally
+    records: list[JobRecord] | None  # every finished job, if somebody keeps them
+    stop: anyio.Event = field(default_factory=anyio.Event)
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    stopped: anyio.Event = field(default_factory=anyio.Event)
+    failure: str = ""
+    _counted: tuple[int, int] = (0, 0)
+
+    def snapshot(self) -> Snapshot:
+        """The tally now, device totals included."""
+        calls = sum(link.totals.calls for link in self.links)
+        rows = sum(link.totals.rows for link in self.links)
+        self.tally.called(calls=calls - self._counted[0], rows=rows - self._counted[1])
+        self._counted = (calls, rows)
+        return self.tally.snapshot(monotonic())
+
+
+def make_transports(config: Config, gate: Gate) -> Sequence[Transport]:
+    """The transports a configuration asks for."""
+    transports: list[Transport] = []
+    key = config.api_key.get_secret_value()
+    agent = config.bridge_agent or f"{AGENT_NAME}:{__version__}:{PROJECT_URL}"
+    if "grid" in config.networks:
+        transports.append(
+            GridTransport(
+                GridSettings(
+                    url=config.grid_url,
+                    http_url=config.grid_http_url,
+                    api_key=key,
+                    name=config.dreamer_name,
+                    connections=config.connections,
+                    bridge_agent=agent,
+                    ack_seconds=config.ack_seconds,
+                ),
+                gate,
+            )
+        )
+    if "horde" in config.networks:
+        transports.append(
+            HordeTransport(
+                HordeSettings(
+                    url=config.horde_url,
+                    api_key=key,
+                    worker_name=config.dreamer_name,
+                    bridge_agent=agent,
+                    max_power=config.max_power,
+                    max_batch=config.max_batch,
+                    threads=config.max_threads,
+                    nsfw=config.nsfw,
+                    blacklist=config.blacklist,
+                    priority_usernames=config.priority_usernames,
+                    allow_img2img=config.allow_img2img,
+                    allow_unsafe_ipaddr=config.allow_unsafe_ip,
+                    require_upfront_kudos=config.require_upfront_kudos,
+                    extra_slow_worker=config.extra_slow_worker,
+                    limit_max_steps=config.limit_max_steps,
+                    wallet_address=config.wallet_address,
+                    remove_maintenance_on_init=config.remove_maintenance_on_init,
+                ),
+                gate,
+            )
+        )
+    return transports
+
+
+@asynccontextmanager
+async def open_worker(
+    config: Config,
+    *,
+    transports: TransportMaker = make_transports,
+    source: ConfigSource | None = None,
+    log_directory: Path | None = None,
+    verbosity: int = 0,
+    keep_records: bool = False,
+) -> AsyncIterator[Worker]:
+    """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
+
+    Raises: ConfigError, ModelUnusable: before anything is started. DeviceUnusable: no device can be started.
+    """
+    models = offered_models(config)
+    ladder = make_backends(config.backends, threads=config.threads_per_device)
+    folders = (config.cache_home,)
+    links = [
+        DeviceLink(
+            frames.Configure(
+                index=1,
+                backends=config.backends,
+                threads=config.threads_per_device,
+                max_rows=config.max_batch,
+                model_folders=tuple(str(folder) for folder in folders),
+                log_directory=str(log_directory) if log_directory else None,
+                verbosity=verbosity,
+            ),
+            silent_seconds=config.inference_step_timeout,
+        )
+    ]
+    tally = Tally(began=monotonic())
+    records: list[JobRecord] | None = [] if keep_records else None
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        maker = JobMaker(links, ladder, max_rows=config.max_batch, fell_back=tally.fell_back)
+        service = Service(
+            models=models,
+            maker=maker,
+            encoder=Encoder(),
+            uploader=Uploader(session),
+            tally=tally,
+            depth=config.max_batch * (1 + config.queue_size) + config.max_threads - 1,
+            finished=_announce if records is None else records.append,
+        )
+        worker = Worker(config=config, links=links, service=service, tally=tally, records=records)
+        if config.metrics_port:
+            await stack.enter_async_context(serve_metrics(worker.snapshot, config.metrics_port))
+        async with anyio.create_task_group() as devices:
+            for link in links:
+                await devices.start(link.run)
+            async with anyio.create_task_group() as side:
+                if config.stats_output_frequency:
+                    side.start_soon(_show_status, worker)
+                if source is not None:
+                    side.start_soon(_follow_config, worker, source)
+                async with anyio.create_task_group() as intake:
+                    intake.start_soon(_take_jobs, worker, transports)
+                    try:
+                        yield worker
+                    finally:
+                        worker.stop.set()
+                        with anyio.move_on_after(config.drain_seconds, shield=True) as drain:
+                            await worker.stopped.wait()
+                        if drain.cancelled_caught:
+                            logger.error(
+                                "{} job(s) were not finished within {:.0f} s; they go back to the network.",
+                                service.jobs,
+                                config.drain_seconds,
+                            )
+                        intake.cancel_scope.cancel()
+                side.cancel_scope.cancel()
+            devices.cancel_scope.cancel()
+
+
+async def run(config: Config, *, source: ConfigSource | None, log_directory: Path, verbosity: int) -> int:
+    """Serve until SIGINT or SIGTERM, then drain; a second signal stops at once. Returns the exit status."""
+    failure = ""
+    try:
+        async with anyio.create_task_group() as both:
+            with anyio.open_signal_receiver(SIGINT, SIGTERM) as signals:
+                async with open_worker(
+                    config, source=source, log_directory=log_directory, verbosity=verbosity
+                ) as worker:
+                    both.start_soon(_obey_signals, signals, worker, both.cancel_scope)
+                    await worker.stop.wait()
+                    logger.info("Stopping: {} job(s) are finished first.", worker.service.jobs)
+                failure = worker.failure
+                both.cancel_scope.cancel()
+    except* DeviceUnusable as group:
+        failure = str(_leaf(group))
+    if failure:
+        logger.critical("{}", failure)
+    return FAILED if failure else OK
+
+
+def offered_models(config: Config) -> dict[str, Model]:
+    """The models that a configuration offers and this rig has, by name."""
+    available = find_models((config.cache_home,))
+    names, notes = resolve_models(config.models_to_load, config.models_to_skip, available)
+    for note in notes:
+        logger.warning("{}", note)
+    return {name: available[name] for name in names}
+
+
+async def _obey_signals(signals: AsyncIterator[object], worker: Worker, scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    worker.stop.set()
+    await anext(signals)
+    logger.warning("Stopping at once; unfinished jobs go back to the network.")
+    scope.cancel()
+
+
+async def _take_jobs(worker: Worker, make: TransportMaker) -> None:
+    """Run the transports; anew after a change of the configuration, until stopped."""
+    try:
+        while not worker.stop.is_set():
+            worker.changed = anyio.Event()
+            alive = [transport.name for transport in await _run_transports(worker, make(worker.config, worker.service))]
+            if not alive and not worker.changed.is_set() and not worker.stop.is_set():
+                worker.failure = "No network is left to work for; see the errors above."
+                worker.stop.set()
+    finally:
+        worker.stopped.set()
+
+
+async def _run_transports(worker: Worker, transports: Sequence[Transport]) -> list[Transport]:
+    """One life of the transports, from start to the last receipt. Returns those that were not closed for good."""
+    alive = list(transports)
+    offers_in, offers_out = anyio.create_memory_object_stream[Offer](0)
+
+    async def one(transport: Transport, offers: ObjectSendStream[Offer]) -> None:
+        async with offers:
+            try:
+                await transport.run(offers)
+            except TransportClosed as closed:
+                alive.remove(transport)
+                logger.error("{}: {}", transport.name, closed)
+
+    async def tap() -> None:
+        async with anyio.create_task_group() as either:
+            for event in (worker.stop, worker.changed):
+                either.start_soon(_cancel_after, event, either.cancel_scope)
+        for transport in transports:
+            transport.stop_taking()
+
+    async with anyio.create_task_group() as life:
+        life.start_soon(tap)
+        async with anyio.create_task_group() as jobs:
+            for transport in transports:
+                jobs.start_soon(one, transport, offers_in.clone())
+            offers_in.close()
+            async with offers_out:
+                async for offer in offers_out:
+                    jobs.start_soon(worker.service.serve, offer)
+        life.cancel_scope.cancel()
+    return alive
+
+
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _show_status(worker: Worker) -> None:
+    while True:
+        await anyio.sleep(worker.config.stats_output_frequency or 30.0)
+        if worker.config.stats_output_frequency:
+            width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+            logger.info("Status\n{}", "\n".join(status_block(worker.snapshot(), width)))
+
+
+async def _follow_config(worker: Worker, source: ConfigSource) -> None:
+    changes = follow(source.path, worker.config, environ=source.environ, name=source.name)
+    async with aclosing(changes):
+        async for reload in changes:
+            worker.config = reload.config
+            worker.service.models = offered_models(reload.config)
+            if reload.applied:
+                logger.info("Configuration: {} took effect.", ", ".join(reload.applied))
+                worker.changed.set()
+            if reload.needs_restart:
+                logger.warning("Configuration: {} will take effect after a restart.", ", ".join(reload.needs_restart))
+
+
+def _announce(record: JobRecord) -> None:
+    """The line operators know, one per job."""
+    seconds = record.acknowledged - record.received
+    logger.info(
+        "Job {} ({}, {}x{}, {} steps, {} image(s)) {}: {:.2f} {} after {:.1f} s on {}",
+        record.id[:8],
+        record.model,
+        record.width,
+        record.height,
+        record.steps,
+        record.images,
+        record.settlement.value,
+        record.reward,
+        record.unit or "-",
+        seconds,
+        record.backend or "no backend",
+    )
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The first exception inside a group of groups."""
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

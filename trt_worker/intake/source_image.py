@@ -1,0 +1,108 @@
+"""Source images off the network: fetched or inline, size-checked, and not yet decoded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import warnings
+from ipaddress import ip_address
+
+import aiohttp
+from PIL import Image, UnidentifiedImageError
+from yarl import URL
+
+from trt_worker.errors import BadSourceImage
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 8192 * 8192
+MAX_REDIRECTS = 3
+_CHUNK = 1 << 16
+
+
+async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_bytes: int, timeout: float) -> bytes:
+    """Download a source image.
+
+    Args:
+        url: https, or http to this machine; its query string is a credential and never logged.
+        limit_bytes: more is refused while it arrives, whatever the server announced.
+        timeout: seconds for everything.
+    Raises: BadSourceImage: the address is not allowed, the server refused, or the answer is too large or no image.
+    """
+    target = _allowed(url)
+    try:
+        for _ in range(MAX_REDIRECTS + 1):
+            async with session.get(
+                target, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=timeout)
+            ) as response:
+                if response.status in {301, 302, 303, 307, 308}:
+                    target = _allowed(str(target.join(URL(response.headers.get("Location", "")))))
+                    continue
+                if response.status != 200:
+                    raise BadSourceImage(f"{_shown(target)} answered {response.status} instead of the source image")
+                data = await _read(response, limit_bytes)
+                check_image_header(data)
+                return data
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        raise BadSourceImage(f"{_shown(target)} could not be fetched: {type(error).__name__}") from error
+    raise BadSourceImage(f"{_shown(target)} redirects more than {MAX_REDIRECTS} times")
+
+
+def decode_base64_image(text: str, limit_bytes: int) -> bytes:
+    """An inline source image. Raises: BadSourceImage: not base64, too large, or no image."""
+    if len(text) > limit_bytes * 4 // 3 + 4:
+        raise BadSourceImage(f"the inline source image is larger than {limit_bytes} bytes")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadSourceImage("the inline source image is not base64") from error
+    check_image_header(data)
+    return data
+
+
+def check_image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Look at format and size without decoding the picture, so that it is cheap on the event loop.
+
+    Raises: BadSourceImage: not PNG, JPEG or WebP, or more pixels than anybody needs.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is the stricter one
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                width, height = picture.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadSourceImage(f"the source image ({len(data)} bytes) is not PNG, JPEG or WebP") from error
+    if width * height > max_pixels:
+        raise BadSourceImage(f"the source image is {width}x{height}, more than {max_pixels / 1e6:.0f} megapixels")
+
+
+def _allowed(url: str) -> URL:
+    try:
+        target = URL(url)
+    except ValueError as error:
+        raise BadSourceImage("the source image's address cannot be read") from error
+    if target.scheme == "https" or (target.scheme == "http" and _is_loopback(target.host or "")):
+        return target
+    raise BadSourceImage(f"{_shown(target)}: source images are fetched over https only")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _shown(url: URL) -> str:
+    return f"{url.scheme}://{url.host or ''}{url.path}"
+
+
+async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        data += chunk
+        if len(data) > limit_bytes:
+            raise BadSourceImage(f"{_shown(response.url)} is larger than {limit_bytes} bytes")
+    return bytes(data)
