@@ -1,0 +1,173 @@
+"""The commands. Each imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trt_worker import __version__
+
+if TYPE_CHECKING:
+    from trt_worker.config.load import Loaded
+
+app = typer.Typer(
+    name="trt-worker",
+    help="Image worker for the AI Power Grid. Without a command it runs.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
+Name = Annotated[str | None, typer.Option("--worker-name", "-n", help="Overrides dreamer_name.")]
+Environment = Annotated[
+    bool, typer.Option("--load-config-from-env-vars", "-e", help="Read AIWORKER_* variables only, no file.")
+]
+Verbosity = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for everything.")]
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+DEFAULT_CONFIG = Path("bridgeData.yaml")
+BAD_CONFIG = 2
+
+
+@app.callback(invoke_without_command=True)
+def _default(
+    context: typer.Context,
+    config: ConfigPath = DEFAULT_CONFIG,
+    name: Name = None,
+    from_environment: Environment = False,
+    verbosity: Verbosity = 0,
+) -> None:
+    if context.invoked_subcommand is None:
+        run(config=config, name=name, from_environment=from_environment, verbosity=verbosity)
+
+
+@app.command()
+def run(
+    config: ConfigPath = DEFAULT_CONFIG,
+    name: Name = None,
+    from_environment: Environment = False,
+    verbosity: Verbosity = 0,
+) -> None:
+    """Work: take jobs until SIGINT or SIGTERM, then finish what was taken."""
+    import anyio
+    from loguru import logger
+
+    from trt_engines.errors import EngineError
+    from trt_worker.app import ConfigSource
+    from trt_worker.app import run as serve
+    from trt_worker.telemetry.logs import configure_logs
+
+    path = None if from_environment else config
+    loaded = _load(path, name)
+    settings = loaded.config
+    configure_logs(
+        settings.log_dir,
+        process=None,
+        verbosity=verbosity,
+        secrets=settings.secrets,
+        console=True,
+        limited=settings.limited_console_messages,
+    )
+    for note in loaded.notes:
+        logger.warning("{}", note)
+    source = ConfigSource(path=path, environ=os.environ, name=name) if path else None
+    try:
+        status = anyio.run(
+            lambda: serve(settings, source=source, log_directory=settings.log_dir, verbosity=verbosity),
+            backend_options={"use_uvloop": True},
+        )
+    except EngineError as error:
+        logger.critical("{}", error)
+        raise typer.Exit(BAD_CONFIG) from error
+    raise typer.Exit(status)
+
+
+@app.command()
+def demo(
+    jobs: Annotated[int, typer.Option(min=1, max=1000, help="Jobs to serve.")] = 24,
+    sheet: Annotated[Path, typer.Option(help="Where the pictures are shown together.")] = Path("logs/demo.png"),
+    json: JsonPath = None,
+    verbosity: Verbosity = 0,
+) -> None:
+    """Serve mixed jobs of a local grid on this machine and check every image."""
+    import anyio
+
+    from trt_worker.demo import contact_sheet, run_demo
+    from trt_worker.report import write_figures
+    from trt_worker.telemetry.logs import configure_logs
+
+    logs = Path("logs")
+    configure_logs(logs, process=None, verbosity=verbosity, secrets=(), console=True)
+    outcome = anyio.run(
+        lambda: run_demo(jobs, log_directory=logs, verbosity=verbosity), backend_options={"use_uvloop": True}
+    )
+    contact_sheet(outcome.pictures, sheet)
+    for name, value in outcome.figures.items():
+        typer.echo(f"{name:>14}  {value}")
+    typer.echo(f"{'pictures':>14}  {sheet}")
+    for problem in outcome.problems:
+        typer.echo(f"problem: {problem}", err=True)
+    if json:
+        write_figures(json, outcome.figures)
+    good = outcome.acked == outcome.jobs and outcome.images == outcome.verified and not outcome.problems
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline and host."""
+    os.execv(sys.executable, [sys.executable, "-m", "trt_perf", *context.args])
+
+
+@app.command()
+def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
+    """Look at this rig and say what works, what does not, and what mends it."""
+    from trt_worker.doctor import examine
+
+    findings = examine(config)
+    for finding in findings:
+        typer.echo(f"{finding.mark:>5}  {finding.what:<14} {finding.text}")
+        if finding.mend:
+            typer.echo(f"{'':>5}  {'':<14} -> {finding.mend}")
+    if json:
+        from trt_worker.report import write_figures
+
+        write_figures(json, {finding.what: f"{finding.mark}: {finding.text}" for finding in findings})
+    raise typer.Exit(1 if any(finding.mark == "fault" for finding in findings) else 0)
+
+
+@app.command(name="config")
+def show_config(config: ConfigPath = DEFAULT_CONFIG, name: Name = None, from_environment: Environment = False) -> None:
+    """Show the configuration as the worker reads it, without secrets."""
+    loaded = _load(None if from_environment else config, name)
+    for key, value in loaded.config.redacted().items():
+        typer.echo(f"{key}: {value}")
+    for note in loaded.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _load(path: Path | None, name: str | None) -> Loaded:
+    from trt_worker.config.load import load_config
+    from trt_worker.errors import ConfigError
+
+    try:
+        return load_config(path, environ=os.environ, name=name)
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(BAD_CONFIG) from error
+
+
+def main() -> None:
+    """Entry point of `trt-worker`."""
+    app()
