@@ -47,7 +47,6 @@ RELOADED = frozenset(
         "limit_max_steps",
         "stats_output_frequency",
         "suppress_speed_warnings",
-        "limited_console_messages",
         "minutes_allowed_without_jobs",
         "exit_on_unhandled_faults",
         "drain_seconds",

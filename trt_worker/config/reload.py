@@ -8,7 +8,7 @@ themselves that way. Nothing on the path of a job waits for this.
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ import anyio.to_thread
 from loguru import logger
 
 from trt_worker.config.keys import RELOADED
-from trt_worker.config.load import Note, load_config
+from trt_worker.config.load import Loaded, Note, load_config
 from trt_worker.config.schema import Config
 from trt_worker.errors import ConfigError
 
@@ -57,7 +57,7 @@ def watch(path: Path, *, seconds: float = LOOK_SECONDS) -> AsyncGenerator[None, 
     return _watch(path, _stamp(path), seconds)
 
 
-async def follow(
+def follow(
     path: Path,
     running: Config,
     *,
@@ -65,16 +65,21 @@ async def follow(
     name: str | None = None,
     seconds: float = LOOK_SECONDS,
 ) -> AsyncGenerator[Reload, None]:
-    """Every change of the file that the worker can use. One that it cannot is logged once and changes nothing.
+    """Every change since this call that the worker can use; one that it cannot is logged once and changes nothing.
 
     Args:
         running: what runs now; later items build on each other.
         environ, name: as for `load_config`: they go on winning over the file.
     """
+    return _follow(watch(path, seconds=seconds), partial(load_config, path, environ=environ, name=name), running)
+
+
+async def _follow(
+    changes: AsyncGenerator[None, None], read: Callable[[], Loaded], running: Config
+) -> AsyncGenerator[Reload, None]:
     told: tuple[Note, ...] = ()
-    async with aclosing(watch(path, seconds=seconds)) as changes:
+    async with aclosing(changes):
         async for _ in changes:
-            read = partial(load_config, path, environ=environ, name=name)
             try:
                 loaded = await anyio.to_thread.run_sync(read)
             except ConfigError as error:

@@ -24,7 +24,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
             r"(?i)\b(['\"]?(?:api_?key|[a-z_]*api_token|authorization|private_key|secret|password|signature)['\"]?"
-            r"\s*[:=]\s*b?)(?:'[^'\n]+'|\"[^\"\n]+\"|(?!\[hidden\])[^\s,;&'\"{}()\[\]]{6,})"
+            r"\s*[:=]\s*b?)(?:'[^'\n]+'|\"[^\"\n]+\"|(?!\[hidden\]|(?:Bearer|Basic)\b)[^\s,;&'\"{}()\[\]]{6,})"
         ),
         rf"\1{HIDDEN}",
     ),
