@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from loguru import Message, Record
 
 LARGEST_FILE = 50 * 1024 * 1024  # bytes
+UNENCODABLE = "backslashreplace"
+"""What a file does with text that is no valid Unicode, such as half a surrogate pair in a prompt: as stderr does, it
+writes an escape, so that the line is not lost."""
 RETENTION = "3 days"
 LINE = "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level: <8} | {name}:{function}:{line} - {message}{extra[traceback]}\n"
 CONSOLE_LINE = "<dim>{time:HH:mm:ss}</> | <level>{level: <8}</> | <level>{message}</>{extra[traceback]}\n"
@@ -121,6 +124,7 @@ def _to_file(path: Path, level: str) -> None:
         rotation=_Rotation(LARGEST_FILE),
         retention=RETENTION,
         encoding="utf-8",
+        errors=UNENCODABLE,
         backtrace=False,
         diagnose=False,
     )
@@ -140,7 +144,7 @@ class _Rotation:
         if self._day is None:
             written = datetime.fromtimestamp(Path(file.name).stat().st_mtime).astimezone() if size else None
             self._day = today if written is None else written.toordinal()
-        due = today != self._day or size + len(message.encode()) > self._largest
+        due = today != self._day or size + len(message.encode(errors=UNENCODABLE)) > self._largest
         self._day = today
         return due and size > 0
 
