@@ -194,6 +194,20 @@ async def test_a_job_whose_connection_drops_goes_to_another_and_is_paid_once(ope
         assert place.grid.violations() == []
 
 
+async def test_jobs_held_behind_a_running_one_go_back_too_when_the_connection_drops(open_grid) -> None:
+    async with open_grid() as place:
+        worker = await place.worker()
+        handles = [await place.grid.submit_grid(ImageRequest()) for _ in range(3)]
+        await worker.frame("job")
+
+        await worker.socket.close()
+        await place.grid.connected(0)
+
+        assert place.grid.coordinator.queued == 3
+        assert [place.grid.ledger[handle.id].requeued for handle in handles] == [1, 0, 0]
+        assert place.grid.violations() == []
+
+
 async def test_a_job_is_given_up_after_its_last_requeue(open_grid) -> None:
     async with open_grid(max_requeues=2, faults=Faults(drop_mid_job=Fault(count=None))) as place:
         handle = await place.grid.submit_grid(ImageRequest())

@@ -137,9 +137,8 @@ class WorkerSockets:
                 tasks.start_soon(self._push, connection)
                 await self._read(connection)
                 tasks.cancel_scope.cancel()
-        except (ConnectionError, RuntimeError) as error:
-            # the socket died under a send; aiohttp says so with a ConnectionError or, once closing, a RuntimeError
-            self._coordinator.ledger.notes.append(f"{connection.name}: connection lost ({type(error).__name__})")
+        except* ConnectionError:  # the socket died under a send
+            self._coordinator.ledger.notes.append(f"{connection.name}: connection lost")
         finally:
             self._leave(connection)
         return socket
