@@ -140,10 +140,21 @@ def test_a_log_line_of_braces_and_markup_is_written_as_it_is(configure: Configur
     assert read(tmp_path).endswith(" - <red>{message} {extra[x]}</red>\n")
 
 
+def test_a_log_line_that_is_no_valid_unicode_is_written_with_an_escape(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure()
+
+    logger.info("half a pair: {}", "\udcff")
+
+    assert read(tmp_path).endswith(" - half a pair: \\udcff\n")
+    assert capsys.readouterr().err == ""
+
+
 def test_sinks_of_others_get_redacted_records_too(configure: Configure) -> None:
     configure()
     lines: list[str] = []
-    logger.add(lines.append, format="{message} {extra} {exception}")  # type: ignore[arg-type]
+    logger.add(lines.append, format="{message} {extra} {exception}")
 
     try:
         outer(KEY)
