@@ -29,6 +29,7 @@ def a_payload(request: ImageRequest, recipe: Recipe | None = None, **fields: Any
         (768, 768, 8, 4, 0.72),
         (832, 1216, 12, 2, 0.93),
         (64, 64, 1, 1, 0.1),
+        (64, 64, 80, 4, 0.13),
         (1536, 1536, 80, 4, 28.8),
     ],
 )
