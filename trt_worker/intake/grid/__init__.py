@@ -1,0 +1,1 @@
+"""Work from the grid: WebSocket connections that carry one job at a time."""

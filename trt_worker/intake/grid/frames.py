@@ -1,0 +1,120 @@
+"""Frames of the worker WebSocket: one JSON object per text message, told apart by `type`.
+
+Whatever surrounds a job is read leniently, so that a frame with one odd field still says whose job it is; `translate`
+judges the fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError)
+"""What decoding hostile JSON can raise."""
+
+_SHOWN = 80
+
+
+class Ready(msgspec.Struct, frozen=True, tag_field="type", tag="ready"):
+    """We are registered."""
+
+    worker_id: Any = ""
+
+
+class Ping(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
+    """The connection is idle as far as the server knows."""
+
+
+class Job(msgspec.Struct, frozen=True, tag_field="type", tag="job"):
+    """A job, the connection's current one from now on."""
+
+    id: str
+    job_type: Any = ""
+    model: Any = ""
+    payload: Any = None
+    upload: Any = None
+
+
+class Ack(msgspec.Struct, frozen=True, tag_field="type", tag="ack"):
+    """A job is closed."""
+
+    id: Any = ""
+    den: Any = 0.0
+
+    @property
+    def reward(self) -> float:
+        """Den paid; 0 when the frame holds no usable number."""
+        if isinstance(self.den, bool) or not isinstance(self.den, int | float):
+            return 0.0
+        try:
+            den = float(self.den)
+        except OverflowError:
+            return 0.0
+        return den if math.isfinite(den) else 0.0
+
+
+class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """Why the registration is refused; the connection is closed next."""
+
+    message: Any = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):
+    """Nobody waits for a job any more; documented for text jobs only."""
+
+    id: Any = ""
+
+
+Frame = Ready | Ping | Job | Ack | Error | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that is no frame we know; ignored, as the protocol asks for unknown types."""
+
+    reason: str
+
+
+_decoder = msgspec.json.Decoder(Frame)
+
+
+def parse_frame(text: str | bytes) -> Frame | Unreadable:
+    """One message. Never raises."""
+    try:
+        return _decoder.decode(text)
+    except UNREADABLE as error:
+        return Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}")
+
+
+def register_frame(*, key: str, name: str, models: Sequence[str], bridge_agent: str) -> str:
+    """The first frame of a connection; it carries the API key."""
+    return _dump(
+        {"apikey": key, "name": name, "models": list(models), "job_types": ["image"], "bridge_agent": bridge_agent}
+    )
+
+
+PONG = '{"type":"pong"}'
+
+
+def progress_frame(job_id: str, percent: int) -> str:
+    """How far a job is, 0..100."""
+    return _dump({"type": "progress", "id": job_id, "pct": percent})
+
+
+def done_frame(job_id: str, results: Sequence[tuple[int, str, int]]) -> str:
+    """A result: (index, SHA-256 in lower-case hex, seed) of every image."""
+    entries = [{"index": index, "sha256": digest, "seed": seed} for index, digest, seed in results]
+    return _dump({"type": "done", "id": job_id, "results": entries})
+
+
+def error_frame(job_id: str, message: str) -> str:
+    """A job is given up; its customer reads the message as it is."""
+    return _dump({"type": "error", "id": job_id, "message": message})
+
+
+def _dump(frame: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(frame).decode()

@@ -1,0 +1,338 @@
+"""What a ComfyUI graph would draw, read off its nodes: the grid's recipe jobs say it nowhere else.
+
+The top-level figures of a recipe job are the coordinator's guesses from the model's name; only the graph is true.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trt_engines.model import Model
+from trt_worker.errors import BadJob
+from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph
+from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
+
+LARGEST_SIDE = 3072  # pixels
+SMALLEST_SIDE = 64
+MOST_STEPS = 500
+MOST_GUIDANCE = 100.0
+LEAST_DENOISE = 0.01
+SEED_LIMIT = 2**64
+
+_FILES = {
+    "CheckpointLoaderSimple": ("ckpt_name",),
+    "UNETLoader": ("unet_name",),
+    "CLIPLoader": ("clip_name",),
+    "DualCLIPLoader": ("clip_name1", "clip_name2"),
+    "VAELoader": ("vae_name",),
+}
+_SHIFTS = ("ModelSamplingAuraFlow", "ModelSamplingSD3")
+_EMPTY = ("EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """One image as its graph describes it."""
+
+    prompt: str
+    negative_prompt: str
+    size: tuple[int, int] | None  # width and height in pixels; None: those of the source image
+    steps: int
+    guidance: float
+    sampler: str  # canonical name
+    scheduler: str  # canonical name
+    strength: float
+    clip_skip: int
+    shift: float | None
+    seed: int
+    takes_source: bool
+    source_crop: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Latent:
+    size: tuple[int, int] | None
+    takes_source: bool
+    source_crop: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Schedule:
+    scheduler: str
+    steps: int  # that are run
+    strength: float  # so that `steps` are the tail of int(steps / strength)
+    shift: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sampling:
+    seed: int
+    sampler: str
+    schedule: _Schedule
+    guidance: float
+    positive: Node
+    negative: Node | None
+    latent: _Latent
+
+
+def read_recipe(spec: object, model: Model) -> Drawing:
+    """The image a graph would draw.
+
+    Raises: BadJob: the graph is defective: a missing node, a circle, a value of the wrong type or out of range.
+        UnreadableRecipe: it holds a node, a file or a connection that this worker does not serve.
+        UnservableJob: its sampler or scheduler, which a customer can choose, is not served.
+    """
+    graph = read_graph(spec)
+    _check_files(graph, model)
+    decode = _decoder(graph)
+    _vae(graph, decode)
+    sampling = _sampling(graph, graph.producer(decode, "samples", "LATENT")[0])
+    schedule, latent = sampling.schedule, sampling.latent
+    if schedule.shift is not None and model.prediction != "flow":
+        raise UnreadableRecipe(f"the graph shifts time as for a flow model, which {model.name} is not")
+    if schedule.strength < 1 and not latent.takes_source:
+        raise UnreadableRecipe("the graph runs part of a schedule on an empty latent")
+    prompt, clip_skip = _encoded(graph, sampling.positive)
+    negative = ""
+    if sampling.negative is not None and sampling.guidance != 1.0:  # at 1 the negative side has no effect
+        negative, other_skip = _encoded(graph, sampling.negative)
+        if other_skip != clip_skip:
+            raise UnreadableRecipe(f"{sampling.negative}: positive and negative prompt stop at different CLIP layers")
+    return Drawing(
+        prompt=prompt,
+        negative_prompt=negative,
+        size=latent.size,
+        steps=schedule.steps,
+        guidance=sampling.guidance,
+        sampler=sampling.sampler,
+        scheduler=schedule.scheduler,
+        strength=schedule.strength,
+        clip_skip=clip_skip,
+        shift=schedule.shift,
+        seed=sampling.seed,
+        takes_source=latent.takes_source,
+        source_crop=latent.source_crop,
+    )
+
+
+def _check_files(graph: Graph, model: Model) -> None:
+    for node in graph.of(*_FILES):
+        for name in _FILES[node.kind]:
+            file = graph.text(node, name)
+            if file not in model.checkpoint_files:
+                raise UnreadableRecipe(f"{node}: asks for the file {file!r}, which {model.name} is not made of")
+
+
+def _decoder(graph: Graph) -> Node:
+    """The node that makes the pixels of what is saved."""
+    outputs = graph.of("SaveImage", "PreviewImage")
+    if not outputs:
+        raise BadJob("the recipe's graph saves no image")
+    decoders = {}
+    for output in outputs:
+        source, _ = graph.producer(output, "images", "IMAGE")
+        while source.kind in {"SaveImage", "PreviewImage"}:
+            source, _ = graph.producer(source, "images", "IMAGE")
+        if source.kind != "VAEDecode":
+            raise UnreadableRecipe(f"{output}: its image comes from {source}; only decoded latents are served")
+        decoders[source.id] = source
+    if len(decoders) > 1:
+        raise UnreadableRecipe(f"the recipe's graph saves {len(decoders)} different images")
+    return next(iter(decoders.values()))
+
+
+def _sampling(graph: Graph, node: Node) -> _Sampling:
+    if node.kind == "KSampler":
+        return _simple(graph, node)
+    if node.kind == "KSamplerAdvanced":
+        return _advanced(graph, node)
+    if node.kind == "SamplerCustomAdvanced":
+        return _custom(graph, node)
+    raise UnreadableRecipe(f"{node}: a latent from here is decoded without being sampled")
+
+
+def _simple(graph: Graph, node: Node) -> _Sampling:
+    steps = graph.whole(node, "steps", 1, MOST_STEPS)
+    return _classic(graph, node, "seed", steps, _denoise(graph, node))
+
+
+def _advanced(graph: Graph, node: Node) -> _Sampling:
+    total = graph.whole(node, "steps", 1, MOST_STEPS)
+    start = graph.whole(node, "start_at_step", 0, 10_000, 0)
+    end = graph.whole(node, "end_at_step", 0, 10_000, 10_000)
+    if node.inputs.get("add_noise", "enable") != "enable" or end < total:
+        raise UnreadableRecipe(f"{node}: schedules that are split over several samplers are not served")
+    if start >= total:
+        raise BadJob(f"{node}: starts at step {start} of {total}")
+    return _classic(graph, node, "noise_seed", total - start, _share(total - start, total))
+
+
+def _classic(graph: Graph, node: Node, seed: str, steps: int, strength: float) -> _Sampling:
+    """What KSampler and KSamplerAdvanced have in common."""
+    return _Sampling(
+        seed=graph.whole(node, seed, 0, SEED_LIMIT - 1),
+        sampler=canonical_sampler(graph.text(node, "sampler_name")),
+        schedule=_Schedule(
+            scheduler=canonical_scheduler(graph.text(node, "scheduler")),
+            steps=steps,
+            strength=strength,
+            shift=_shift(graph, node),
+        ),
+        guidance=graph.number(node, "cfg", 0.0, MOST_GUIDANCE),
+        positive=graph.producer(node, "positive", "CONDITIONING")[0],
+        negative=graph.producer(node, "negative", "CONDITIONING")[0],
+        latent=_latent(graph, node),
+    )
+
+
+def _custom(graph: Graph, node: Node) -> _Sampling:
+    noise, _ = graph.producer(node, "noise", "NOISE")
+    chosen, _ = graph.producer(node, "sampler", "SAMPLER")
+    guider, _ = graph.producer(node, "guider", "GUIDER")
+    shift = _shift(graph, guider)
+    schedule = _schedule(graph, node, shift)
+    guided = guider.kind == "CFGGuider"
+    return _Sampling(
+        seed=graph.whole(noise, "noise_seed", 0, SEED_LIMIT - 1),
+        sampler=canonical_sampler(graph.text(chosen, "sampler_name")),
+        schedule=schedule,
+        guidance=graph.number(guider, "cfg", 0.0, MOST_GUIDANCE) if guided else 1.0,
+        positive=graph.producer(guider, "positive" if guided else "conditioning", "CONDITIONING")[0],
+        negative=graph.producer(guider, "negative", "CONDITIONING")[0] if guided else None,
+        latent=_latent(graph, node),
+    )
+
+
+def _schedule(graph: Graph, node: Node, shift: float | None) -> _Schedule:
+    """The noise levels of a SamplerCustomAdvanced.
+
+    Args:
+        shift: time shift of the model that is sampled.
+    """
+    source, slot = graph.producer(node, "sigmas", "SIGMAS")
+    kept = 1.0
+    split: Node | None = None
+    if source.kind == "SplitSigmasDenoise":
+        if slot != 1:
+            raise UnreadableRecipe(f"{source}: only the lower part of a split schedule is served")
+        split = source
+        kept = _denoise(graph, source)
+        source, slot = graph.producer(source, "sigmas", "SIGMAS")
+    if source.kind == "SplitSigmasDenoise":
+        raise UnreadableRecipe(f"{source}: a schedule that is split twice is not served")
+    steps = graph.whole(source, "steps", 1, MOST_STEPS)
+    if source.kind == "BasicScheduler":
+        scheduler = canonical_scheduler(graph.text(source, "scheduler"))
+        strength = _denoise(graph, source)
+        if _shift(graph, source) != shift:
+            raise UnreadableRecipe(f"{source}: scheduler and guider shift time differently")
+    else:  # Flux2Scheduler: even times, shifted; `simple` takes the same times from a flow model's table
+        scheduler, strength = "simple", 1.0
+        shift = flux2_shift(_side(graph, source, "width"), _side(graph, source, "height"), steps)
+    total = int(steps / strength)
+    if split is not None:
+        steps = round(steps * kept)
+        if steps < 1:
+            raise BadJob(f"{split}: nothing of the schedule is left")
+        strength = _share(steps, total)
+    return _Schedule(scheduler=scheduler, steps=steps, strength=strength, shift=shift)
+
+
+def flux2_shift(width: int, height: int, steps: int) -> float:
+    """Time shift of FLUX.2's schedule, as the factor of a rectified flow.
+
+    Args:
+        width, height: pixels.
+        steps: of the whole schedule.
+    Source: `compute_empirical_mu` of Black Forest Labs' flux2 reference implementation; the shift is exp(mu).
+    """
+    tokens = width * height / 256
+    many = 0.00016927 * tokens + 0.45666666  # fitted at 200 steps
+    if tokens > 4300:
+        return math.exp(many)
+    few = 8.73809524e-05 * tokens + 1.89833333  # fitted at 10 steps
+    slope = (many - few) / 190
+    return math.exp(slope * steps + many - 200 * slope)
+
+
+def _share(steps: int, total: int) -> float:
+    """The strength whose schedule of int(steps / strength) levels has exactly `total`."""
+    strength = steps / total
+    return strength if int(steps / strength) == total else math.nextafter(strength, 0.0)
+
+
+def _denoise(graph: Graph, node: Node) -> float:
+    denoise = graph.number(node, "denoise", 0.0, 1.0, 1.0)
+    if denoise < LEAST_DENOISE:
+        raise BadJob(f"{node}: denoise is {denoise}: nothing would be drawn; {LEAST_DENOISE} to 1 are allowed")
+    return denoise
+
+
+def _shift(graph: Graph, node: Node) -> float | None:
+    """Time shift of the model a node uses; the one set last counts."""
+    shift = None
+    source, _ = graph.producer(node, "model", "MODEL")
+    while source.kind in _SHIFTS:
+        if shift is None:
+            shift = graph.number(source, "shift", 0.01, 100.0)
+        source, _ = graph.producer(source, "model", "MODEL")
+    return shift
+
+
+def _encoded(graph: Graph, node: Node) -> tuple[str, int]:
+    """Text and CLIP layer of a prompt."""
+    if node.kind != "CLIPTextEncode":
+        raise UnreadableRecipe(f"{node}: a zeroed prompt is served only where it has no effect")
+    clip_skip: int | None = None
+    source, _ = graph.producer(node, "clip", "CLIP")
+    while source.kind == "CLIPSetLastLayer":
+        if clip_skip is None:
+            clip_skip = -graph.whole(source, "stop_at_clip_layer", -12, -1)
+        source, _ = graph.producer(source, "clip", "CLIP")
+    return graph.text(node, "text"), clip_skip or 1
+
+
+def _latent(graph: Graph, node: Node) -> _Latent:
+    """Where sampling starts. The batch size is left alone: the coordinator asks for n images beside the graph."""
+    source, _ = graph.producer(node, "latent_image", "LATENT")
+    if source.kind in _EMPTY:
+        return _Latent(size=(_side(graph, source, "width"), _side(graph, source, "height")), takes_source=False)
+    if source.kind != "VAEEncode":
+        raise UnreadableRecipe(f"{node}: starts from {source}; several samplers in a row are not served")
+    _vae(graph, source)
+    picture, slot = graph.producer(source, "pixels", "IMAGE")
+    if picture.kind == "LoadImage" and slot == 0:
+        return _Latent(size=None, takes_source=True, source_crop=True)
+    if picture.kind != "ImageScale":
+        raise UnreadableRecipe(f"{source}: encodes what {picture} gives; only the source image is served")
+    scaled = picture
+    picture, slot = graph.producer(scaled, "image", "IMAGE")
+    if picture.kind != "LoadImage" or slot != 0:
+        raise UnreadableRecipe(f"{scaled}: scales what {picture} gives; only the source image is served")
+    method, crop = graph.text(scaled, "upscale_method"), graph.text(scaled, "crop")
+    if method != "lanczos" or crop not in {"center", "disabled"}:
+        raise UnreadableRecipe(f"{scaled}: scaling by {method!r} with crop {crop!r} is not served")
+    size = (_side(graph, scaled, "width"), _side(graph, scaled, "height"))
+    return _Latent(size=size, takes_source=True, source_crop=crop == "center")
+
+
+def _vae(graph: Graph, node: Node) -> None:
+    """Its files were checked with all the others; here only that it is one."""
+    graph.producer(node, "vae", "VAE")
+
+
+def _side(graph: Graph, node: Node, name: str) -> int:
+    side = graph.whole(node, name, SMALLEST_SIDE, LARGEST_SIDE)
+    if side % 8:
+        raise BadJob(f"{node}: {name} is {side}; multiples of 8 are drawn")
+    return side
+
+
+def refusal(spec: object, model: Model) -> str | None:
+    """Why the jobs of a recipe cannot be served, or None."""
+    try:
+        read_recipe(spec, model)
+    except BadJob as error:
+        return str(error)
+    return None
