@@ -29,7 +29,6 @@ RELOADED = frozenset(
     {
         "models_to_load",
         "models_to_skip",
-        "max_batch",
         "max_power",
         "queue_size",
         "nsfw",
@@ -48,7 +47,6 @@ RELOADED = frozenset(
         "stats_output_frequency",
         "suppress_speed_warnings",
         "minutes_allowed_without_jobs",
-        "exit_on_unhandled_faults",
         "drain_seconds",
     }
 )
