@@ -16,6 +16,7 @@ from anyio.abc import ObjectSendStream
 from loguru import logger
 
 from trt_engines.backends.ladder import make_backends
+from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
 from trt_worker import AGENT_NAME, __version__
 from trt_worker.config.models import resolve_models
@@ -153,7 +154,8 @@ async def open_worker(
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,
             ),
-            silent_seconds=config.inference_step_timeout,
+            silent_seconds=min(config.process_timeout, config.inference_step_timeout),
+            restart=not config.exit_on_unhandled_faults,
         )
     ]
     tally = Tally(began=monotonic())
@@ -167,7 +169,7 @@ async def open_worker(
             encoder=Encoder(),
             uploader=Uploader(session),
             tally=tally,
-            depth=config.max_batch * (1 + config.queue_size) + config.max_threads - 1,
+            depth=_depth(config),
             finished=_announce if records is None else records.append,
         )
         worker = Worker(config=config, links=links, service=service, tally=tally, records=records)
@@ -177,8 +179,8 @@ async def open_worker(
             for link in links:
                 await devices.start(link.run)
             async with anyio.create_task_group() as side:
-                if config.stats_output_frequency:
-                    side.start_soon(_show_status, worker)
+                side.start_soon(_show_status, worker)
+                side.start_soon(_warn_without_jobs, worker)
                 if source is not None:
                     side.start_soon(_follow_config, worker, source)
                 async with anyio.create_task_group() as intake:
@@ -294,20 +296,37 @@ async def _show_status(worker: Worker) -> None:
         await anyio.sleep(worker.config.stats_output_frequency or 30.0)
         if worker.config.stats_output_frequency:
             width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-            logger.info("Status\n{}", "\n".join(status_block(worker.snapshot(), width)))
+            lines = status_block(worker.snapshot(), width, advise=not worker.config.suppress_speed_warnings)
+            logger.info("Status\n{}", "\n".join(lines))
+
+
+async def _warn_without_jobs(worker: Worker) -> None:
+    """One warning per dry spell of the configured length."""
+    while True:
+        minutes, known = worker.config.minutes_allowed_without_jobs, worker.tally.snapshot(monotonic()).jobs
+        await anyio.sleep(60 * (minutes or 60))
+        if minutes and worker.tally.snapshot(monotonic()).jobs == known and not worker.service.jobs:
+            logger.warning("No job for {} minutes. `trt-worker doctor` shows what is offered.", minutes)
 
 
 async def _follow_config(worker: Worker, source: ConfigSource) -> None:
     changes = follow(source.path, worker.config, environ=source.environ, name=source.name)
     async with aclosing(changes):
         async for reload in changes:
+            try:
+                models = offered_models(reload.config)
+            except ModelUnusable as error:
+                logger.error("{} The models offered stay as they are.", error)
+                models = dict(worker.service.models)
             worker.config = reload.config
-            worker.service.models = offered_models(reload.config)
+            worker.service.models, worker.service.depth = models, _depth(reload.config)
             if reload.applied:
-                logger.info("Configuration: {} took effect.", ", ".join(reload.applied))
                 worker.changed.set()
-            if reload.needs_restart:
-                logger.warning("Configuration: {} will take effect after a restart.", ", ".join(reload.needs_restart))
+
+
+def _depth(config: Config) -> int:
+    """Images that are taken ahead of the devices, those that run included."""
+    return config.max_batch * (1 + config.queue_size) + config.max_threads - 1
 
 
 def _announce(record: JobRecord) -> None:

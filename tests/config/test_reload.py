@@ -15,7 +15,7 @@ from loguru import logger
 from trt_worker.config import Config, Reload, follow, load_config, reloadable, watch
 from trt_worker.config.keys import RELOADED
 
-FIRST = "api_key: key-of-mine\ndreamer_name: Rig\nmax_batch: 2\n"
+FIRST = "api_key: key-of-mine\ndreamer_name: Rig\nmax_power: 2\n"
 SOON = 0.01
 
 
@@ -48,12 +48,12 @@ def running(path: Path) -> Config:
 
 def test_safe_keys_are_taken_over_and_others_keep_their_value_until_a_restart() -> None:
     old = Config()
-    new = old.model_copy(update={"max_batch": 9, "nsfw": False, "cache_home": Path("/b"), "network": "both"})
+    new = old.model_copy(update={"max_power": 9, "nsfw": False, "cache_home": Path("/b"), "network": "both"})
 
     reload = reloadable(old, new)
 
-    assert reload.config == old.model_copy(update={"max_batch": 9, "nsfw": False})
-    assert set(reload.applied) == {"max_batch", "nsfw"}
+    assert reload.config == old.model_copy(update={"max_power": 9, "nsfw": False})
+    assert set(reload.applied) == {"max_power", "nsfw"}
     assert set(reload.needs_restart) == {"network", "cache_home"}
 
 
@@ -121,9 +121,9 @@ async def test_following_gives_each_usable_change_and_says_what_it_did(path: Pat
             write(path, FIRST.replace("2", "3") + "cache_home: /b\n")
             change = await anext(reloads)
 
-    assert change.config.max_batch == 3
+    assert change.config.max_power == 3
     assert change.config.cache_home == Path("models")
-    assert any("INFO Configuration changed: max_batch" in line for line in said)
+    assert any("INFO Configuration changed: max_power" in line for line in said)
     assert any("WARNING These changes wait for a restart: cache_home" in line for line in said)
 
 
@@ -146,10 +146,10 @@ async def test_a_bad_file_keeps_the_old_configuration_and_is_one_error(path: Pat
                 write(path, FIRST.replace("2", "5"))
     logger.remove(sink)
 
-    assert [change.config.max_batch for change in changes] == [5]
+    assert [change.config.max_power for change in changes] == [5]
     errors = [line for line in said if line.startswith("ERROR")]
     assert len(errors) == 1
-    assert "line 3: max_batch: 'many'" in errors[0]
+    assert "line 3: max_power: 'many'" in errors[0]
 
 
 @pytest.mark.anyio
@@ -158,8 +158,8 @@ async def test_the_environment_goes_on_winning_over_a_changed_file(path: Path) -
     config = load_config(path, environ=environ).config
     async with aclosing(follow(path, config, environ=environ, name="N", seconds=SOON)) as reloads:
         with anyio.fail_after(10):
-            write(path, FIRST + "max_batch2: 1\nnsfw: false\n")
+            write(path, FIRST + "max_power2: 1\nnsfw: false\n")
             change = await anext(reloads)
 
-    assert change.config.max_batch == 7
+    assert change.config.max_power == 7
     assert "nsfw" in change.applied

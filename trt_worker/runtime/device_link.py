@@ -63,15 +63,19 @@ class DeviceLink:
         configure: first frame of every process that is started.
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
         start_seconds: how long a new process may take until it is ready.
+        restart: whether a process that is lost is started again; otherwise `run` raises at once.
     """
 
-    def __init__(self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 120.0) -> None:
+    def __init__(
+        self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 120.0, restart: bool = True
+    ) -> None:
         self.index = configure.index
         self.totals = _NOTHING
         self.restarts = 0
         self._configure = configure
         self._silent_seconds = silent_seconds
         self._start_seconds = start_seconds
+        self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
         self._stream: SocketStream | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,7 +141,7 @@ class DeviceLink:
             reason = DeviceLost(f"device {self.index}: {lost}")
             for pending in self._pending.values():
                 pending.end(reason)
-            if failed_starts > _FAILED_STARTS:
+            if failed_starts > self._most_starts:
                 self._unusable = DeviceUnusable(f"device {self.index} cannot be started: {lost}")
                 self._ready.set()
                 raise self._unusable

@@ -19,17 +19,18 @@ _SEPARATOR = " | "
 _UNKNOWN = "-"
 
 
-def status_block(snapshot: Snapshot, width: int) -> list[str]:
+def status_block(snapshot: Snapshot, width: int, *, advise: bool = True) -> list[str]:
     """Lines for the operator, none wider than `width` columns (at least 40).
 
-    The labels and their order never change, so that a log can be searched for them.
+    The labels and their order never change, so that a log can be searched for them. `advise`: say what helps a slow
+    rig.
     """
     rows = (
         ("Session", _session(snapshot)),
         ("Settled", _settled(snapshot)),
         ("Earned", _earned(snapshot)),
         ("MPS/S", [_speed(scope, snapshot.speeds[scope]) for scope in Scope]),
-        ("Speed", _class(snapshot)),
+        ("Speed", _class(snapshot, advise)),
         ("Batch", _batch(snapshot)),
         ("Seconds", _latency(snapshot.latency)),
         ("Fallbacks", _fallbacks(snapshot)),
@@ -64,12 +65,12 @@ def _speed(scope: Scope, speed: Speed) -> str:
     return f"{scope.value} {_number(speed.window)} (session {_number(speed.session)})"
 
 
-def _class(snapshot: Snapshot) -> list[str]:
+def _class(snapshot: Snapshot, advise: bool) -> list[str]:
     judged = snapshot.speed_class
     if judged is None:
         return [_UNKNOWN]
     fields = [f"{judged.value}, {_number(snapshot.network_speed)} as the network counts"]
-    return [*fields, judged.advice] if judged.advice else fields
+    return [*fields, judged.advice] if judged.advice and advise else fields
 
 
 def _batch(snapshot: Snapshot) -> list[str]:

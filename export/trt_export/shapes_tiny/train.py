@@ -122,7 +122,7 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
         latent = vae.encode(pictures).latent_dist.mode()
-        # A little noise in place of a sampled posterior: the latents become smooth, and training starts ten times faster.
+        # A little noise in place of a sampled posterior keeps the latents smooth, and training starts at once.
         decoded = vae.decode(latent + 0.05 * latent.std().detach() * torch.randn_like(latent)).sample
         error = decoded - pictures
         loss = error.abs().mean() + 2 * error.square().mean() + 1e-4 * latent.square().mean()

@@ -1,0 +1,33 @@
+"""What the figures are to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A bound on one figure."""
+
+    least: float | None = None
+    most: float | None = None
+
+    def reached(self, value: float) -> bool:
+        """Whether a measured value keeps the bound."""
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        return f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
+
+
+TARGETS = {
+    "pipeline_vs_diffusers": Target(least=1.3),
+    "pipeline_vs_diffusers_sequential": Target(least=1.6),
+    "loop_overhead": Target(most=0.03),
+    "batched_max_pixel_diff": Target(most=2),
+    "shapes_correct": Target(least=90),
+    "host_jobs_per_s": Target(least=150),
+    "loop_lag_p99_ms": Target(most=10),
+    "supervisor_rss_mb": Target(most=120),
+    "supervisor_ready_s": Target(most=1.5),
+}

@@ -1,0 +1,107 @@
+"""Every backend runs the shipped model the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_engines.backend import EngineSpec
+from trt_engines.backends.ladder import make_backends
+from trt_engines.backends.null import NullBackend
+from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
+from trt_engines.backends.pytorch import PyTorchBackend
+from trt_engines.bucket import Bucket
+from trt_engines.errors import EngineFault, EngineRefused, ModelUnusable
+from trt_engines.model import BUILT_IN, Component, Model, find_models, read_model
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return find_models()["shapes-tiny"]
+
+
+def a_spec(model: Model, component: Component, *, width: int = 128, height: int = 64, rows: int = 2) -> EngineSpec:
+    return EngineSpec(
+        model=model, component=component, bucket=Bucket(width=width, height=height, rows=rows, tokens=154)
+    )
+
+
+@pytest.mark.parametrize("component", list(Component))
+@pytest.mark.parametrize(("width", "height", "rows"), [(128, 64, 2), (64, 192, 3)])
+@pytest.mark.filterwarnings("ignore")
+def test_onnxruntime_agrees_with_pytorch(
+    model: Model, component: Component, width: int, height: int, rows: int
+) -> None:
+    spec = a_spec(model, component, width=width, height=height, rows=rows)
+    ours, reference = OnnxRuntimeBackend(1).load(spec), PyTorchBackend(1).load(spec)
+    random = np.random.default_rng(0)
+    for name, tensor in ours.inputs.items():
+        values = random.integers(0, 49_407, tensor.shape) if name == "input_ids" else random.normal(size=tensor.shape)
+        tensor[...] = np.abs(values) * 300 if name == "timestep" else values
+        reference.inputs[name][...] = tensor
+
+    ours.run(rows)
+    reference.run(rows)
+
+    for name, expected in reference.outputs.items():
+        np.testing.assert_allclose(ours.outputs[name], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_fewer_rows_than_the_bucket_give_the_same_rows(model: Model) -> None:
+    engine = OnnxRuntimeBackend(1).load(a_spec(model, Component.DENOISER, rows=4))
+    random = np.random.default_rng(1)
+    for tensor in engine.inputs.values():
+        tensor[...] = random.normal(size=tensor.shape)
+    engine.run(4)
+    whole = engine.outputs["noise_pred"].copy()
+    engine.outputs["noise_pred"][...] = 0
+
+    engine.run(2)
+
+    np.testing.assert_allclose(engine.outputs["noise_pred"][:2], whole[:2], atol=1e-4)
+    assert not engine.outputs["noise_pred"][2:].any()
+
+
+def test_a_damaged_graph_is_an_engine_fault_that_names_the_file(tmp_path: Path) -> None:
+    folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "damaged")
+    (folder / "unet.onnx").write_bytes(b"not a graph")
+
+    with pytest.raises(EngineFault, match=r"unet\.onnx"):
+        OnnxRuntimeBackend(1).load(a_spec(read_model(folder), Component.DENOISER))
+
+
+def test_a_model_folder_without_one_of_its_files_is_unusable_and_says_which(tmp_path: Path) -> None:
+    folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "incomplete")
+    (folder / "vae_decoder.onnx").unlink()
+
+    with pytest.raises(ModelUnusable, match=r"vae_decoder\.onnx"):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1}'])
+def test_a_malformed_description_is_unusable_and_never_a_traceback(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text)
+
+    with pytest.raises(ModelUnusable, match=r"model\.json"):
+        read_model(tmp_path)
+
+
+def test_the_free_engine_refuses_more_rows_than_it_has(model: Model) -> None:
+    engine = NullBackend().load(a_spec(model, Component.DENOISER, rows=2))
+
+    with pytest.raises(ValueError, match="3 rows"):
+        engine.run(3)
+
+
+def test_an_unknown_backend_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(EngineRefused, match=r"onnxruntime.*pytorch"):
+        make_backends(["cuda"])
+
+
+def test_the_shipped_weights_are_small() -> None:
+    weights = sum(file.stat().st_size for file in (BUILT_IN / "shapes-tiny").rglob("*.safetensors"))
+
+    assert weights <= 24 * 2**20

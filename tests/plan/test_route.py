@@ -1,0 +1,98 @@
+"""Which backend runs a job, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from trt_engines.backend import Engine, EngineSpec
+from trt_engines.errors import EngineRefused
+from trt_engines.model import Component, find_models
+from trt_worker.job import ImageSeed, JobSpec
+from trt_worker.plan.pace import Pace
+from trt_worker.plan.route import Exclusion, route
+
+
+@dataclass(frozen=True)
+class Picky:
+    """A backend that refuses one component."""
+
+    name: str
+    refused: Component | None = None
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        return f"cannot run the {spec.component.value}" if spec.component is self.refused else None
+
+    def load(self, spec: EngineSpec) -> Engine:
+        raise NotImplementedError
+
+
+def a_job(**changes: object) -> JobSpec:
+    settings: dict[str, object] = {
+        "id": "job",
+        "model": "shapes-tiny",
+        "prompt": "",
+        "width": 128,
+        "height": 64,
+        "steps": 4,
+        "seeds": (ImageSeed(value=1),),
+        "received": 0.0,
+        "due": 100.0,
+    }
+    return JobSpec(**(settings | changes))  # type: ignore[arg-type]
+
+
+MODEL = find_models()["shapes-tiny"]
+
+
+def test_the_first_backend_that_can_runs_the_job() -> None:
+    plan = route(a_job(), MODEL, [Picky("fast"), Picky("slow")], max_rows=4)
+
+    assert (plan.backend, plan.reason, plan.fallback) == ("fast", "first choice", False)
+    assert plan.bucket.label == "128x64r8t77"
+
+
+def test_a_fallback_says_what_stood_before_it() -> None:
+    plan = route(a_job(), MODEL, [Picky("fast", Component.VAE_DECODER), Picky("slow")], max_rows=4)
+
+    assert (plan.backend, plan.fallback) == ("slow", True)
+    assert plan.reason == "fast: cannot run the vae_decoder"
+
+
+def test_the_encoder_counts_only_for_a_job_with_a_source_image() -> None:
+    ladder = [Picky("fast", Component.VAE_ENCODER), Picky("slow")]
+
+    assert route(a_job(), MODEL, ladder, max_rows=4).backend == "fast"
+    assert route(a_job(source=b"png"), MODEL, ladder, max_rows=4).backend == "slow"
+
+
+def test_an_excluded_backend_is_passed_over_with_its_reason() -> None:
+    excluded = [Exclusion(backend="fast", reason="gave a black picture")]
+
+    assert route(a_job(), MODEL, [Picky("fast"), Picky("slow")], max_rows=4, excluded=excluded).reason == (
+        "fast: gave a black picture"
+    )
+
+
+def test_when_nobody_can_every_reason_is_given() -> None:
+    ladder = [Picky("fast", Component.DENOISER), Picky("slow", Component.TEXT_ENCODER)]
+
+    with pytest.raises(EngineRefused, match=r"fast: cannot run the denoiser; slow: cannot run the text_encoder"):
+        route(a_job(), MODEL, ladder, max_rows=4)
+
+
+def test_a_job_that_cannot_be_done_in_time_is_known_before_it_is_taken() -> None:
+    pace = Pace().measured(megapixel_steps=10, device_seconds=20, overhead_seconds=1)
+
+    assert pace.finish(now=100, ahead=5, own=5) == 100 + 20 + 1
+    assert Pace().finish(now=100, ahead=5, own=5) == 100
+
+
+def test_the_pace_follows_what_is_measured_and_forgets_slowly() -> None:
+    pace = Pace().measured(10, 10, 0)
+    for _ in range(40):
+        pace = pace.measured(10, 30, 2)
+
+    assert pace.seconds(1) == pytest.approx(3, abs=0.01)
+    assert pace.overhead_seconds == pytest.approx(2, abs=0.01)
