@@ -154,7 +154,7 @@ async def test_a_bad_file_keeps_the_old_configuration_and_is_one_error(path: Pat
 
 @pytest.mark.anyio
 async def test_the_environment_goes_on_winning_over_a_changed_file(path: Path) -> None:
-    environ = {"AIWORKER_MAX_BATCH": "7"}
+    environ = {"AIWORKER_MAX_POWER": "7"}
     config = load_config(path, environ=environ).config
     async with aclosing(follow(path, config, environ=environ, name="N", seconds=SOON)) as reloads:
         with anyio.fail_after(10):
