@@ -31,6 +31,7 @@ class Catalogue:
         self._settings = settings
         self._gate = gate
         self._withdrawn: dict[str, _Withdrawn] = {}
+        self._known: frozenset[str] = frozenset(gate.models_served())
         self.changed = anyio.Event()
 
     def offered(self) -> Mapping[str, Model]:
@@ -56,11 +57,10 @@ class Catalogue:
 
     async def check(self, session: aiohttp.ClientSession) -> None:
         """Read the recipes of every model and see whether they can be served. Trouble with that changes nothing."""
-        before = set(self.offered())
         async with anyio.create_task_group() as calls:
             for name, model in self._gate.models_served().items():
                 calls.start_soon(self._check_one, session, name, model)
-        if set(self.offered()) != before:
+        if frozenset(self.offered()) != self._known:  # the gate may have changed its mind, too
             self._tell()
 
     async def _check_one(self, session: aiohttp.ClientSession, name: str, model: Model) -> None:
@@ -70,7 +70,7 @@ class Catalogue:
         try:
             recipes = await self._fetch(session, name)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            logger.warning("Grid: the recipes of {} could not be read ({}); left as it is", name, _told(error))
+            logger.warning("Grid: the recipes of {} could not be read ({}); left as it is", name, type(error).__name__)
             return
         except UNREADABLE as error:
             logger.warning("Grid: the recipes of {} are not as expected ({}); left as it is", name, error)
@@ -112,9 +112,6 @@ class Catalogue:
         self._tell()
 
     def _tell(self) -> None:
+        self._known = frozenset(self.offered())
         self.changed.set()
         self.changed = anyio.Event()
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}"

@@ -79,7 +79,7 @@ class Unreadable:
     reason: str
 
 
-_decoder = msgspec.json.Decoder(Frame)
+_decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 
 
 def parse_frame(text: str | bytes) -> Frame | Unreadable:

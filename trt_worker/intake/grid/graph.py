@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from trt_worker.errors import BadJob, UnservableJob
 
@@ -127,7 +127,7 @@ class Graph:
         return value
 
 
-def is_link(value: object) -> bool:
+def is_link(value: object) -> TypeGuard[list[Any]]:
     """Whether an input is [node id, slot]."""
     return (
         isinstance(value, list)

@@ -1,0 +1,232 @@
+"""One worker name on the grid: connects, registers, and comes back whenever that makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import anyio
+import msgspec
+from loguru import logger
+
+from trt_worker.intake.grid import frames
+from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
+from trt_worker.intake.grid.session import Leaving, Session, Shop
+
+HEARTBEAT_SECONDS = 30.0
+LARGEST_FRAME = 16 * 2**20  # bytes; a graph has some kilobytes
+
+_TROUBLE = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class Connection:
+    """One name. `run` once; it returns why the name cannot be used any more, or nothing after `stop`."""
+
+    def __init__(self, name: str, shop: Shop, *, settled_in: Callable[[], None]) -> None:
+        """
+        Args:
+            settled_in: called when it is registered, or clear that it keeps trying.
+        """
+        self.name = name
+        self.session: Session | None = None
+        self._shop = shop
+        self._settled_in = settled_in
+        self._stopping = False
+        self._waits: set[anyio.CancelScope] = set()
+        self._lost = Backoff(shop.settings.first_retry_wait, shop.settings.longest_retry_wait)
+        self._refused = Backoff(shop.settings.first_retry_wait, shop.settings.longest_retry_wait)
+        self._evictions = 0
+        self._lives = 0
+
+    def stop(self) -> None:
+        """Take no further job."""
+        self._stopping = True
+        for wait in self._waits:
+            wait.cancel()
+        if self.session is not None:
+            self.session.stop()
+
+    def refresh(self) -> None:
+        """Other models may be offered now."""
+        if self.session is not None:
+            self.session.rest()
+
+    async def run(self) -> str:
+        """Until stopped. Returns: why this name is over for good; empty: it was stopped."""
+        while not self._stopping:
+            offered = await self._models()
+            if self._stopping:
+                break
+            reaction = await self._live(offered)
+            if self._stopping:
+                break
+            if reaction is not None and (ended := await self._react(reaction)):
+                logger.error("Grid {}: this connection ends: {}", self.name, ended)
+                return ended
+        return ""
+
+    async def _models(self) -> frozenset[str]:
+        """What to register with, once there is something."""
+        while not (offered := frozenset(self._shop.catalogue.offered())) and not self._stopping:
+            self._settled_in()
+            changed = self._shop.catalogue.changed
+            with self._until_stopped():
+                await changed.wait()
+        return offered
+
+    async def _live(self, offered: frozenset[str]) -> Reaction | None:
+        """One life; None: there is nothing to react to, just connect again."""
+        settings = self._shop.settings
+        socket: aiohttp.ClientWebSocketResponse | None = None
+        try:
+            with self._until_stopped(), anyio.fail_after(settings.open_seconds):
+                socket = await self._shop.http.ws_connect(
+                    settings.worker_url,
+                    heartbeat=HEARTBEAT_SECONDS,
+                    max_msg_size=LARGEST_FRAME,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
+                    ssl=settings.ssl_context or True,
+                )
+            if socket is None:
+                return None
+            refusal: str | None = "not asked"
+            with self._until_stopped(), anyio.fail_after(settings.open_seconds):
+                refusal = await self._register(socket, offered)
+            if self._stopping:
+                return None
+            if refusal is not None:
+                return react(socket.close_code, refusal)
+            return await self._serve(socket, offered)
+        except _TROUBLE as error:
+            return Reaction(verdict=Verdict.RETRY, sentence=_told(error))
+        finally:
+            if socket is not None:
+                with anyio.CancelScope(shield=True):
+                    await socket.close()
+
+    async def _register(self, socket: aiohttp.ClientWebSocketResponse, offered: frozenset[str]) -> str | None:
+        """None: we are in. Otherwise what the grid said before it closed."""
+        settings = self._shop.settings
+        await socket.send_str(
+            frames.register_frame(
+                key=settings.api_key, name=self.name, models=sorted(offered), bridge_agent=settings.bridge_agent
+            )
+        )
+        said = ""
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.ERROR:
+                break
+            frame = frames.parse_frame(message.data) if message.type is aiohttp.WSMsgType.TEXT else None
+            if isinstance(frame, frames.Ready):
+                return None
+            if isinstance(frame, frames.Error):
+                said = str(frame.message)
+        return said
+
+    async def _serve(self, socket: aiohttp.ClientWebSocketResponse, offered: frozenset[str]) -> Reaction | None:
+        ledger = self._shop.ledger
+        ledger.reconnects += bool(self._lives)
+        self._lives += 1
+        self._lost.reset()
+        self._evictions = 0
+        logger.info("Grid {}: connected, offering {}", self.name, ", ".join(sorted(offered)))
+        session = self.session = Session(self.name, socket, offered, self._shop)
+        self._settled_in()
+        try:
+            await session.run()
+        finally:
+            self.session = None
+        if session.took_jobs:
+            self._refused.reset()
+        if session.leaving is Leaving.REFUSED:
+            await self._wait(self._refused.next_wait())
+        return None if session.leaving is not None else react(socket.close_code)
+
+    async def _react(self, reaction: Reaction) -> str:
+        """Wait as long as it takes. Returns: why the name is over for good, or nothing."""
+        settings = self._shop.settings
+        match reaction.verdict:
+            case Verdict.FATAL:
+                return reaction.sentence
+            case Verdict.TAKEN:
+                return await self._stand_aside(reaction.sentence)
+            case Verdict.RETIRED if self._shop.catalogue.retire(reaction.models):
+                return ""
+            case Verdict.EVICTED:
+                seconds = settings.eviction_waits[min(self._evictions, len(settings.eviction_waits) - 1)]
+                self._evictions += 1
+            case _:
+                seconds = self._lost.next_wait()
+        logger.warning("Grid {}: {}; next try in {:.1f} s", self.name, reaction.sentence, seconds)
+        self._settled_in()
+        await self._wait(seconds)
+        return ""
+
+    async def _stand_aside(self, sentence: str) -> str:
+        """Leave the name to whoever has it. A server that restarts closes with the same code, so look who is there.
+
+        Source: RFC 6455's registry calls 1012 "service restart", and uvicorn sends it to every socket when it stops.
+        """
+        settings = self._shop.settings
+        logger.warning(
+            "Grid {}: {}, or the grid restarts; looking who has it in {:.0f} s",
+            self.name,
+            sentence,
+            settings.takeover_wait,
+        )
+        self._settled_in()
+        while not self._stopping:
+            await self._wait(settings.takeover_wait)
+            if self._stopping:
+                break
+            try:
+                taken = await self._is_online()
+            except (*_TROUBLE, *frames.UNREADABLE) as error:
+                logger.warning("Grid {}: the grid's list of workers cannot be read ({})", self.name, _told(error))
+                continue
+            return f"{sentence}; give every worker a name of its own" if taken else ""
+        return ""
+
+    async def _is_online(self) -> bool:
+        """Whether the grid has a worker of our name. Raises: ValueError: the answer is no list of workers."""
+        settings = self._shop.settings
+        async with self._shop.http.get(
+            settings.workers_url,
+            timeout=aiohttp.ClientTimeout(total=settings.call_timeout),
+            ssl=settings.ssl_context or True,
+        ) as response:
+            if response.status != 200:
+                raise ValueError(f"HTTP {response.status}")
+            body = msgspec.json.decode(await response.read())
+        workers = body.get("workers") if isinstance(body, dict) else None
+        if not isinstance(workers, list):
+            raise ValueError("no list of workers")
+        return any(
+            isinstance(worker, dict) and worker.get("name") == self.name and worker.get("online") is True
+            for worker in workers
+        )
+
+    async def _wait(self, seconds: float) -> None:
+        with self._until_stopped():
+            await anyio.sleep(seconds)
+
+    @contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        """Waits in here end at `stop`."""
+        with anyio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                if self._stopping:
+                    scope.cancel()
+                yield
+            finally:
+                self._waits.discard(scope)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        return f"no WebSocket there (HTTP {error.status})"
+    if isinstance(error, aiohttp.ClientConnectorError | ValueError):
+        return f"{error}"
+    return f"no connection ({type(error).__name__})"

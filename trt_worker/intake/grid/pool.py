@@ -1,0 +1,132 @@
+"""Work from the grid: as many connections as it takes, each with one job at a time."""
+
+from __future__ import annotations
+
+import aiohttp
+import anyio
+from anyio.abc import ObjectSendStream, TaskStatus
+from loguru import logger
+from yarl import URL
+
+from trt_worker.delivery import Offer, Settlement
+from trt_worker.errors import TransportClosed
+from trt_worker.intake.grid.catalogue import Catalogue
+from trt_worker.intake.grid.connection import Connection
+from trt_worker.intake.grid.ledger import GridStats, Ledger
+from trt_worker.intake.grid.session import TRANSPORT, Shop
+from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.transport import Gate
+
+
+class GridTransport:
+    """One worker on the grid; `run` it once.
+
+    The grid pushes jobs, so the gate's room is not asked for: the number of connections bounds what comes, and a job
+    the gate refuses goes back by closing its connection.
+    """
+
+    name = TRANSPORT
+
+    def __init__(self, settings: GridSettings, gate: Gate) -> None:
+        self._settings = settings
+        self._gate = gate
+        self._host = URL(settings.worker_url).host
+        self._ledger = Ledger()
+        self._catalogue = Catalogue(settings, gate)
+        self._connections: list[Connection] = []
+        self._ended: dict[str, str] = {}
+        self._stopping = False
+        self._opening: anyio.CancelScope | None = None
+
+    async def run(
+        self, offers: ObjectSendStream[Offer], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take jobs until `stop_taking`, then return once every job taken has its receipt.
+
+        Calls `task_status.started()` once the first connection is registered, or once it is clear that we keep trying.
+
+        Raises: TransportClosed: not one of the names can be used any more; says what to change.
+        """
+        started = _StartedOnce(task_status)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            with anyio.CancelScope() as self._opening:
+                await self._catalogue.check(http)
+            if not self._stopping:
+                await self._serve(http, offers, started)
+        if not self._stopping:
+            reasons = "; ".join(dict.fromkeys(self._ended.values()))
+            raise TransportClosed(f"grid {self._host}: {reasons}")
+        started.tell()
+
+    def stop_taking(self) -> None:
+        """Take no further job: idle connections close at once, busy ones after their receipt."""
+        self._stopping = True
+        if self._opening is not None:
+            self._opening.cancel()
+        for connection in self._connections:
+            connection.stop()
+
+    def stats(self) -> GridStats:
+        """A snapshot for the console and the metrics."""
+        sessions = [connection.session for connection in self._connections if connection.session is not None]
+        return GridStats(
+            connected=len(sessions),
+            busy=sum(session.busy for session in sessions),
+            settlements=dict(self._ledger.settlements),
+            unacknowledged=self._ledger.settlements[Settlement.UNACKNOWLEDGED],
+            den=self._ledger.den,
+            reconnects=self._ledger.reconnects,
+            withdrawn=self._catalogue.withdrawn,
+            ended=dict(self._ended),
+        )
+
+    async def _serve(self, http: aiohttp.ClientSession, offers: ObjectSendStream[Offer], started: _StartedOnce) -> None:
+        shop = Shop(
+            settings=self._settings,
+            gate=self._gate,
+            catalogue=self._catalogue,
+            ledger=self._ledger,
+            http=http,
+            offers=offers,
+            stop=self.stop_taking,
+        )
+        self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]
+        async with anyio.create_task_group() as background:
+            background.start_soon(self._check_recipes, http)
+            background.start_soon(self._pass_on_changes)
+            async with anyio.create_task_group() as lives:
+                for connection in self._connections:
+                    lives.start_soon(self._keep, connection)
+            background.cancel_scope.cancel()
+        logger.info("Grid {}: left", self._host)
+
+    async def _keep(self, connection: Connection) -> None:
+        ended = await connection.run()
+        if ended:
+            self._ended[connection.name] = ended
+
+    async def _check_recipes(self, http: aiohttp.ClientSession) -> None:
+        while True:
+            await anyio.sleep(self._settings.recipe_check_seconds)
+            await self._catalogue.check(http)
+
+    async def _pass_on_changes(self) -> None:
+        changed = self._catalogue.changed
+        while True:
+            await changed.wait()
+            changed = self._catalogue.changed  # before acting: what changes meanwhile is seen next
+            for connection in self._connections:
+                connection.refresh()
+
+
+class _StartedOnce:
+    """Tells the caller of `run` that it may go on; further calls are harmless."""
+
+    def __init__(self, task_status: TaskStatus[None]) -> None:
+        self._task_status = task_status
+        self._told = False
+
+    def tell(self) -> None:
+        if not self._told:
+            self._told = True
+            self._task_status.started()

@@ -1,0 +1,265 @@
+"""One life of a connection: from its registration to its end, one job at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import aiohttp
+import anyio
+from anyio.abc import ObjectSendStream, TaskGroup
+from loguru import logger
+
+from trt_worker.delivery import Offer, Receipt, Settlement
+from trt_worker.errors import BadJob
+from trt_worker.intake.grid import frames
+from trt_worker.intake.grid.catalogue import Catalogue
+from trt_worker.intake.grid.delivery import GridDelivery
+from trt_worker.intake.grid.graph import UnreadableRecipe
+from trt_worker.intake.grid.ledger import Ledger
+from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.grid.translate import Draft, find_model, to_draft, with_source
+from trt_worker.intake.source_image import fetch_source_image
+from trt_worker.intake.transport import Gate
+
+TRANSPORT = "grid"
+
+
+class Leaving(StrEnum):
+    """Why we ended a session ourselves."""
+
+    STOP = "stop"  # no further job is taken
+    RENEW = "renew"  # other models are offered now
+    REFUSED = "refused"  # a job must go to somebody else: closing gives it back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shop:
+    """What all connections share."""
+
+    settings: GridSettings
+    gate: Gate
+    catalogue: Catalogue
+    ledger: Ledger
+    http: aiohttp.ClientSession
+    offers: ObjectSendStream[Offer]
+    stop: Callable[[], None]  # nobody takes offers any more
+
+
+class Session:
+    """A registered socket; `run` returns when it is over."""
+
+    def __init__(self, name: str, socket: aiohttp.ClientWebSocketResponse, models: frozenset[str], shop: Shop) -> None:
+        """
+        Args:
+            models: names it was registered with.
+        """
+        self.leaving: Leaving | None = None
+        self.took_jobs = False
+        self._name = name
+        self._socket = socket
+        self._models = models
+        self._shop = shop
+        self._current: GridDelivery | None = None
+        self._told_to_leave = anyio.Event()
+        self._stopping = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a job that is not settled."""
+        return self._current is not None
+
+    def stop(self) -> None:
+        """Take no further job: leave now, or after the receipt."""
+        self._stopping = True
+        self.rest()
+
+    def rest(self) -> None:
+        """Between two jobs: leave if there is a reason to."""
+        if self.busy:
+            return
+        if self._stopping:
+            self._leave(Leaving.STOP)
+        elif self._models != frozenset(self._shop.catalogue.offered()):
+            self._leave(Leaving.RENEW)
+
+    async def run(self) -> None:
+        """Read frames until the socket is closed, by either side."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._close_when_told)
+                self.rest()  # something may have changed while we registered
+                async for message in self._socket:
+                    if message.type is aiohttp.WSMsgType.ERROR:
+                        break
+                    if message.type is aiohttp.WSMsgType.TEXT and self.leaving is None:
+                        await self._take(frames.parse_frame(message.data), tasks)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._lose_job()
+
+    # What a delivery asks of its line
+
+    async def say(self, delivery: GridDelivery, text: str) -> bool:
+        """Send a frame about a job, unless it is not the current one: the server does not look at its id."""
+        return delivery is self._current and await self._send(text)
+
+    def settled(self, delivery: GridDelivery, receipt: Receipt) -> None:
+        """A job is closed."""
+        self._shop.ledger.settled(receipt)
+        if delivery is self._current:
+            self._current = None
+            self.rest()
+
+    # Frames
+
+    async def _take(self, frame: frames.Frame | frames.Unreadable, tasks: TaskGroup) -> None:
+        current = self._current
+        match frame:
+            case frames.Ping():
+                if current is not None and current.handed_in:
+                    current.settle(Settlement.UNACKNOWLEDGED, "the grid takes the connection for idle")
+                await self._send(frames.PONG)
+            case frames.Ack():
+                self._acknowledged(frame)
+            case frames.Job():
+                await self._take_job(frame, tasks)
+            case frames.Cancel():
+                if current is not None and frame.id == current.job_id and not current.handed_in:
+                    current.settle(Settlement.RETURNED, "nobody waits for it any more")
+            case frames.Error():
+                logger.warning("Grid {}: the grid says: {}", self._name, str(frame.message)[:200])
+            case frames.Unreadable():
+                logger.debug("Grid {}: a frame was ignored: {}", self._name, frame.reason)
+            case frames.Ready():
+                pass  # said once, when we registered
+
+    def _acknowledged(self, frame: frames.Ack) -> None:
+        current = self._current
+        if current is None or frame.id != current.job_id:
+            logger.debug("Grid {}: an acknowledgement came late or twice", self._name)
+        elif not current.handed_in:
+            current.settle(Settlement.RETURNED, "the grid closed it before its result was sent")
+        elif frame.reward > 0:
+            current.settle(Settlement.PAID, reward=frame.reward)
+        else:
+            current.settle(Settlement.UNPAID, "acknowledged without pay: a probe, or somebody was faster")
+
+    async def _take_job(self, frame: frames.Job, tasks: TaskGroup) -> None:
+        current = self._current
+        if current is not None and current.handed_in:
+            current.settle(Settlement.UNACKNOWLEDGED, "the next job came instead")
+        elif current is not None:
+            current.settle(Settlement.RETURNED, "the grid sent another job in its place")
+        if self.leaving is not None:
+            return  # closing gives the job back
+        shop, received = self._shop, time.monotonic()
+        model = find_model(frame.model, shop.catalogue.offered())
+        if model is None:
+            self._refuse(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
+            return
+        try:
+            draft = to_draft(
+                frame,
+                model,
+                received=received,
+                due=received + shop.settings.client_seconds - shop.settings.margin_seconds,
+                allow_img2img=shop.settings.allow_img2img,
+            )
+        except UnreadableRecipe as error:
+            logger.warning("Grid {}: job {} goes back: {}", self._name, frame.id, error)
+            self._leave(Leaving.RENEW)
+            shop.catalogue.withdraw(model.name, str(error), _root(frame.payload))
+            return
+        except BadJob as error:
+            logger.warning("Grid {}: job {} is given up: {}", self._name, frame.id, error)
+            if await self._send(frames.error_frame(frame.id, error.public)):
+                shop.ledger.settlements[Settlement.FAILED] += 1
+            return
+        delivery = self._current = GridDelivery(
+            job_id=frame.id,
+            slots=draft.slots,
+            line=self,
+            ack_seconds=shop.settings.ack_seconds,
+            progress_seconds=shop.settings.progress_seconds,
+        )
+        tasks.start_soon(self._offer, draft, delivery)
+
+    async def _offer(self, draft: Draft, delivery: GridDelivery) -> None:
+        """Fetch what the job needs, ask the gate, and pass it on."""
+        shop, job = self._shop, draft.job
+        try:
+            if draft.source_url is not None:
+                settings = shop.settings
+                source = await fetch_source_image(
+                    shop.http,
+                    draft.source_url,
+                    limit_bytes=settings.source_limit_bytes,
+                    timeout=settings.source_timeout,
+                )
+                job = with_source(draft, source)
+        except BadJob as error:
+            logger.warning("Grid {}: job {} is given up: {}", self._name, job.id, error)
+            await delivery.fail(error.public)
+            return
+        reason = shop.gate.refusal(job)
+        if reason is not None:
+            self._refuse(job.id, reason)
+            return
+        if delivery.receipt is not None:
+            return  # taken back meanwhile
+        try:
+            with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
+                await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT))
+            self.took_jobs = True
+        except TimeoutError:
+            self._refuse(job.id, "it found no place in the queue in time")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._refuse(job.id, "the worker is going down")
+            shop.stop()
+
+    # Ends
+
+    def _refuse(self, job_id: str, reason: str) -> None:
+        """Give the job to somebody else: an error would end it for its customer, a closed connection does not."""
+        logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
+        self._leave(Leaving.REFUSED)
+        if self._current is not None:
+            self._current.settle(Settlement.RETURNED, reason)
+
+    def _leave(self, why: Leaving) -> None:
+        if self.leaving is None:
+            self.leaving = why
+            self._told_to_leave.set()
+
+    async def _close_when_told(self) -> None:
+        await self._told_to_leave.wait()
+        await self._socket.close()
+
+    def _lose_job(self) -> None:
+        current = self._current
+        if current is None:
+            return
+        if current.handed_in:  # paid or requeued: nobody can tell from here
+            current.settle(Settlement.UNACKNOWLEDGED, "the connection broke before the answer")
+        else:
+            current.settle(Settlement.RETURNED, "the connection broke: the grid gives the job to somebody else")
+
+    async def _send(self, text: str) -> bool:
+        if self._socket.closed:
+            return False
+        try:
+            await self._socket.send_str(text)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            # aiohttp words a socket that closes under a send in all three ways; the reader sees the end as well
+            logger.debug("Grid {}: a frame could not be sent ({})", self._name, type(error).__name__)
+            return False
+        return True
+
+
+def _root(payload: Any) -> str:
+    root = payload.get("recipe_root") if isinstance(payload, dict) else None
+    return root if isinstance(root, str) else ""
