@@ -32,12 +32,17 @@ class EngineSpec:
 class Engine(Protocol):
     """A network ready to run in one bucket: its inputs and outputs are bound once and reused for every call."""
 
-    spec: EngineSpec
-    inputs: Mapping[str, NDArray[Any]]
-    """Bound input tensors at full rows; the caller writes rows 0..rows-1 in place."""
+    @property
+    def spec(self) -> EngineSpec:
+        """What it was made for."""
 
-    outputs: Mapping[str, NDArray[Any]]
-    """Bound output tensors at full rows; rows 0..rows-1 are valid after `run`, until the next `run`."""
+    @property
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """Bound input tensors at full rows; the caller writes rows 0..rows-1 in place."""
+
+    @property
+    def outputs(self) -> Mapping[str, NDArray[Any]]:
+        """Bound output tensors at full rows; rows 0..rows-1 are valid after `run`, until the next `run`."""
 
     def run(self, rows: int) -> None:
         """Evaluate the first `rows` rows, 1 <= rows <= bucket.rows.
@@ -52,7 +57,9 @@ class Engine(Protocol):
 class EngineBackend(Protocol):
     """One way to run a network: TensorRT, ONNX Runtime and PyTorch differ behind these verbs and nowhere else."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As configurations and plans call it."""
 
     def refuses(self, spec: EngineSpec) -> str | None:
         """Why this backend cannot run the network, in an operator's words; None: it can."""

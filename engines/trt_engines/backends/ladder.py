@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trt_engines.backend import EngineBackend
 from trt_engines.backends.null import NullBackend
@@ -18,7 +18,7 @@ def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBack
 
     Raises: EngineRefused: a name is not in `BACKENDS`.
     """
-    makers = {
+    makers: dict[str, Callable[[], EngineBackend]] = {
         "onnxruntime": lambda: OnnxRuntimeBackend(threads),
         "pytorch": lambda: PyTorchBackend(threads),
         "null": NullBackend,
@@ -26,4 +26,4 @@ def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBack
     unknown = [name for name in names if name not in makers]
     if unknown:
         raise EngineRefused(f"unknown backend {unknown[0]!r}; known are {', '.join(makers)}")
-    return tuple(makers[name]() for name in names)  # type: ignore[misc]
+    return tuple(makers[name]() for name in names)

@@ -152,7 +152,8 @@ def make_pool(state: Path, vae: Any, seed: int) -> list[dict[str, Any]]:
     random = np.random.default_rng(seed + 1)
     pool = []
     for (width, height), share in SIZES:
-        latents, captions = [], []
+        latents: list[torch.Tensor] = []
+        captions: list[str] = []
         chunk = max(4, 32 * 128 * 128 // (width * height))
         while len(captions) < POOL * share:
             scenes = [random_scene(random) for _ in range(chunk)]

@@ -1,0 +1,195 @@
+"""The device loop: shared batches, entering and leaving between steps, faults, and nothing lost."""
+
+from __future__ import annotations
+
+import io
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trt_engines.model import Component
+from trt_worker.runtime import frames
+
+SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm", "res_multistep", "dpm_2")
+
+
+def test_jobs_of_different_samplers_steps_and_guidance_share_a_batch_and_look_as_if_alone(
+    a_loop: Any, a_run: Any
+) -> None:
+    runs = [
+        a_run(str(number), prompt=f"a {colour} star", sampler=sampler, steps=3 + number % 3, guidance=1.0 + number % 3)
+        for number, (sampler, colour) in enumerate(zip(SAMPLERS, ["red", "green", "blue", "cyan"] * 2, strict=True))
+    ]
+    together = a_loop(max_rows=8)
+    for run in runs:
+        together.loop.take(run, b"")
+    together.finish()
+
+    alone = a_loop(max_rows=1)
+    for run in runs:
+        alone.loop.take(run, b"")
+        alone.finish()
+
+    assert max(made.mean_rows for made in together.of(frames.Made)) > 4
+    for key, picture in alone.pictures.items():
+        assert np.abs(picture.astype(int) - together.pictures[key]).max() <= 2
+
+
+def test_a_job_enters_a_batch_that_is_already_running_and_changes_nobody(a_loop: Any, a_run: Any) -> None:
+    first, second = (
+        a_run("first", steps=6),
+        a_run("second", prompt="a blue square", images=(frames.Image(seed=9, draw=0),)),
+    )
+    alone = a_loop()
+    alone.loop.take(first, b"")
+    alone.finish()
+    shared = a_loop()
+    shared.loop.take(first, b"")
+    shared.loop.step()
+    shared.loop.step()
+
+    shared.loop.take(second, b"")
+    shared.finish()
+
+    assert [made.id for made in shared.of(frames.Made)] == ["second", "first"]
+    assert np.abs(shared.pictures["first", 0].astype(int) - alone.pictures["first", 0]).max() <= 2
+
+
+def test_more_images_than_there_is_room_for_wait_and_are_all_made(a_loop: Any, a_run: Any) -> None:
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(7))
+    collector = a_loop(max_rows=3)
+
+    collector.loop.take(a_run(images=images), b"")
+    collector.finish()
+
+    assert sorted(index for _, index in collector.pictures) == list(range(7))
+    assert len({picture.tobytes() for picture in collector.pictures.values()}) == 7
+
+
+def test_prompts_of_different_lengths_share_a_batch(a_loop: Any, a_run: Any) -> None:
+    long = "a red circle, " * 40
+    collector = a_loop()
+
+    collector.loop.take(a_run("long", prompt=long), b"")
+    collector.loop.take(a_run("longer", prompt=long * 5, negative_prompt=long * 3), b"")
+    collector.loop.take(a_run("short"), b"")
+    collector.finish()
+
+    assert {made.id for made in collector.of(frames.Made)} == {"long", "longer", "short"}
+
+
+def test_a_source_image_at_low_strength_is_still_there(a_loop: Any, a_run: Any) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (220, 30, 30)).save(buffer, "PNG")
+    collector = a_loop()
+
+    collector.loop.take(a_run(strength=0.05, steps=2, guidance=1.0, sampler="euler"), buffer.getvalue())
+    collector.finish()
+
+    red, green, _ = collector.pictures["job", 0].reshape(-1, 3).mean(axis=0)
+    assert red > green + 60
+
+
+def test_a_source_that_is_no_image_fails_its_job_alone(a_loop: Any, a_run: Any) -> None:
+    collector = a_loop()
+
+    collector.loop.take(a_run("bad"), b"not an image")
+    collector.loop.take(a_run("good"), b"")
+    collector.finish()
+
+    assert [(failed.id, failed.kind) for failed in collector.of(frames.Failed)] == [("bad", "bad_job")]
+    assert [made.id for made in collector.of(frames.Made)] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"sampler": "magic"}, {"scheduler": "magic"}, {"model": "magic"}, {"backend": "magic"}]
+)
+def test_what_the_device_does_not_have_is_unservable_and_named(a_loop: Any, a_run: Any, change: dict[str, str]) -> None:
+    collector = a_loop()
+
+    collector.loop.take(a_run(**change), b"")
+
+    (failed,) = collector.of(frames.Failed)
+    assert failed.kind == "unservable"
+    assert "magic" in failed.message
+
+
+@pytest.mark.parametrize("component", [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
+def test_an_engine_that_fails_ends_its_jobs_as_faults_and_the_next_job_runs(
+    a_loop: Any, a_run: Any, spoilt: Any, component: Component
+) -> None:
+    from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
+
+    collector = a_loop(spoilt(component, None), OnnxRuntimeBackend(1))
+
+    collector.loop.take(a_run("bad", backend="spoilt"), b"")
+    collector.loop.take(a_run("good"), b"")
+    collector.finish()
+
+    assert [(failed.id, failed.kind) for failed in collector.of(frames.Failed)] == [("bad", "fault")]
+    assert [made.id for made in collector.of(frames.Made)] == ["good"]
+
+
+@pytest.mark.parametrize("component", [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
+def test_a_value_that_is_not_finite_never_becomes_a_picture(
+    a_loop: Any, a_run: Any, spoilt: Any, component: Component
+) -> None:
+    def poison(values: Any) -> None:
+        values.reshape(-1)[3] = np.nan
+
+    collector = a_loop(spoilt(component, poison))
+
+    collector.loop.take(a_run(backend="spoilt"), b"")
+    collector.finish()
+
+    assert not collector.pictures
+    (failed,) = collector.of(frames.Failed)
+    assert failed.kind == "fault"
+    assert "finite" in failed.message
+
+
+def test_a_withdrawn_job_leaves_and_the_others_go_on(a_loop: Any, a_run: Any) -> None:
+    collector = a_loop()
+    collector.loop.take(a_run("gone", steps=9), b"")
+    collector.loop.take(a_run("stays"), b"")
+    collector.loop.step()
+
+    collector.loop.withdraw("gone")
+    collector.finish()
+
+    assert [made.id for made in collector.of(frames.Made)] == ["stays"]
+    assert not collector.of(frames.Failed)
+
+
+def test_a_job_that_is_late_before_it_begins_is_given_up_and_said(a_loop: Any, a_run: Any) -> None:
+    collector = a_loop()
+
+    collector.loop.take(a_run(due=monotonic() - 1), b"")
+    collector.finish()
+
+    (failed,) = collector.of(frames.Failed)
+    assert failed.kind == "late"
+
+
+def test_the_same_job_gives_the_same_bytes_again(a_loop: Any, a_run: Any) -> None:
+    first, second = a_loop(), a_loop()
+    for collector in (first, second):
+        collector.loop.take(a_run(sampler="dpmpp_2m_sde"), b"")
+        collector.finish()
+
+    np.testing.assert_array_equal(first.pictures["job", 0], second.pictures["job", 0])
+
+
+def test_the_totals_count_rows_and_calls(a_loop: Any, a_run: Any) -> None:
+    collector = a_loop()
+
+    collector.loop.take(a_run(steps=3, images=(frames.Image(seed=1, draw=0), frames.Image(seed=2, draw=0))), b"")
+    collector.finish()
+
+    totals = collector.of(frames.Totals)[-1]
+    assert (totals.calls, totals.rows) == (3, 6)
+    assert 0 < totals.engine_seconds < totals.loop_seconds
+    assert totals.megapixel_steps == pytest.approx(6 * 64 * 64 / 1e6)
