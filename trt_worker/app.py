@@ -154,7 +154,7 @@ async def open_worker(
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,
             ),
-            silent_seconds=min(config.process_timeout, config.inference_step_timeout),
+            silent_seconds=config.process_timeout,
             restart=not config.exit_on_unhandled_faults,
         )
     ]
@@ -297,7 +297,7 @@ async def _show_status(worker: Worker) -> None:
         if worker.config.stats_output_frequency:
             width = min(shutil.get_terminal_size((100, 24)).columns, 120)
             lines = status_block(worker.snapshot(), width, advise=not worker.config.suppress_speed_warnings)
-            logger.info("Status\n{}", "\n".join(lines))
+            logger.success("Status\n{}", "\n".join(lines))
 
 
 async def _warn_without_jobs(worker: Worker) -> None:
@@ -332,7 +332,7 @@ def _depth(config: Config) -> int:
 def _announce(record: JobRecord) -> None:
     """The line operators know, one per job."""
     seconds = record.acknowledged - record.received
-    logger.info(
+    logger.success(
         "Job {} ({}, {}x{}, {} steps, {} image(s)) {}: {:.2f} {} after {:.1f} s on {}",
         record.id[:8],
         record.model,

@@ -53,7 +53,6 @@ VALUES: dict[str, tuple[str, object]] = {
     "queue_size": ("0", 0),
     "threads_per_device": ("3", 3),
     "process_timeout": ("12.5", 12.5),
-    "inference_step_timeout": ("9", 9.0),
     "drain_seconds": ("0", 0.0),
     "ack_seconds": ("5", 5.0),
     "minutes_allowed_without_jobs": ("0", 0),

@@ -100,6 +100,7 @@ DEAD: dict[str, str] = {
     # Of the image worker itself.
     "safety_on_gpu": "where checks run is not configurable",
     "cycle_process_on_model_change": _ONE_PROCESS,
+    "inference_step_timeout": "process_timeout says how long a device may be silent, a step included",
     "unload_models_from_vram_often": _ONE_COPY,
     "post_process_timeout": _TIMEOUTS,
     "download_timeout": _NO_DOWNLOAD,

@@ -232,7 +232,6 @@ class Config(BaseModel):
 
     # Time, in seconds where nothing else is said.
     process_timeout: Seconds = 300.0  # a device may be silent for this long while jobs run
-    inference_step_timeout: Seconds = 120.0  # one denoising step may take this long
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0  # for jobs under way, when told to stop
     ack_seconds: Seconds = 30.0  # for the network's answer to a result
     minutes_allowed_without_jobs: Annotated[int, Field(ge=0, le=3599)] = 30  # then one warning; 0: none

@@ -62,12 +62,12 @@ class DeviceLink:
     Args:
         configure: first frame of every process that is started.
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
-        start_seconds: how long a new process may take until it is ready.
+        start_seconds: how long a new process may take until it is ready, and how long loading an engine may take.
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
     """
 
     def __init__(
-        self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 120.0, restart: bool = True
+        self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 300.0, restart: bool = True
     ) -> None:
         self.index = configure.index
         self.totals = _NOTHING
@@ -82,6 +82,7 @@ class DeviceLink:
         self._ready = anyio.Event()
         self._unusable: DeviceUnusable | None = None
         self._heard = 0.0
+        self._patience = silent_seconds
         self._earlier = _NOTHING  # what the processes before this one did
         self._sending = anyio.Lock()
 
@@ -192,6 +193,7 @@ class DeviceLink:
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise DeviceLost(await self._death()) from error
         self._heard = monotonic()
+        self._patience = self._start_seconds if isinstance(header, frames.Loading) else self._silent_seconds
         match header:
             case frames.Totals():
                 self.totals = _sum(self._earlier, header)
@@ -233,9 +235,9 @@ class DeviceLink:
     async def _watch_silence(self) -> None:
         while True:
             quiet = monotonic() - self._heard if self._pending else 0.0
-            if quiet >= self._silent_seconds:
+            if quiet >= self._patience:
                 raise DeviceLost(f"no step for {quiet:.0f} s with {self.jobs} job(s) running")
-            await anyio.sleep(self._silent_seconds - quiet)
+            await anyio.sleep(min(self._patience - quiet, self._silent_seconds))
 
 
 def _sum(one: frames.Totals, other: frames.Totals) -> frames.Totals:

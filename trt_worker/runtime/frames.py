@@ -74,6 +74,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     pid: int
 
 
+class Loading(msgspec.Struct, frozen=True, tag="loading"):
+    """An engine is being loaded: nothing else will be heard until that is done, which may take minutes."""
+
+    engine: str
+
+
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """How far one job is, 0..1; also the sign of life while the device works."""
 
@@ -122,7 +128,7 @@ class Totals(msgspec.Struct, frozen=True, tag="totals"):
 
 
 ToDevice = Configure | Run | Withdraw
-FromDevice = Ready | Progress | Pixels | Made | Failed | Totals
+FromDevice = Ready | Loading | Progress | Pixels | Made | Failed | Totals
 
 _encoder = msgspec.msgpack.Encoder()
 _to_device: Final = msgspec.msgpack.Decoder(ToDevice)

@@ -287,6 +287,7 @@ class DeviceLoop:
         spec = EngineSpec(model=model, component=component, bucket=bucket)
         known = self._engines.get((backend.name, spec))
         if known is None:
+            self._emit(frames.Loading(engine=spec.label), None)
             known = self._engines[backend.name, spec] = backend.load(spec)
         return known
 
@@ -303,6 +304,7 @@ class DeviceLoop:
                 component=Component.TEXT_ENCODER,
                 bucket=Bucket(width=model.native_width, height=model.native_height, rows=1),
             )
+            self._emit(frames.Loading(engine=spec.label), None)
             tokenizer = ClipTokenizer(model.vocab, model.merges)
             known = self._conditioners[model.name, backend.name] = Conditioner(backend.load(spec), tokenizer)
         return known

@@ -1,0 +1,211 @@
+"""Real device processes: started, killed, stopped in the middle, and their jobs replayed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+
+import anyio
+import pytest
+
+from trt_engines.backends.ladder import make_backends
+from trt_engines.errors import EngineRefused
+from trt_engines.model import BUILT_IN, find_models
+from trt_worker.errors import DeviceLost, DeviceUnusable
+from trt_worker.job import ImageSeed, JobSpec
+from trt_worker.plan.route import Plan, route
+from trt_worker.runtime import frames
+from trt_worker.runtime.device_link import DeviceLink, JobFailed
+from trt_worker.runtime.maker import JobMaker
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+def a_job(job: str = "job", **changes: object) -> JobSpec:
+    settings: dict[str, object] = {
+        "id": job,
+        "model": "shapes-tiny",
+        "prompt": "a red circle",
+        "width": 64,
+        "height": 64,
+        "steps": 3,
+        "seeds": (ImageSeed(value=1), ImageSeed(value=2)),
+        "received": monotonic(),
+        "due": monotonic() + 600,
+    }
+    return JobSpec(**(settings | changes))  # type: ignore[arg-type]
+
+
+def a_plan(job: JobSpec, backend: str = "onnxruntime") -> Plan:
+    return route(job, find_models()["shapes-tiny"], make_backends([backend]), max_rows=4)
+
+
+@asynccontextmanager
+async def a_device(
+    *,
+    backends: tuple[str, ...] = ("onnxruntime",),
+    silent_seconds: float = 60.0,
+    folder: Path | None = None,
+    restart: bool = True,
+) -> AsyncIterator[DeviceLink]:
+    configure = frames.Configure(
+        index=1,
+        backends=backends,
+        threads=1,
+        max_rows=4,
+        model_folders=(str(folder),) if folder else (),
+        log_directory=None,
+        verbosity=0,
+    )
+    link = DeviceLink(configure, silent_seconds=silent_seconds, restart=restart)
+    async with anyio.create_task_group() as group:
+        await group.start(link.run)
+        yield link
+        group.cancel_scope.cancel()
+
+
+async def test_a_job_comes_back_as_pixels_with_its_timing() -> None:
+    fractions: list[float] = []
+    async with a_device() as link:
+        made = await link.make(job := a_job(), a_plan(job), fractions.append)
+
+    assert [image.shape for image in made.images] == [(64, 64, 3), (64, 64, 3)]
+    assert made.timing.started <= made.timing.denoised <= made.timing.decoded
+    assert made.timing.mean_rows == 2
+    assert link.totals.calls == 3
+
+
+async def test_a_killed_process_loses_its_job_at_once_and_the_next_process_serves() -> None:
+    async with a_device() as link:
+        first = link.pid
+        assert first is not None
+        job = a_job(steps=500)
+        async with anyio.create_task_group() as group:
+
+            def kill(_: float) -> None:
+                os.kill(first, signal.SIGKILL)
+
+            async def lose() -> None:
+                with pytest.raises(DeviceLost, match="signal 9"):
+                    await link.make(job, a_plan(job), kill)
+
+            group.start_soon(lose)
+        made = await link.make(again := a_job("again"), a_plan(again), lambda _: None)
+
+        assert link.pid != first
+        assert link.restarts == 1
+        assert len(made.images) == 2
+
+
+async def test_a_process_that_hangs_is_killed_and_replaced() -> None:
+    async with a_device(silent_seconds=1.0) as link:
+        stopped = link.pid
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+
+        with pytest.raises(DeviceLost, match="no step for"):
+            await link.make(job := a_job(), a_plan(job), lambda _: None)
+
+        made = await link.make(again := a_job("again"), a_plan(again), lambda _: None)
+        assert len(made.images) == 2
+        assert link.pid != stopped
+
+
+async def test_loading_an_engine_is_no_hang() -> None:
+    async with a_device(silent_seconds=0.3) as link:
+        job = a_job(width=128, height=128, steps=2)
+        made = await link.make(job, a_plan(job), lambda _: None)
+
+        assert len(made.images) == 2
+        assert link.restarts == 0
+
+
+async def test_an_idle_process_may_be_silent() -> None:
+    async with a_device(silent_seconds=0.2) as link:
+        process = link.pid
+        await anyio.sleep(0.6)  # three times what would be a hang with a job in hand
+
+        assert link.pid == process
+        assert link.restarts == 0
+
+
+async def test_a_cancelled_job_leaves_the_device() -> None:
+    async with a_device() as link:
+        job = a_job(steps=500)
+        with anyio.CancelScope() as scope:
+            await link.make(job, a_plan(job), lambda _: scope.cancel())
+
+        assert scope.cancelled_caught
+        assert link.jobs == 0
+        made = await link.make(again := a_job("again"), a_plan(again), lambda _: None)
+        assert len(made.images) == 2
+
+
+async def test_a_device_that_must_not_restart_is_unusable_after_its_first_death() -> None:
+    with pytest.RaisesGroup(DeviceUnusable, flatten_subgroups=True):
+        async with a_device(restart=False) as link:
+            assert link.pid is not None
+            os.kill(link.pid, signal.SIGKILL)
+            await anyio.sleep_forever()
+
+
+async def test_a_job_survives_a_killed_process_without_anybody_noticing() -> None:
+    async with a_device() as link:
+        maker = JobMaker([link], make_backends(["onnxruntime"]), max_rows=4, fell_back=lambda _: None)
+        killed: list[int] = []
+
+        def kill_once(_: float) -> None:
+            if not killed and link.pid:
+                killed.append(link.pid)
+                os.kill(link.pid, signal.SIGKILL)
+
+        making = await maker.make(a_job(steps=60), find_models()["shapes-tiny"], kill_once)
+
+        assert killed
+        assert link.restarts == 1
+        assert len(making.images) == 2
+
+
+async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp_path: Path) -> None:
+    folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "shapes-tiny")
+    (folder / "unet.onnx").write_bytes(b"damaged")
+    reasons: list[str] = []
+    async with a_device(backends=("onnxruntime", "pytorch"), folder=tmp_path) as link:
+        maker = JobMaker([link], make_backends(["onnxruntime", "pytorch"]), max_rows=4, fell_back=reasons.append)
+        model = find_models([tmp_path])["shapes-tiny"]
+
+        plans = [(await maker.make(a_job(str(number)), model, lambda _: None)).plan for number in range(3)]
+
+    assert [plan.backend for plan in plans] == ["pytorch"] * 3
+    assert "failed" in plans[0].reason
+    assert "quarantine" in plans[2].reason
+    assert len(reasons) == 3
+    assert list(maker.quarantined) == ["onnxruntime shapes-tiny/denoiser/64x64r8t77"]
+
+
+async def test_when_the_last_backend_fails_the_job_is_refused_with_every_reason(tmp_path: Path) -> None:
+    folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "shapes-tiny")
+    (folder / "unet.onnx").write_bytes(b"damaged")
+    async with a_device(folder=tmp_path) as link:
+        maker = JobMaker([link], make_backends(["onnxruntime"]), max_rows=4, fell_back=lambda _: None)
+
+        with pytest.raises(EngineRefused, match="onnxruntime: failed"):
+            await maker.make(a_job(), find_models([tmp_path])["shapes-tiny"], lambda _: None)
+
+
+async def test_a_job_the_device_cannot_know_fails_without_harm() -> None:
+    async with a_device() as link:
+        with pytest.raises(JobFailed, match="magic"):
+            await link.make(job := a_job(sampler="magic"), a_plan(job), lambda _: None)
+
+        assert link.restarts == 0
