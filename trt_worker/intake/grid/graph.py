@@ -176,6 +176,11 @@ def _check_acyclic(nodes: Mapping[str, Node]) -> None:
             needs[follower].discard(node_id)
             if not needs[follower]:
                 free.append(follower)
-    circular = [node_id for node_id, sources in needs.items() if sources]
-    if circular:
-        raise BadJob(f"{nodes[circular[0]]}: it depends on itself")
+    stuck = next((node_id for node_id, sources in needs.items() if sources), None)
+    if stuck is None:
+        return
+    seen: set[str] = set()
+    while stuck not in seen:  # upstream of what is stuck there is always something stuck: the circle itself
+        seen.add(stuck)
+        stuck = min(needs[stuck])
+    raise BadJob(f"{nodes[stuck]}: it depends on itself")

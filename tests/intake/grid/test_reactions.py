@@ -1,0 +1,50 @@
+"""What a closing means."""
+
+from __future__ import annotations
+
+import pytest
+
+from trt_worker.intake.grid.reactions import Backoff, Verdict, react
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "verdict"),
+    [
+        (4001, "Invalid API key", Verdict.FATAL),
+        (4001, "Missing apikey or name", Verdict.FATAL),
+        (4003, "API key lacks worker.connect scope", Verdict.FATAL),
+        (4003, "worker credential targets another rig", Verdict.FATAL),
+        (4003, "worker name already registered to another account", Verdict.FATAL),
+        (4003, "worker registration proof does not match advertised capabilities", Verdict.FATAL),
+        (4003, "worker identity timestamp is stale", Verdict.RETRY),
+        (4003, "Worker recently evicted for failed generations; retry shortly.", Verdict.EVICTED),
+        (4003, "something new", Verdict.RETRY),
+        (1012, "", Verdict.TAKEN),
+        (1000, "", Verdict.RETRY),
+        (1011, "", Verdict.RETRY),
+        (1006, "", Verdict.RETRY),
+        (None, "", Verdict.RETRY),
+    ],
+)
+def test_a_closing_means(code, message, verdict) -> None:
+    reaction = react(code, message)
+
+    assert reaction.verdict is verdict
+    assert message in reaction.sentence
+
+
+def test_a_retired_model_is_named() -> None:
+    reaction = react(4003, "Retired model identity: flux.1-krea-dev, flux.1-krea-dev-fp8")
+
+    assert (reaction.verdict, reaction.models) == (Verdict.RETIRED, ("flux.1-krea-dev", "flux.1-krea-dev-fp8"))
+
+
+def test_waits_double_up_to_the_longest_and_start_again_after_success() -> None:
+    backoff = Backoff(1.0, 60.0)
+
+    waits = [backoff.next_wait() for _ in range(10)]
+    backoff.reset()
+
+    assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits[:6]))
+    assert all(45 <= wait <= 75 for wait in waits[6:])
+    assert backoff.next_wait() <= 1.25
