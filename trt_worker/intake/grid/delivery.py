@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import anyio
+import anyio.to_thread
 from loguru import logger
 
 from trt_worker.delivery import EncodedImage, Receipt, Settlement, UploadSlot
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
+from trt_worker.intake.grid.signer import ResultSigner
 
 UNIT = "den"
 
@@ -31,7 +33,14 @@ class GridDelivery:
     """How the images of one job get back. Settled once, by whatever comes first."""
 
     def __init__(
-        self, *, job_id: str, slots: Sequence[UploadSlot], line: Line, ack_seconds: float, progress_seconds: float
+        self,
+        *,
+        job_id: str,
+        slots: Sequence[UploadSlot],
+        line: Line,
+        ack_seconds: float,
+        progress_seconds: float,
+        signer: ResultSigner | None,
     ) -> None:
         self.job_id = job_id
         self.slots: Sequence[UploadSlot | None] = tuple(slots)
@@ -42,6 +51,7 @@ class GridDelivery:
         self._line = line
         self._ack_seconds = ack_seconds
         self._progress_seconds = progress_seconds
+        self._signer = signer
         self._next_progress = -math.inf
 
     async def progress(self, fraction: float) -> None:
@@ -61,9 +71,10 @@ class GridDelivery:
         if len(made) != len(self.slots):
             logger.warning("Grid: job {} has {} of {} image(s)", self.job_id, len(made), len(self.slots))
             return await self.fail(BadJob.public)
-        self.handed_in = True  # before the frame leaves: its answer may come while it is being written
         results = [(image.index, image.sha256.lower(), image.seed) for image in made]
-        if not await self._line.say(self, frames.done_frame(self.job_id, results)):
+        signature = await self._signature([digest for _, digest, _ in sorted(results)])
+        self.handed_in = True  # before the frame leaves: its answer may come while it is being written
+        if not await self._line.say(self, frames.done_frame(self.job_id, results, signature)):
             return self.settle(Settlement.RETURNED, "the connection was gone before the result could be sent")
         with anyio.move_on_after(self._ack_seconds):
             await self._settled.wait()
@@ -76,6 +87,11 @@ class GridDelivery:
         if await self._line.say(self, frames.error_frame(self.job_id, public)):
             return self.settle(Settlement.FAILED, public)
         return self.settle(Settlement.RETURNED, "the connection was gone")
+
+    async def _signature(self, digests: Sequence[str]) -> str | None:
+        if self._signer is None:
+            return None
+        return await anyio.to_thread.run_sync(self._signer.sign, self.job_id, digests)
 
     def settle(self, settlement: Settlement, detail: str = "", reward: float = 0.0) -> Receipt:
         """Close the job; the receipt, which is the first one's if it was closed before."""

@@ -105,10 +105,11 @@ def progress_frame(job_id: str, percent: int) -> str:
     return _dump({"type": "progress", "id": job_id, "pct": percent})
 
 
-def done_frame(job_id: str, results: Sequence[tuple[int, str, int]]) -> str:
-    """A result: (index, SHA-256 in lower-case hex, seed) of every image."""
+def done_frame(job_id: str, results: Sequence[tuple[int, str, int]], signature: str | None = None) -> str:
+    """A result: (index, SHA-256 in lower-case hex, seed) of every image, and whose signature is under it."""
     entries = [{"index": index, "sha256": digest, "seed": seed} for index, digest, seed in results]
-    return _dump({"type": "done", "id": job_id, "results": entries})
+    signed = {} if signature is None else {"worker_sig": signature}
+    return _dump({"type": "done", "id": job_id, "results": entries, **signed})
 
 
 def error_frame(job_id: str, message: str) -> str:

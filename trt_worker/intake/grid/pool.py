@@ -15,6 +15,7 @@ from trt_worker.intake.grid.connection import Connection
 from trt_worker.intake.grid.ledger import GridStats, Ledger
 from trt_worker.intake.grid.session import TRANSPORT, Shop
 from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.grid.signer import read_signer
 from trt_worker.intake.transport import Gate
 
 
@@ -28,6 +29,8 @@ class GridTransport:
     name = TRANSPORT
 
     def __init__(self, settings: GridSettings, gate: Gate) -> None:
+        """Raises: ConfigError: the key that signs results cannot be used."""
+        self._signer = None if settings.identity_key_file is None else read_signer(settings.identity_key_file)
         self._settings = settings
         self._gate = gate
         self._host = URL(settings.worker_url).host
@@ -88,6 +91,7 @@ class GridTransport:
             ledger=self._ledger,
             http=http,
             offers=offers,
+            signer=self._signer,
             stop=self.stop_taking,
         )
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]

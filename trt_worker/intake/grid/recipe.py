@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from trt_engines.model import Model
-from trt_worker.errors import BadJob
+from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph
 from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
 
@@ -81,7 +81,7 @@ def read_recipe(spec: object, model: Model) -> Drawing:
 
     Raises: BadJob: the graph is defective: a missing node, a circle, a value of the wrong type or out of range.
         UnreadableRecipe: it holds a node, a file or a connection that this worker does not serve.
-        UnservableJob: its sampler or scheduler, which a customer can choose, is not served.
+        UnservableJob: a value that customers can choose is not served; the recipe may be fine with another.
     """
     graph = read_graph(spec)
     _check_files(graph, model)
@@ -92,10 +92,12 @@ def read_recipe(spec: object, model: Model) -> Drawing:
     if schedule.shift is not None and model.prediction != "flow":
         raise UnreadableRecipe(f"the graph shifts time as for a flow model, which {model.name} is not")
     if schedule.strength < 1 and not latent.takes_source:
-        raise UnreadableRecipe("the graph runs part of a schedule on an empty latent")
+        raise UnservableJob("the graph runs part of a schedule on an empty latent, which is not served")
     prompt, clip_skip = _encoded(graph, sampling.positive)
     negative = ""
     if sampling.negative is not None and sampling.guidance != 1.0:  # at 1 the negative side has no effect
+        if sampling.negative.kind == "ConditioningZeroOut":
+            raise UnservableJob(f"{sampling.negative}: zeroed, which is served only at guidance 1, without an effect")
         negative, other_skip = _encoded(graph, sampling.negative)
         if other_skip != clip_skip:
             raise UnreadableRecipe(f"{sampling.negative}: positive and negative prompt stop at different CLIP layers")
@@ -161,8 +163,10 @@ def _advanced(graph: Graph, node: Node) -> _Sampling:
     total = graph.whole(node, "steps", 1, MOST_STEPS)
     start = graph.whole(node, "start_at_step", 0, 10_000, 0)
     end = graph.whole(node, "end_at_step", 0, 10_000, 10_000)
-    if node.inputs.get("add_noise", "enable") != "enable" or end < total:
+    if node.inputs.get("add_noise", "enable") != "enable":
         raise UnreadableRecipe(f"{node}: schedules that are split over several samplers are not served")
+    if end < total:
+        raise UnservableJob(f"{node}: stops at step {end} of {total}; only schedules that run to their end are served")
     if start >= total:
         raise BadJob(f"{node}: starts at step {start} of {total}")
     return _classic(graph, node, "noise_seed", total - start, _share(total - start, total))
@@ -283,7 +287,7 @@ def _shift(graph: Graph, node: Node) -> float | None:
 def _encoded(graph: Graph, node: Node) -> tuple[str, int]:
     """Text and CLIP layer of a prompt."""
     if node.kind != "CLIPTextEncode":
-        raise UnreadableRecipe(f"{node}: a zeroed prompt is served only where it has no effect")
+        raise UnreadableRecipe(f"{node}: a prompt that is no encoded text is not served")
     clip_skip: int | None = None
     source, _ = graph.producer(node, "clip", "CLIP")
     while source.kind == "CLIPSetLastLayer":

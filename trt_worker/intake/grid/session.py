@@ -21,6 +21,7 @@ from trt_worker.intake.grid.delivery import GridDelivery
 from trt_worker.intake.grid.graph import UnreadableRecipe
 from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.grid.signer import ResultSigner
 from trt_worker.intake.grid.translate import Draft, find_model, to_draft, with_source
 from trt_worker.intake.source_image import fetch_source_image
 from trt_worker.intake.transport import Gate
@@ -46,6 +47,7 @@ class Shop:
     ledger: Ledger
     http: aiohttp.ClientSession
     offers: ObjectSendStream[Offer]
+    signer: ResultSigner | None
     stop: Callable[[], None]  # nobody takes offers any more
 
 
@@ -185,6 +187,7 @@ class Session:
             line=self,
             ack_seconds=shop.settings.ack_seconds,
             progress_seconds=shop.settings.progress_seconds,
+            signer=shop.signer,
         )
         tasks.start_soon(self._offer, draft, delivery)
 

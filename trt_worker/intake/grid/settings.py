@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 
 from yarl import URL
 
@@ -42,6 +43,7 @@ class GridSettings:
     source_limit_bytes: int = 12 * 1024 * 1024  # the grid's own limit
     allow_img2img: bool = True
     ssl_context: ssl.SSLContext | None = None  # None: the system's trust store
+    identity_key_file: Path | None = None  # signs results; see `signer.read_signer`
 
     def __post_init__(self) -> None:
         """Refuse what cannot work or would send the key in the clear.

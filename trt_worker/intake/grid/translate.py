@@ -140,7 +140,7 @@ def _drawing(job_id: str, payload: Mapping[str, Any], model: Model) -> Drawing:
     engine, spec = payload.get("recipe_engine"), payload.get("recipe_spec")
     if engine is None and spec is None:
         return _plain(job_id, payload, model)
-    if engine not in {None, "comfyui"}:
+    if engine is not None and engine != "comfyui":
         raise UnreadableRecipe(f"job {job_id} has a recipe for {engine!r}; ComfyUI graphs are served")
     return read_recipe(spec, model)
 

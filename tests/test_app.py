@@ -1,0 +1,199 @@
+"""The whole worker as a process of its own, on a local grid: drained, refused, struck by faults, reloaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from anyio.abc import Process
+
+from trt_worker.local_grid.faults import Fault, Faults
+from trt_worker.local_grid.requests import GridResult, HordeRequest, ImageRequest
+from trt_worker.local_grid.server import LocalGrid
+
+pytestmark = pytest.mark.anyio
+CONNECTIONS = 4
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@asynccontextmanager
+async def a_worker(
+    grid: LocalGrid, folder: Path, *, config: Mapping[str, object] | None = None, key: str | None = None
+) -> AsyncIterator[Process]:
+    """A worker process whose device costs nothing, configured by a file in `folder`."""
+    settings: dict[str, object] = {
+        "api_key": key or grid.key,
+        "dreamer_name": "rig",
+        "network": "grid",
+        "grid_url": grid.worker_url,
+        "grid_http_url": grid.url,
+        "grid_connections": CONNECTIONS,
+        "backends": "null",
+        "log_dir": str(folder / "logs"),
+        "cache_home": str(folder / "models"),
+    }
+    lines = [f"{name}: {value}" for name, value in (settings | dict(config or {})).items()]
+    file = folder / "bridgeData.yaml"
+    file.write_text("\n".join(lines) + "\n")
+    process = await anyio.open_process(
+        [sys.executable, "-m", "trt_worker", "run", "-c", str(file)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()
+
+
+async def said_by(process: Process) -> str:
+    """Everything a process prints until it ends."""
+    assert process.stdout is not None
+    return b"".join([chunk async for chunk in process.stdout]).decode()
+
+
+def a_request(seed: int, **changes: object) -> ImageRequest:
+    return ImageRequest(**({"width": 64, "height": 64, "steps": 4, "seed": seed} | changes))  # type: ignore[arg-type]
+
+
+async def test_sigterm_finishes_what_was_taken_and_leaves_with_zero(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(60):
+            await grid.connected(CONNECTIONS)
+            handles = [await grid.submit_grid(a_request(seed, steps=60, n=2)) for seed in range(CONNECTIONS)]
+            for handle in handles:
+                await handle.dispatched()
+
+            process.send_signal(signal.SIGTERM)
+            results = [await handle.result() for handle in handles]
+            status = await process.wait()
+
+    assert status == 0
+    assert [(result.status, result.requeues) for result in results] == [(200, 0)] * CONNECTIONS
+    assert grid.violations() == []
+
+
+async def test_a_second_signal_stops_at_once_and_the_jobs_go_back_to_the_grid(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(60):
+            await grid.connected(CONNECTIONS)
+            handle = await grid.submit_grid(a_request(1, steps=80, n=4, width=1024, height=1024))
+            await handle.dispatched()
+
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            await process.wait()
+
+        assert not handle.has_ended
+        assert grid.violations() == []
+
+
+async def test_a_wrong_key_is_one_clear_line_and_the_key_appears_nowhere(tmp_path: Path) -> None:
+    secret = "grid_this-is-not-a-key-of-anybody-0123456789"
+    async with LocalGrid() as grid, a_worker(grid, tmp_path, key=secret) as process:
+        with anyio.fail_after(60):
+            said = await said_by(process)
+            status = await process.wait()
+
+    assert status == 1
+    assert "key" in said.lower()
+    written = "".join(file.read_text() for file in (tmp_path / "logs").iterdir())
+    assert secret not in said + written
+
+
+async def test_the_key_is_in_no_process_listing(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(60):
+            await grid.connected(CONNECTIONS)
+            parent = psutil.Process(process.pid)
+            family = [parent, *parent.children(recursive=True)]
+            shown = [word for member in family for word in (*member.cmdline(), *member.environ().values())]
+
+    assert len(family) == 2
+    assert not any(grid.key in word for word in shown)
+
+
+async def test_every_job_is_answered_once_whatever_breaks(tmp_path: Path) -> None:
+    faults = Faults(
+        drop_mid_job=Fault(count=4, probability=0.2),
+        drop_after_done=Fault(count=3, probability=0.2),
+        put_error=Fault(count=6, probability=0.2),
+        duplicate_ack=Fault(count=4, probability=0.2),
+    )
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(120):
+            await grid.connected(CONNECTIONS)
+            grid.faults = faults
+            handles = [await grid.submit_grid(a_request(seed, n=1 + seed % 4)) for seed in range(40)]
+            results = [await handle.result() for handle in handles]
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+
+    assert {result.status for result in results} == {200}
+    assert all(image.is_intact for result in results for image in result.images)
+    assert grid.violations() == []
+
+
+async def test_a_killed_device_process_costs_no_job(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(90):
+            await grid.connected(CONNECTIONS)
+            handles = [await grid.submit_grid(a_request(seed, steps=80, n=4)) for seed in range(CONNECTIONS)]
+            for handle in handles:
+                await handle.dispatched()
+            (device,) = psutil.Process(process.pid).children()
+            os.kill(device.pid, signal.SIGKILL)
+
+            results: list[GridResult] = [await handle.result() for handle in handles]
+
+    assert [(result.status, len(result.images), result.requeues) for result in results] == [(200, 4, 0)] * CONNECTIONS
+    assert grid.violations() == []
+
+
+async def test_both_networks_are_served_by_one_worker(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path, config={"network": "both", "horde_url": grid.horde_url}):
+        with anyio.fail_after(60):
+            await grid.connected(CONNECTIONS)
+            over_grid = await grid.submit_grid(a_request(1))
+            over_horde = await grid.submit_horde(HordeRequest(width=64, height=64, n=2, extra={"r2": False}))
+
+            assert (await over_grid.result()).status == 200
+            assert len((await over_horde.result()).images) == 2
+
+
+async def test_a_change_of_the_file_takes_effect_while_running(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(90):
+            await grid.connected(CONNECTIONS)
+            file = tmp_path / "bridgeData.yaml"
+            file.write_text(file.read_text() + "models_to_load: [nothing-of-the-kind]\n")
+            process.send_signal(signal.SIGHUP)
+            await grid.connected(0)
+            file.write_text(file.read_text().replace("nothing-of-the-kind", "shapes-tiny"))
+            process.send_signal(signal.SIGHUP)
+            await grid.connected(CONNECTIONS)
+
+            assert (await (await grid.submit_grid(a_request(1))).result()).status == 200
+
+
+async def test_a_bad_file_ends_the_start_with_two_and_says_where(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path, config={"max_batch": "many"}) as process:
+        with anyio.fail_after(30):
+            said = await said_by(process)
+
+            assert await process.wait() == 2
+    assert "max_batch" in said
+    assert "line" in said
+    assert "Traceback" not in said
