@@ -92,7 +92,7 @@ async def test_a_second_signal_stops_at_once_and_the_jobs_go_back_to_the_grid(tm
             handle = await grid.submit_grid(a_request(1, steps=80, n=4, width=1024, height=1024))
             await handle.dispatched()
 
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGINT)
             await process.wait()
 
