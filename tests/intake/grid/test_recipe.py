@@ -165,7 +165,6 @@ def test_what_is_no_graph_is_a_defect(spec, a_model) -> None:
         ({}, {"n77": {"class_type": "FaceSwap", "inputs": {}}}, "'77' .FaceSwap"),
         ({"4.ckpt_name": "other.safetensors"}, {}, "other.safetensors"),
         ({}, {"n77": {"class_type": "VAELoader", "inputs": {"vae_name": "other.vae"}}}, "other.vae"),
-        ({"3.denoise": 0.5}, {}, "empty latent"),
         ({"3.positive": ["77", 0]}, {"n77": {"class_type": "ConditioningZeroOut", "inputs": {}}}, "'77'"),
         ({"3.model": ["77", 0]},
          {"n77": {"class_type": "ModelSamplingSD3", "inputs": {"shift": 3, "model": ["4", 0]}}}, "flow"),
@@ -178,9 +177,14 @@ def test_what_is_not_served_withdraws_the_recipe(changes, nodes, named, a_graph,
         read_recipe(a_graph(changes, **nodes), a_model())
 
 
-def test_a_sampler_that_a_customer_chose_does_not_condemn_the_recipe(a_graph, a_model) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"3.sampler_name": "magic"}, {"3.scheduler": "magic"}, {"3.denoise": 0.5}, {"3.negative": ["77", 0]}]
+)
+def test_a_value_that_a_customer_can_choose_does_not_condemn_the_recipe(changes, a_graph, a_model) -> None:
+    zeroed = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["6", 0]}}
+
     with pytest.raises(UnservableJob) as told:
-        read_recipe(a_graph({"3.sampler_name": "magic"}), a_model())
+        read_recipe(a_graph(changes, n77=zeroed), a_model())
 
     assert not isinstance(told.value, UnreadableRecipe)
 
