@@ -78,13 +78,14 @@ async def test_loras_fail_honestly_and_the_connection_works_on(at_work) -> None:
         assert work.transports[0].stats().reconnects == 0
 
 
-async def test_a_job_without_a_recipe_is_served(at_work, gate, a_model) -> None:
+async def test_a_job_without_a_recipe_is_served(at_work, gate, a_model, lines) -> None:
     gate.models = {"My Model/1": a_model("My Model/1")}
     async with at_work() as work:
         handle = await work.grid.submit_grid(ImageRequest(model="My Model/1", sampler="k_heun", scheduler="karras"))
 
         assert (await handle.result()).status == 200
         assert (work.offers[0].job.sampler, work.offers[0].job.scheduler) == ("heun", "karras")
+        assert lines == []
 
 
 async def test_a_probe_is_unpaid(at_work) -> None:
@@ -176,6 +177,21 @@ async def test_progress_is_told_at_most_every_few_seconds(at_work) -> None:
         await offer.delivery.progress(1.0)
 
         assert handle.progress == [25]
+
+
+async def test_nothing_is_told_about_a_job_that_is_over(at_work) -> None:
+    async with at_work(automatic=False, progress_seconds=0.0) as work:
+        await work.grid.submit_grid(ImageRequest())
+        over = await work.offer()
+        await work.finish(over)
+        following = await work.grid.submit_grid(ImageRequest())
+        current = await work.offer(2)
+
+        await over.delivery.progress(0.75)  # the server would book it on the current job
+        assert (await over.delivery.fail("too late")).settlement is Settlement.PAID
+        await work.finish(current)
+
+        assert ((await following.result()).status, following.progress) == (200, [])
 
 
 async def test_an_idle_connection_answers_pings(at_work) -> None:

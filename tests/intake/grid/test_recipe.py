@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,13 @@ def test_a_split_schedule_is_the_tail_of_a_longer_one(a_model) -> None:
     assert (drawing.size, drawing.source_crop, drawing.takes_source) == ((1024, 768), True, True)
     assert (drawing.scheduler, drawing.shift) == ("simple", flux2_shift(1024, 1024, 8))
     assert (drawing.prompt, drawing.negative_prompt, drawing.seed) == ("a lighthouse", "", 2**64 - 1)
+
+
+@pytest.mark.parametrize(
+    ("side", "steps", "mu"), [(1024, 10, 2.256246), (1024, 200, 1.149997), (1536, 4, 2.016659), (1536, 50, 2.016659)]
+)
+def test_the_shift_of_flux2_is_that_of_its_two_fits(side, steps, mu) -> None:
+    assert math.log(flux2_shift(side, side, steps)) == pytest.approx(mu, abs=1e-6)
 
 
 def test_without_a_resize_the_picture_is_as_large_as_its_source(a_model) -> None:
