@@ -37,8 +37,9 @@ def a_picture(kind: str = "PNG", size: tuple[int, int] = (16, 8)) -> bytes:
 
 def a_bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims to be large."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", binascii.crc32(header))
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + bytes(8), b"IEND")
+    framed = (struct.pack(">I", len(body) - 4) + body + struct.pack(">I", binascii.crc32(body)) for body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 @asynccontextmanager
@@ -152,7 +153,7 @@ async def test_a_server_that_stops_answering_is_given_up() -> None:
         await anyio.sleep_forever()
         return response
 
-    with pytest.raises(BadSourceImage, match="could not be fetched: TimeoutError"):
+    with anyio.fail_after(5), pytest.raises(BadSourceImage, match="could not be fetched: TimeoutError"):
         await fetch(answer, timeout=0.05)
 
 
@@ -169,16 +170,29 @@ def test_an_inline_picture_is_decoded() -> None:
     assert decode_base64_image(base64.b64encode(a_picture()).decode(), 10_000) == a_picture()
 
 
-@pytest.mark.parametrize("text", ["", "%%%", "aGVsbG8=", "é", base64.b64encode(a_picture()).decode() * 400])
-def test_an_inline_picture_that_is_none_or_too_large_is_refused(text: str) -> None:
-    with pytest.raises(BadSourceImage):
-        decode_base64_image(text, 10_000)
+@pytest.mark.parametrize(
+    ("text", "limit_bytes", "said"),
+    [
+        ("", 10_000, "not PNG, JPEG or WebP"),
+        ("aGVsbG8=", 10_000, "not PNG, JPEG or WebP"),
+        ("é", 10_000, "not base64"),
+        ("%" + base64.b64encode(a_picture()).decode(), 10_000, "not base64"),
+        (base64.b64encode(a_picture()).decode(), 20, "larger than 20 bytes"),
+    ],
+)
+def test_an_inline_picture_that_is_none_or_too_large_is_refused(text: str, limit_bytes: int, said: str) -> None:
+    with pytest.raises(BadSourceImage, match=said):
+        decode_base64_image(text, limit_bytes)
 
 
 @pytest.mark.parametrize("size", [(8_193, 8_192), (60_000, 60_000), (1, 2**30)])
 def test_a_small_file_with_a_large_picture_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(BadSourceImage):
+    with pytest.raises(BadSourceImage, match="more than 67 megapixels"):
         check_image_header(a_bomb(*size))
+
+
+def test_a_picture_at_the_limit_is_fine() -> None:
+    check_image_header(a_bomb(8_192, 8_192))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])

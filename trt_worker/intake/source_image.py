@@ -70,7 +70,9 @@ def check_image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is the stricter one
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 width, height = picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadSourceImage(f"the source image has more than {max_pixels / 1e6:.0f} megapixels") from error
+    except (UnidentifiedImageError, OSError, ValueError) as error:
         raise BadSourceImage(f"the source image ({len(data)} bytes) is not PNG, JPEG or WebP") from error
     if width * height > max_pixels:
         raise BadSourceImage(f"the source image is {width}x{height}, more than {max_pixels / 1e6:.0f} megapixels")
