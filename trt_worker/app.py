@@ -24,7 +24,7 @@ from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
 from trt_worker.delivery import Offer
 from trt_worker.encode.encoder import Encoder
-from trt_worker.errors import DeviceUnusable, TransportClosed
+from trt_worker.errors import ConfigError, DeviceUnusable, TransportClosed
 from trt_worker.intake.grid.pool import GridTransport
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.horde.settings import HordeSettings
@@ -94,6 +94,8 @@ def make_transports(config: Config, gate: Gate) -> Sequence[Transport]:
                     connections=config.connections,
                     bridge_agent=agent,
                     ack_seconds=config.ack_seconds,
+                    allow_img2img=config.allow_img2img,
+                    identity_key_file=config.worker_identity_key_file,
                 ),
                 gate,
             )
@@ -245,7 +247,13 @@ async def _take_jobs(worker: Worker, make: TransportMaker) -> None:
     try:
         while not worker.stop.is_set():
             worker.changed = anyio.Event()
-            alive = [transport.name for transport in await _run_transports(worker, make(worker.config, worker.service))]
+            try:
+                made = make(worker.config, worker.service)
+            except ConfigError as error:
+                worker.failure = str(error)
+                worker.stop.set()
+                return
+            alive = await _run_transports(worker, made)
             if not alive and not worker.changed.is_set() and not worker.stop.is_set():
                 worker.failure = "No network is left to work for; see the errors above."
                 worker.stop.set()

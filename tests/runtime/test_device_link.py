@@ -209,3 +209,17 @@ async def test_a_job_the_device_cannot_know_fails_without_harm() -> None:
             await link.make(job := a_job(sampler="magic"), a_plan(job), lambda _: None)
 
         assert link.restarts == 0
+
+
+async def test_one_job_handed_out_twice_is_made_twice() -> None:
+    async with a_device() as link:
+        job, made = a_job(), []
+
+        async def make() -> None:
+            made.append(await link.make(job, a_plan(job), lambda _: None))
+
+        async with anyio.create_task_group() as both:
+            both.start_soon(make)
+            both.start_soon(make)
+
+    assert [len(result.images) for result in made] == [2, 2]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from time import monotonic
 
 import anyio
@@ -77,6 +78,7 @@ class DeviceLink:
         self._start_seconds = start_seconds
         self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
+        self._runs = count()
         self._stream: SocketStream | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = anyio.Event()
@@ -107,16 +109,17 @@ class DeviceLink:
             raise self._unusable
         if not self._pending:
             self._heard = monotonic()
-        pending = self._pending[job.id] = _Pending(progress=progress)
+        run = f"{job.id}/{next(self._runs)}"  # a job that comes twice is two runs
+        pending = self._pending[run] = _Pending(progress=progress)
         try:
-            await self._send(_run_frame(job, plan), job.source or b"")
+            await self._send(_run_frame(run, job, plan), job.source or b"")
             await pending.ended.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
-                await self._send(frames.Withdraw(id=job.id))
+                await self._send(frames.Withdraw(id=run))
             raise
         finally:
-            del self._pending[job.id]
+            del self._pending[run]
         if isinstance(pending.result, MadeJob):
             return pending.result
         raise pending.result or DeviceLost(f"device {self.index} ended job {job.id} without a word")
@@ -256,9 +259,9 @@ def _first(group: BaseExceptionGroup[DeviceLost]) -> DeviceLost:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _run_frame(job: JobSpec, plan: Plan) -> frames.Run:
+def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
     return frames.Run(
-        id=job.id,
+        id=run,
         model=job.model,
         backend=plan.backend,
         prompt=job.prompt,

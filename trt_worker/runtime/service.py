@@ -25,7 +25,7 @@ COULD_NOT = "The job could not be run."
 """What the network is told of a failure whose cause is ours alone."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Open:
     job: JobSpec
     fraction: float = 0.0
@@ -52,7 +52,7 @@ class Service:
     depth: int
     finished: Callable[[JobRecord], None]
     pace: Pace = field(default_factory=Pace)
-    _open: dict[str, _Open] = field(default_factory=dict)
+    _open: list[_Open] = field(default_factory=list)
     _freed: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -64,7 +64,7 @@ class Service:
         return self.models
 
     def room(self) -> int:
-        return max(0, self.depth - sum(len(entry.job.seeds) for entry in self._open.values()))
+        return max(0, self.depth - sum(len(entry.job.seeds) for entry in self._open))
 
     async def wait_for_room(self) -> None:
         while not self.room():
@@ -74,7 +74,7 @@ class Service:
         if job.model not in self.models:
             return f"model {job.model} is not served"
         now = monotonic()
-        finish = self.pace.finish(now, sum(entry.left for entry in self._open.values()), job.megapixel_steps)
+        finish = self.pace.finish(now, sum(entry.left for entry in self._open), job.megapixel_steps)
         if finish <= job.due:
             return None
         return f"it would be done in {finish - now:.0f} s and is due in {job.due - now:.0f} s"
@@ -82,13 +82,14 @@ class Service:
     async def serve(self, offer: Offer) -> None:
         """One job, from its offer to its receipt. Never raises for anything a job or the network does."""
         job = offer.job
-        entry = self._open[job.id] = _Open(job=job)
+        entry = _Open(job=job)
+        self._open.append(entry)  # not by id: a network may give one job to two connections in a row
         self.tally.queued(self.jobs)
         record: JobRecord | None = None
         try:
             record = await self._serve(offer, entry)
         finally:
-            del self._open[job.id]
+            self._open.remove(entry)
             self._freed.set()
             self._freed = anyio.Event()
             self.tally.queued(self.jobs)
