@@ -113,18 +113,19 @@ class Service:
                 except anyio.WouldBlock:
                     return  # the network is slower than the device: the next one will do
 
-            try:
-                making = await self.maker.make(job, self.models[job.model], progress)
-                images = await self._encode(job, making)
-                encoded_at = monotonic()
-                entry.fraction = 1.0
-                receipt = await submit(offer, images, self.uploader)
-            except BadJob as error:
-                logger.warning("Job {} is given up: {}", job.id, error)
-                receipt = await delivery.fail(error.public)
-            except (LateJob, EngineError, DeviceUnusable) as error:
-                logger.error("Job {} is given up: {}", job.id, error)
-                receipt = await delivery.fail(COULD_NOT)
+            with progress_in:
+                try:
+                    making = await self.maker.make(job, self.models[job.model], progress)
+                    images = await self._encode(job, making)
+                    encoded_at = monotonic()
+                    entry.fraction = 1.0
+                    receipt = await submit(offer, images, self.uploader)
+                except BadJob as error:
+                    logger.warning("Job {} is given up: {}", job.id, error)
+                    receipt = await delivery.fail(error.public)
+                except (LateJob, EngineError, DeviceUnusable) as error:
+                    logger.error("Job {} is given up: {}", job.id, error)
+                    receipt = await delivery.fail(COULD_NOT)
             scope.cancel_scope.cancel()
         now = monotonic()
         if making is not None and encoded_at is not None:
