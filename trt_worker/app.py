@@ -35,7 +35,6 @@ from trt_worker.runtime.device_link import DeviceLink
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.service import Service
 from trt_worker.submit.upload import Uploader
-from trt_worker.telemetry.exporter import serve_metrics
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
@@ -176,6 +175,8 @@ async def open_worker(
         )
         worker = Worker(config=config, links=links, service=service, tally=tally, records=records)
         if config.metrics_port:
+            from trt_worker.telemetry.exporter import serve_metrics  # brings a web server: only when asked for
+
             await stack.enter_async_context(serve_metrics(worker.snapshot, config.metrics_port))
         async with anyio.create_task_group() as devices:
             for link in links:
