@@ -258,7 +258,6 @@ def _describe(out: Path) -> None:
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
-
     tokenizer = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": 77,
