@@ -24,7 +24,10 @@ find_python() {
 set_up() {
     local extras=$1 stamp=$venv/installed$1 wanted python
     wanted=$(cat -- "$home/pyproject.toml" "$home/constraints.txt" | sha256sum)
-    [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
+    local done
+    for done in "$stamp" "$venv/installed[dev]"; do # the development set holds everything
+        [[ -f $done && $(<"$done") == "$wanted" ]] && return
+    done
     python=$(find_python) || exit 1
     mkdir -p -- "$home/logs"
     printf 'horde-bridge: setting up in %s (a few minutes the first time; details in %s)\n' "$venv" "$log" >&2
@@ -47,4 +50,5 @@ if [[ ${1:-} == test ]]; then
 fi
 
 set_up ''
+export TRT_WORKER_HOME=$home # where bridgeData.yaml, models and logs are, whatever directory this is called from
 exec "$venv/bin/trt-worker" "$@"

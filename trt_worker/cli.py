@@ -30,7 +30,8 @@ Environment = Annotated[
 ]
 Verbosity = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for everything.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
-DEFAULT_CONFIG = Path("bridgeData.yaml")
+HOME = Path(os.environ.get("TRT_WORKER_HOME", "."))
+DEFAULT_CONFIG = HOME / "bridgeData.yaml"
 BAD_CONFIG = 2
 
 
@@ -64,7 +65,9 @@ def run(
 
     path = None if from_environment else config
     loaded = _load(path, name)
-    settings = loaded.config
+    settings = loaded.config.model_copy(
+        update={"log_dir": HOME / loaded.config.log_dir, "cache_home": HOME / loaded.config.cache_home}
+    )
     configure_logs(
         settings.log_dir,
         process=None,
@@ -90,7 +93,7 @@ def run(
 @app.command()
 def demo(
     jobs: Annotated[int, typer.Option(min=1, max=1000, help="Jobs to serve.")] = 24,
-    sheet: Annotated[Path, typer.Option(help="Where the pictures are shown together.")] = Path("logs/demo.png"),
+    sheet: Annotated[Path, typer.Option(help="Where the pictures are shown together.")] = HOME / "logs" / "demo.png",
     json: JsonPath = None,
     verbosity: Verbosity = 0,
 ) -> None:
@@ -101,7 +104,7 @@ def demo(
     from trt_worker.report import write_figures
     from trt_worker.telemetry.logs import configure_logs
 
-    logs = Path("logs")
+    logs = HOME / "logs"
     configure_logs(logs, process=None, verbosity=verbosity, secrets=(), console=True)
     outcome = anyio.run(
         lambda: run_demo(jobs, log_directory=logs, verbosity=verbosity), backend_options={"use_uvloop": True}
