@@ -86,6 +86,14 @@ class JobMaker:
                 if black is None:
                     raise
                 return black
+            logger.debug(
+                "Job {}: backend {}, engine {}, bucket {}, reason: {}",
+                job.id,
+                plan.backend,
+                plan.engine,
+                plan.bucket.label,
+                plan.reason,
+            )
             if plan.fallback:
                 self._fell_back(plan.reason)
                 logger.info("Job {} runs on {}: {}", job.id, plan.backend, plan.reason)
