@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ from pydantic import (
 )
 
 from trt_engines.backends.ladder import BACKENDS
+from trt_worker.addresses import is_loopback
 
 ANONYMOUS_KEY = "0000000000"
 """The Horde's public account. It is no secret, earns nothing, and the grid does not know it."""
@@ -125,18 +125,9 @@ def _grid_http_url(text: str) -> str:
 def _protected(url: str, plain: str) -> str:
     """The key travels on this connection: without TLS only to this machine itself."""
     parts = urlsplit(url)
-    if parts.scheme == plain and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == plain and not is_loopback(parts.hostname or ""):
         raise ValueError(f"would send the API key in the clear; allowed: {plain}s://, or {plain}:// to this machine")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _wallet(text: str) -> str:

@@ -6,12 +6,12 @@ import base64
 import binascii
 import io
 import warnings
-from ipaddress import ip_address
 
 import aiohttp
 from PIL import Image, UnidentifiedImageError
 from yarl import URL
 
+from trt_worker.addresses import is_loopback
 from trt_worker.errors import BadSourceImage
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -83,18 +83,9 @@ def _allowed(url: str) -> URL:
         target = URL(url)
     except ValueError as error:
         raise BadSourceImage("the source image's address cannot be read") from error
-    if target.scheme == "https" or (target.scheme == "http" and _is_loopback(target.host or "")):
+    if target.scheme == "https" or (target.scheme == "http" and is_loopback(target.host or "")):
         return target
     raise BadSourceImage(f"{_shown(target)}: source images are fetched over https only")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _shown(url: URL) -> str:

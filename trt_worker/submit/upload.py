@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 import random
 import re
 import time
@@ -12,6 +11,7 @@ import aiohttp
 import anyio
 from yarl import URL
 
+from trt_worker.addresses import is_loopback
 from trt_worker.delivery import EncodedImage, UploadSlot
 from trt_worker.errors import TransportError
 
@@ -109,18 +109,9 @@ def _checked(address: str) -> URL:
         host, usable = None, False
     if not usable or not host:
         raise TransportError("upload slot: its address is not an http(s) URL, so the image was not sent")
-    if url.scheme != "https" and not _is_loopback(host):
+    if url.scheme != "https" and not is_loopback(host):
         raise TransportError(f"upload slot at {_plain(url)}: not https, so the image was not sent")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _plain(url: URL) -> str:

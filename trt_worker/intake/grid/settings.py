@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from yarl import URL
 
 from trt_worker import AGENT_NAME, __version__
+from trt_worker.addresses import is_loopback
 from trt_worker.errors import ConfigError
 
 WORKER_PATH = "/v1/workers/ws"
@@ -98,17 +98,8 @@ def _check_address(field_name: str, address: str, plain: str, secure: str) -> No
         raise ConfigError(f"grid settings: {field_name} {address!r} is not an address") from error
     if url.scheme not in {plain, secure} or not url.host:
         raise ConfigError(f"grid settings: {field_name} {address!r} must start with {secure}://")
-    if url.scheme == plain and not _is_loopback(url.host):
+    if url.scheme == plain and not is_loopback(url.host):
         raise ConfigError(
             f"grid settings: {field_name} {address!r} would send the API key unencrypted; use {secure}:// "
             f"({plain}:// is for this machine only)"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
