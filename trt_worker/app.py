@@ -19,6 +19,7 @@ from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
 from trt_worker import AGENT_NAME, __version__
+from trt_worker.concurrency import cancel_when, first_leaf
 from trt_worker.config.models import resolve_models
 from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
@@ -61,7 +62,6 @@ class Worker:
     links: Sequence[DeviceLink]
     service: Service
     tally: Tally
-    records: list[JobRecord] | None  # every finished job, if somebody keeps them
     stop: anyio.Event = field(default_factory=anyio.Event)
     changed: anyio.Event = field(default_factory=anyio.Event)
     stopped: anyio.Event = field(default_factory=anyio.Event)
@@ -135,7 +135,6 @@ async def open_worker(
     source: ConfigSource | None = None,
     log_directory: Path | None = None,
     verbosity: int = 0,
-    keep_records: bool = False,
 ) -> AsyncIterator[Worker]:
     """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
 
@@ -143,7 +142,6 @@ async def open_worker(
     """
     models = offered_models(config)
     ladder = make_backends(config.backends, threads=config.threads_per_device)
-    folders = (config.cache_home,)
     links = [
         DeviceLink(
             frames.Configure(
@@ -151,7 +149,7 @@ async def open_worker(
                 backends=config.backends,
                 threads=config.threads_per_device,
                 max_rows=config.max_batch,
-                model_folders=tuple(str(folder) for folder in folders),
+                model_folders=(str(config.cache_home),),
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,
             ),
@@ -160,7 +158,6 @@ async def open_worker(
         )
     ]
     tally = Tally(began=monotonic())
-    records: list[JobRecord] | None = [] if keep_records else None
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         maker = JobMaker(links, ladder, max_rows=config.max_batch, fell_back=tally.fell_back)
@@ -171,9 +168,9 @@ async def open_worker(
             uploader=Uploader(session),
             tally=tally,
             depth=_depth(config),
-            finished=_announce if records is None else records.append,
+            finished=_announce,
         )
-        worker = Worker(config=config, links=links, service=service, tally=tally, records=records)
+        worker = Worker(config=config, links=links, service=service, tally=tally)
         if config.metrics_port:
             from trt_worker.telemetry.exporter import serve_metrics  # brings a web server: only when asked for
 
@@ -220,7 +217,7 @@ async def run(config: Config, *, source: ConfigSource | None, log_directory: Pat
                 failure = worker.failure
                 both.cancel_scope.cancel()
     except* DeviceUnusable as group:
-        failure = str(_leaf(group))
+        failure = str(first_leaf(group))
     if failure:
         logger.critical("{}", failure)
     return FAILED if failure else OK
@@ -278,7 +275,7 @@ async def _run_transports(worker: Worker, transports: Sequence[Transport]) -> li
     async def tap() -> None:
         async with anyio.create_task_group() as either:
             for event in (worker.stop, worker.changed):
-                either.start_soon(_cancel_after, event, either.cancel_scope)
+                either.start_soon(cancel_when, event, either.cancel_scope)
         for transport in transports:
             transport.stop_taking()
 
@@ -293,11 +290,6 @@ async def _run_transports(worker: Worker, transports: Sequence[Transport]) -> li
                     jobs.start_soon(worker.service.serve, offer)
         life.cancel_scope.cancel()
     return alive
-
-
-async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
 
 
 async def _show_status(worker: Worker) -> None:
@@ -355,8 +347,3 @@ def _announce(record: JobRecord) -> None:
         seconds,
         record.backend or "no backend",
     )
-
-
-def _leaf(error: BaseException) -> BaseException:
-    """The first exception inside a group of groups."""
-    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

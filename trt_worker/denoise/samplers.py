@@ -57,11 +57,6 @@ def program(sampler: str, levels: Parameterisation, sigmas: Float64) -> Program:
     )
 
 
-def evaluations(sampler: str, sigmas: Float64, levels: Parameterisation) -> int:
-    """How often the network is called."""
-    return len(program(sampler, levels, sigmas).stages)
-
-
 def _stage(
     sigma: float,
     sample: Weights,
@@ -95,7 +90,6 @@ def _to(ratio: float) -> Weights:
 
 
 _ESTIMATE: Weights = {DENOISED: 1.0}
-_KEEP_ESTIMATE: Weights = {DENOISED: 1.0}
 _KEEP_SAMPLE: Weights = {X: 1.0}
 
 
@@ -147,7 +141,7 @@ def heun(levels: Parameterisation, sigmas: Sequence[float]) -> Iterator[Stage]:
         if t == 0:
             yield _stage(s, _ESTIMATE)
             continue
-        yield _stage(s, _to(t / s), anchor=_KEEP_SAMPLE, history=_KEEP_ESTIMATE)
+        yield _stage(s, _to(t / s), anchor=_KEEP_SAMPLE, history=_ESTIMATE)
         first = (s - t) * (2 * t - s) / (2 * s * t)
         yield _stage(t, {ANCHOR: t / s, _H1: first, DENOISED: (s - t) / (2 * t)})
 
@@ -172,7 +166,7 @@ def dpm_2_ancestral(levels: Parameterisation, sigmas: Sequence[float]) -> Iterat
 def _midpoint(s: float, t: float, factor: float, up: float) -> Iterator[Stage]:
     """DPM-Solver-2: the slope at the geometric middle of s and t."""
     middle = math.sqrt(s * t)
-    yield _stage(s, _to(middle / s), anchor=_KEEP_SAMPLE, history=_KEEP_ESTIMATE)
+    yield _stage(s, _to(middle / s), anchor=_KEEP_SAMPLE, history=_ESTIMATE)
     first = -(s - t) * (s - middle) / (s * middle)
     slope = {ANCHOR: t / s, _H1: first, DENOISED: (s - t) / middle}
     # x + d' (t - s) with d' = (y - D2) / m and y = (m / s) x + (1 - m / s) D
@@ -205,7 +199,7 @@ def dpmpp_2m(levels: Parameterisation, sigmas: Sequence[float]) -> Iterator[Stag
         else:
             r = math.log(before / s) / math.log(s / t)
             sample = {X: ratio, DENOISED: (1 - ratio) * (1 + 1 / (2 * r)), _H1: -(1 - ratio) / (2 * r)}
-        yield _stage(s, sample, history=_KEEP_ESTIMATE)
+        yield _stage(s, sample, history=_ESTIMATE)
         before = s
 
 
@@ -241,7 +235,7 @@ def dpmpp_2m_sde(levels: Parameterisation, sigmas: Sequence[float]) -> Iterator[
         if step_before is not None:
             correction = 0.5 * gain * h / step_before
             sample |= {DENOISED: gain + correction, _H1: -correction}
-        yield _stage(s, sample, history=_KEEP_ESTIMATE, noise=IntervalNoise(s, t))
+        yield _stage(s, sample, history=_ESTIMATE, noise=IntervalNoise(s, t))
         step_before = h
 
 
@@ -272,7 +266,7 @@ def dpmpp_3m_sde(levels: Parameterisation, sigmas: Sequence[float]) -> Iterator[
             _H2: float(weights[2]),
             _N: t * math.sqrt(-math.expm1(-doubled)),
         }
-        yield _stage(s, sample, history=_KEEP_ESTIMATE, noise=IntervalNoise(s, t))
+        yield _stage(s, sample, history=_ESTIMATE, noise=IntervalNoise(s, t))
         h1, h2 = h, h1
 
 
@@ -332,7 +326,7 @@ def res_multistep(levels: Parameterisation, sigmas: Sequence[float]) -> Iterator
             phi_1 = -math.expm1(-h) / h
             phi_2 = (1 - phi_1) / h
             sample = {X: t / s, DENOISED: h * (phi_1 - phi_2 / c2), _H1: h * phi_2 / c2}
-        yield _stage(s, sample, history=_KEEP_ESTIMATE)
+        yield _stage(s, sample, history=_ESTIMATE)
         before = s
 
 
@@ -371,7 +365,7 @@ def er_sde(levels: Parameterisation, sigmas: Sequence[float]) -> Iterator[Stage]
             _H2: float(weights[2]),
             _N: noise,
         }
-        yield _stage(s, sample, history=_KEEP_ESTIMATE, noise=FreshNoise())
+        yield _stage(s, sample, history=_ESTIMATE, noise=FreshNoise())
 
 
 def _er_scale(ratio: float) -> float:

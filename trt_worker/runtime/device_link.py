@@ -17,6 +17,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from loguru import logger
 from numpy.typing import NDArray
 
+from trt_worker.concurrency import first_leaf
 from trt_worker.errors import DeviceLost, DeviceUnusable
 from trt_worker.job import JobSpec
 from trt_worker.plan.route import Plan
@@ -131,7 +132,7 @@ class DeviceLink:
         """
         failed_starts = 0
         while True:
-            lost: DeviceLost | None = None
+            lost: BaseException | None = None
             try:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
@@ -139,7 +140,7 @@ class DeviceLink:
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
             except* DeviceLost as group:
-                lost = _first(group)
+                lost = first_leaf(group)
             failed_starts += 1
             self._earlier = self.totals
             reason = DeviceLost(f"device {self.index}: {lost}")
@@ -251,12 +252,6 @@ def _sum(one: frames.Totals, other: frames.Totals) -> frames.Totals:
         loop_seconds=one.loop_seconds + other.loop_seconds,
         megapixel_steps=one.megapixel_steps + other.megapixel_steps,
     )
-
-
-def _first(group: BaseExceptionGroup[DeviceLost]) -> DeviceLost:
-    """The first leaf of a group of groups."""
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:

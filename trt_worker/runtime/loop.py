@@ -42,7 +42,7 @@ class _Job:
     started: float
     rows: dict[int, Row] = field(default_factory=dict)
     waiting: dict[int, Row] = field(default_factory=dict)
-    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    sent: set[int] = field(default_factory=set)  # images whose pixels have left
     denoised: float = 0.0
     reported: float = 0.0
 
@@ -220,8 +220,8 @@ class DeviceLoop:
             return
         header = frames.Pixels(id=row.job, index=row.index, width=key.width, height=key.height)
         self._emit(header, pixels)
-        job.pixels[row.index] = pixels[:0]
-        if len(job.pixels) == len(job.rows):
+        job.sent.add(row.index)
+        if len(job.sent) == len(job.rows):
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:

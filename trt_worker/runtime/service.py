@@ -11,6 +11,7 @@ from loguru import logger
 
 from trt_engines.errors import EngineError
 from trt_engines.model import Model
+from trt_worker.concurrency import cancel_when
 from trt_worker.delivery import EncodedImage, Offer, Receipt, Settlement
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import BadJob, DeviceUnusable, LateJob
@@ -102,7 +103,7 @@ class Service:
         encoded_at: float | None = None
         receipt = Receipt(settlement=Settlement.RETURNED, detail="the network took the job back")
         async with anyio.create_task_group() as scope:
-            scope.start_soon(_cancel_when, delivery.withdrawn, scope.cancel_scope)
+            scope.start_soon(cancel_when, delivery.withdrawn, scope.cancel_scope)
             progress_in, progress_out = anyio.create_memory_object_stream[float](1)
             scope.start_soon(_forward_progress, progress_out, delivery.progress)
 
@@ -145,11 +146,6 @@ class Service:
             for index in range(len(making.images)):
                 pool.start_soon(one, index)
         return [encoded[index] for index in range(len(making.images))]
-
-
-async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
 
 
 async def _forward_progress(

@@ -8,7 +8,8 @@ import aiohttp
 import anyio
 from loguru import logger
 
-from trt_worker.delivery import Delivery, EncodedImage, Offer, Receipt, Settlement, UploadSlot
+from trt_worker.concurrency import cancel_when
+from trt_worker.delivery import EncodedImage, Offer, Receipt, Settlement, UploadSlot
 from trt_worker.errors import TransportError
 from trt_worker.submit.upload import Uploader
 
@@ -61,7 +62,7 @@ async def _upload_all(
             problems.append(str(error))
 
     async with anyio.create_task_group() as both:
-        both.start_soon(_cancel_when_withdrawn, delivery, both.cancel_scope)
+        both.start_soon(cancel_when, delivery.withdrawn, both.cancel_scope)
         async with anyio.create_task_group() as uploads:
             for position, image in enumerate(images):
                 if image is None:
@@ -73,11 +74,6 @@ async def _upload_all(
                     uploads.start_soon(upload, position, slot, image)
         both.cancel_scope.cancel()
     return None if delivery.withdrawn.is_set() else ready
-
-
-async def _cancel_when_withdrawn(delivery: Delivery, scope: anyio.CancelScope) -> None:
-    await delivery.withdrawn.wait()
-    scope.cancel()
 
 
 def _returned() -> Receipt:

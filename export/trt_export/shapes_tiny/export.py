@@ -181,8 +181,8 @@ def _export(
 
 def _bind(proto: onnx.ModelProto, weights: Path, location: Path, prefix: str) -> int:
     """Replace large initializers by references into the safetensors file; returns how many."""
-    header_size = struct.unpack("<Q", weights.read_bytes()[:8])[0]
     data = weights.read_bytes()
+    (header_size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + header_size])
     base = 8 + header_size
     stored = {}

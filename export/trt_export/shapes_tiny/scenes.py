@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,13 +108,6 @@ def held_out_scenes(amount: int = 100, seed: int = 2026) -> tuple[Scene, ...]:
         scene = random_scene(random, held_out=True)
         found.setdefault(caption(scene), scene)
     return tuple(found.values())
-
-
-def training_combinations() -> Iterator[tuple[str, str, str]]:
-    """Every (shape, colour, background) that training may see."""
-    for shape, colour, background in product(SHAPES, COLOURS, BACKGROUNDS):
-        if not Scene(shape=shape, colour=colour, background=background).held_out:
-            yield shape, colour, background
 
 
 def draw(scene: Scene, width: int, height: int, random: np.random.Generator | None = None) -> NDArray[np.uint8]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import aiohttp
 import anyio
 import msgspec
 from loguru import logger
 
+from trt_worker.concurrency import Stop
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
 from trt_worker.intake.grid.session import Leaving, Session, Shop
@@ -32,8 +32,7 @@ class Connection:
         self.session: Session | None = None
         self._shop = shop
         self._settled_in = settled_in
-        self._stopping = False
-        self._waits: set[anyio.CancelScope] = set()
+        self._stop = Stop()
         self._lost = Backoff(shop.settings.first_retry_wait, shop.settings.longest_retry_wait)
         self._refused = Backoff(shop.settings.first_retry_wait, shop.settings.longest_retry_wait)
         self._evictions = 0
@@ -41,9 +40,7 @@ class Connection:
 
     def stop(self) -> None:
         """Take no further job."""
-        self._stopping = True
-        for wait in self._waits:
-            wait.cancel()
+        self._stop.request()
         if self.session is not None:
             self.session.stop()
 
@@ -54,12 +51,12 @@ class Connection:
 
     async def run(self) -> str:
         """Until stopped. Returns: why this name is over for good; empty: it was stopped."""
-        while not self._stopping:
+        while not self._stop.requested:
             offered = await self._models()
-            if self._stopping:
+            if self._stop.requested:
                 break
             reaction = await self._live(offered)
-            if self._stopping:
+            if self._stop.requested:
                 break
             if reaction is not None and (ended := await self._react(reaction)):
                 logger.error("Grid {}: this connection ends: {}", self.name, ended)
@@ -68,10 +65,10 @@ class Connection:
 
     async def _models(self) -> frozenset[str]:
         """What to register with, once there is something."""
-        while not (offered := frozenset(self._shop.catalogue.offered())) and not self._stopping:
+        while not (offered := frozenset(self._shop.catalogue.offered())) and not self._stop.requested:
             self._settled_in()
             changed = self._shop.catalogue.changed
-            with self._until_stopped():
+            with self._stop.ends():
                 await changed.wait()
         return offered
 
@@ -80,7 +77,7 @@ class Connection:
         settings = self._shop.settings
         socket: aiohttp.ClientWebSocketResponse | None = None
         try:
-            with self._until_stopped(), anyio.fail_after(settings.open_seconds):
+            with self._stop.ends(), anyio.fail_after(settings.open_seconds):
                 socket = await self._shop.http.ws_connect(
                     settings.worker_url,
                     heartbeat=HEARTBEAT_SECONDS,
@@ -91,9 +88,9 @@ class Connection:
             if socket is None:
                 return None
             refusal: str | None = "not asked"
-            with self._until_stopped(), anyio.fail_after(settings.open_seconds):
+            with self._stop.ends(), anyio.fail_after(settings.open_seconds):
                 refusal = await self._register(socket, offered)
-            if self._stopping:
+            if self._stop.requested:
                 return None
             if refusal is not None:
                 return react(socket.close_code, refusal)
@@ -176,9 +173,9 @@ class Connection:
             settings.takeover_wait,
         )
         self._settled_in()
-        while not self._stopping:
+        while not self._stop.requested:
             await self._wait(settings.takeover_wait)
-            if self._stopping:
+            if self._stop.requested:
                 break
             try:
                 taken = await self._is_online()
@@ -208,20 +205,8 @@ class Connection:
         )
 
     async def _wait(self, seconds: float) -> None:
-        with self._until_stopped():
+        with self._stop.ends():
             await anyio.sleep(seconds)
-
-    @contextmanager
-    def _until_stopped(self) -> Iterator[None]:
-        """Waits in here end at `stop`."""
-        with anyio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                if self._stopping:
-                    scope.cancel()
-                yield
-            finally:
-                self._waits.discard(scope)
 
 
 def _told(error: BaseException) -> str:

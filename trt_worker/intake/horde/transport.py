@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -13,6 +12,7 @@ from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
 from yarl import URL
 
+from trt_worker.concurrency import Stop
 from trt_worker.delivery import Offer
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
@@ -68,9 +68,8 @@ class HordeTransport:
         self._turn = anyio.Lock()
         self._reserved = 0  # images that pops under way may bring, or that came and are not in the queue yet
         self._released = anyio.Event()
-        self._stopping = False
+        self._stop = Stop()
         self._closed_because = ""
-        self._waits: set[anyio.CancelScope] = set()
         self._shown: set[str] = set()  # messages that the operator has seen
 
     async def run(
@@ -94,9 +93,7 @@ class HordeTransport:
 
     def stop_taking(self) -> None:
         """Take no further job; a pop under way is still waited for, as it may bring one."""
-        self._stopping = True
-        for wait in self._waits:
-            wait.cancel()
+        self._stop.request()
 
     def stats(self) -> HordeStats:
         """A snapshot for the console and the metrics."""
@@ -148,7 +145,7 @@ class HordeTransport:
     ) -> Answer | None:
         """The answer to a call, tried until there is one; None: the server will not have it, or we are stopping."""
         backoff = Backoff(self._settings.first_retry_wait)
-        while not self._stopping:
+        while not self._stop.requested:
             answer, reaction = await _ask(endpoint, call)
             if reaction.verdict is Verdict.DONE:
                 return answer
@@ -160,7 +157,7 @@ class HordeTransport:
             wait = reaction.seconds or backoff.next_wait()
             logger.warning("Horde {}: {}; next try in {:.1f} s", self._host, reaction.sentence, wait)
             ready.started()
-            with self._until_stopped():
+            with self._stop.ends():
                 await anyio.sleep(wait)
         ready.started()
         return None
@@ -168,10 +165,10 @@ class HordeTransport:
     # Taking jobs
 
     async def _take_jobs(self, lines: _Lines) -> None:
-        while not self._stopping:
+        while not self._stop.requested:
             async with self._turn:
                 amount = 0
-                with self._until_stopped():
+                with self._stop.ends():
                     amount = await self._room()
                 if not amount:
                     return
@@ -357,18 +354,6 @@ class HordeTransport:
         if key not in self._shown:
             self._shown.add(key)
             logger.warning("Horde {}: {}", self._host, sentence)
-
-    @contextmanager
-    def _until_stopped(self) -> Iterator[None]:
-        """Waits in here end at `stop_taking`."""
-        with anyio.CancelScope() as scope:
-            self._waits.add(scope)
-            try:
-                if self._stopping:
-                    scope.cancel()
-                yield
-            finally:
-                self._waits.discard(scope)
 
 
 async def _ask(endpoint: Endpoint, call: Callable[[], Awaitable[Answer]]) -> tuple[Answer | None, Reaction]:
