@@ -389,3 +389,5 @@ async def test_stopping_ends_a_wait_for_a_server_that_is_not_there(at_work) -> N
     async with at_work(start=False) as work:
         transport = await work.start(url="ws://127.0.0.1:9", http_url="http://127.0.0.1:9", first_retry_wait=60.0)
         transport.stop_taking()
+
+    assert transport.stats().connected == 0

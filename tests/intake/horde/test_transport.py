@@ -462,6 +462,8 @@ async def test_a_pop_that_fails_for_the_servers_reasons_is_tried_again(
     async with running():
         await horde.until("pop", 4)
 
+    assert len(horde.of("pop")) >= 4
+
 
 # Beginning and end
 
@@ -538,11 +540,15 @@ async def test_a_stop_while_the_server_is_down_ends_at_once(horde: Any, running:
     async with running(first_retry_wait=1000.0):
         await horde.until("find_user")
 
+    assert not horde.of("pop")
+
 
 async def test_a_stop_while_there_is_no_room_ends_at_once(running: Run, gate: Any) -> None:
     gate.images = 0
-    async with running(open_pops=4):
+    async with running(open_pops=4) as worker:
         await anyio.wait_all_tasks_blocked()
+
+    assert worker.transport.stats().popped == 0
 
 
 async def test_redirects_are_not_followed_because_the_key_would_go_along(
