@@ -124,7 +124,7 @@ def _sizes(side: int, *, sources: bool) -> Iterator[tuple[int, int, float]]:
             (width, height)
             for width in range(SOURCE_LEAST, SOURCE_MOST + 1, SOURCE_STEP)
             for height in range(SOURCE_LEAST, SOURCE_MOST + 1, SOURCE_STEP)
-            if width * height <= SOURCE_PIXELS
+            if (width - SOURCE_STEP // 2) * (height - SOURCE_STEP // 2) <= SOURCE_PIXELS  # held before rounding
         ]
         yield from ((width, height, SOURCE_SHARE / len(derived)) for width, height in derived)
 

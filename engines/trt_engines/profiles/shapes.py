@@ -128,7 +128,7 @@ def losses(shapes: Shapes, profile: Profile, cost: NetworkCost) -> Losses:
     run = rows_run * shapes.row_work
     off = OFF_OPT_LOSS_PER_OCTAVE * np.abs(np.log2(per_call * shapes.row_flops / opt_work(profile, cost)))
     slower = run * (np.minimum(off, OFF_OPT_LOSS_MOST) + SPLIT_LOSS_PER_HALVING * np.log2(calls))
-    padding = run - shapes.useful
+    padding = np.maximum(run - shapes.useful, 0.0)  # rounding may leave a shade below zero
     return Losses(
         inside=inside,
         covered=inside & (padding + slower <= UNCOVERED_LOSS * shapes.useful),
