@@ -1,0 +1,373 @@
+"""What building a model for a card would give, before anything is built: engines, sizes, times, memory, what fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from trt_engines.profiles.cost import Budgets, NetworkCost
+from trt_engines.profiles.histogram import Demand, Histogram
+from trt_engines.profiles.planner import ProfilePlan, plan_profiles
+from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Quantity
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+"""Of one weight."""
+
+BUILD_SECONDS_PER_GB = 20.0
+"""Building one profile, per GB of weights in the plan, on two cores.
+
+Fitted on builds with TensorRT-RTX 1.7.1: the Stable Diffusion 1.5 UNet (1.72 GB) took 22 to 31 s with one profile and
+100 s with four, the SDXL UNet (5.14 GB) 110 s with one. Within 60 % of each of them.
+"""
+
+BUILD_MEMORY = 3.4
+"""Peak memory of a build with one profile, per byte of weights: 5.8 GB for the Stable Diffusion 1.5 UNet, 17.6 GB for
+that of SDXL, in the same builds."""
+
+BUILD_MEMORY_PER_PROFILE = 0.3
+"""And of each further profile: 7.3 GB for the Stable Diffusion 1.5 UNet with four."""
+
+CONTEXT_BYTES = 500_000_000
+"""Estimate: what the driver's context and the loaded kernels take of a card."""
+
+SPARE = 0.05
+"""Estimate: share of a card's memory that is left alone, for a display and for fragmentation."""
+
+ENOUGH = 0.9
+"""Share of jobs that a way to lay out the memory must serve to be chosen before one that costs time."""
+
+
+class Card(Protocol):
+    """What a plan must know of a card."""
+
+    @property
+    def name(self) -> str:
+        """As people write it: "RTX 3060"."""
+
+    @property
+    def sm(self) -> int:
+        """Compute capability times ten: 86."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the card."""
+
+    @property
+    def precisions(self) -> frozenset[str]:
+        """Types that engines can compute in: keys of `BYTES`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the machine that builds has, and how many profiles an engine may get."""
+
+    disk_bytes: int  # free where engines are kept
+    host_bytes: int  # memory for the build
+    profiles: int = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """One engine to build."""
+
+    component: str
+    precision: str
+    weight_bytes: int
+    streamed_bytes: int  # of the weights, kept in host memory
+    profiles: ProfilePlan
+    build_seconds: float
+    build_bytes: int  # peak memory of the build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """What else would do, and how many jobs the denoiser would serve then."""
+
+    what: str
+    covered_jobs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlan:
+    """What building one architecture for one card gives; everything is an estimate."""
+
+    architecture: str
+    title: str
+    card: str
+    sm: int
+    memory_bytes: int
+    usable_bytes: int  # of the card
+    layout: str  # which networks stay on the card
+    engines: tuple[EnginePlan, ...]
+    vram_bytes: int  # most at one time: weights on the card and the largest context
+    disk_bytes: int
+    build_seconds: float
+    build_bytes: int  # largest of the builds: they run one after the other
+    problems: tuple[str, ...]  # why something cannot be built or run
+    alternatives: tuple[Alternative, ...]
+
+    def engine(self, component: str) -> EnginePlan | None:
+        """The engine of a component; None: it cannot be built."""
+        return next((engine for engine in self.engines if engine.component == component), None)
+
+    @property
+    def denoiser(self) -> EnginePlan | None:
+        """The engine that nearly all of the time is spent in, the last of them where a family has two."""
+        return next((engine for engine in reversed(self.engines) if "denoiser" in engine.component), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A way to share a card between the networks of a model."""
+
+    name: str
+    text_leaves: bool
+    alone: bool  # each network has the card to itself
+    streams: bool = False
+
+
+_LAYOUTS = (
+    _Layout("all networks stay on the card", text_leaves=False, alone=False),
+    _Layout("text encoders leave the card once a prompt is encoded", text_leaves=True, alone=False),
+    _Layout("one network on the card at a time", text_leaves=True, alone=True),
+    _Layout("one network at a time, what does not fit of the denoiser streamed from host memory", True, True, True),
+)
+
+
+def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram: Histogram) -> BuildPlan:
+    """The engines that serve a histogram of jobs best on a card, within what the building machine has.
+
+    The memory is laid out in the fastest way under which nearly all jobs are served.
+
+    Args:
+        histogram: rows are those of the denoiser, guidance included.
+    """
+    usable = int(card.memory_bytes * (1 - SPARE)) - CONTEXT_BYTES
+    chosen = {one.name: precision_of(one, card) for one in architecture.components}
+    problems = [
+        f"{name}: none of {', '.join(architecture.component(name).precisions)} runs on SM{card.sm}; "
+        "the PyTorch fallback serves it"
+        for name, precision in chosen.items()
+        if precision is None
+    ]
+    precisions = {name: precision for name, precision in chosen.items() if precision is not None}
+    tried = []
+    for layout in _LAYOUTS:
+        engines = _engines(architecture, layout, usable, limits, histogram, precisions)
+        tried.append((layout, engines, _covered(engines)))
+        if tried[-1][2] >= ENOUGH:
+            break
+    layout, engines, covered = max(tried, key=lambda one: one[2])  # the first of equals
+    alternatives = []
+    if covered < 1 and layout is tried[-1][0] and layout is not _LAYOUTS[-1]:
+        for other in _LAYOUTS[_LAYOUTS.index(layout) + 1 :]:
+            share = _covered(_engines(architecture, other, usable, limits, histogram, precisions, image_only=True))
+            if share > covered:
+                alternatives.append(Alternative(what=other.name, covered_jobs=share))
+    if covered < 1 or layout is not _LAYOUTS[0]:
+        alternatives += _smaller_weights(architecture, card, usable, limits, histogram, precisions, covered)
+    if covered < 1:
+        alternatives.append(
+            Alternative(what="leave the rest to the PyTorch fallback, at about half the rate", covered_jobs=1.0)
+        )
+    return BuildPlan(
+        architecture=architecture.name,
+        title=architecture.title,
+        card=card.name,
+        sm=card.sm,
+        memory_bytes=card.memory_bytes,
+        usable_bytes=usable,
+        layout=layout.name,
+        engines=engines,
+        vram_bytes=_vram(architecture, layout, engines),
+        disk_bytes=sum(engine.profiles.disk_bytes for engine in engines),
+        build_seconds=sum(engine.build_seconds for engine in engines),
+        build_bytes=max((engine.build_bytes for engine in engines), default=0),
+        problems=(*problems, *_problems(engines, limits)),
+        alternatives=tuple(alternatives),
+    )
+
+
+def precision_of(component: ComponentSpec, card: Card) -> str | None:
+    """The best type of a component that the card computes in; None: there is none."""
+    return next((name for name in component.precisions if name in card.precisions), None)
+
+
+def component_histogram(component: ComponentSpec, architecture: Architecture, histogram: Histogram) -> Histogram:
+    """The histogram in the rows that a component runs.
+
+    A text encoder sees the prompts of a job once, however many images it has, and a long text as rows of its own where
+    its length is fixed; an image encoder or decoder sees images, without guidance.
+    """
+    if sees(component, Quantity.WIDTH):
+        if not component.name.startswith("vae"):
+            return histogram
+        guidance = architecture.guidance_rows
+        return Histogram.of(replace(one, rows=-(-one.rows // guidance)) for one in histogram.demands)
+    length = _chunk(component, architecture)
+    return Histogram.of(
+        replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
+        for one in histogram.demands
+    )
+
+
+def sees(component: ComponentSpec, quantity: Quantity) -> bool:
+    """Whether an input of a component follows a quantity."""
+    return any(axis.quantity is quantity for axis in _axes(component))
+
+
+def network_cost(component: ComponentSpec, architecture: Architecture, precision: str) -> NetworkCost:
+    """What the planner must know of a component at a precision."""
+    cost, scale = component.cost, BYTES[precision] / 2 if precision != "float8" else 1.0
+
+    def flops(*, width: int, height: int, tokens: int) -> float:
+        return max(cost.flops(width=width, height=height, tokens=tokens), 1.0)
+
+    def activation_bytes(*, width: int, height: int, tokens: int) -> float:
+        return scale * cost.activation_bytes(width=width, height=height, tokens=tokens)
+
+    sizes = [a.unit * a.multiple for a in _axes(component) if a.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
+    return NetworkCost(
+        flops=flops,
+        activation_bytes=activation_bytes,
+        weight_bytes=component.parameters * BYTES[precision],
+        sees_size=bool(sizes),
+        sees_tokens=sees(component, Quantity.TOKENS),
+        size_multiple=math.lcm(*sizes) if sizes else 1,
+        token_multiple=math.gcd(*architecture.tokens),
+    )
+
+
+def _engines(
+    architecture: Architecture,
+    layout: _Layout,
+    usable: int,
+    limits: Limits,
+    histogram: Histogram,
+    precisions: dict[str, str],
+    *,
+    image_only: bool = False,
+) -> tuple[EnginePlan, ...]:
+    """An engine for each component that has a precision, as planned under one layout."""
+    parts = [one for one in architecture.components if one.name in precisions]
+    weights = {one.name: one.parameters * BYTES[precisions[one.name]] for one in parts}
+    text = {one.name for one in parts if not sees(one, Quantity.WIDTH)}
+    disk, engines = limits.disk_bytes, []
+    for component in parts:
+        name = component.name
+        if image_only and "denoiser" not in name:
+            continue
+        others = 0
+        if not layout.alone:
+            beside = (
+                text if layout.text_leaves and name in text else set(weights) - (text if layout.text_leaves else set())
+            )
+            others = sum(weights[other] for other in beside - {name})
+        cost = network_cost(component, architecture, precisions[name])
+        demands = component_histogram(component, architecture, histogram)
+        vram = usable - others
+        if layout.streams and "denoiser" in name:
+            cost = replace(cost, streamed_bytes=_streamed(cost, demands, vram))
+        budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
+        engine = _engine(name, precisions[name], cost, plan_profiles(demands, budgets, cost))
+        disk -= engine.profiles.disk_bytes
+        engines.append(engine)
+    return tuple(engines)
+
+
+def _engine(name: str, precision: str, cost: NetworkCost, profiles: ProfilePlan) -> EnginePlan:
+    count = len(profiles.profiles)
+    memory = BUILD_MEMORY + BUILD_MEMORY_PER_PROFILE * (count - 1) if count else 0.0
+    return EnginePlan(
+        component=name,
+        precision=precision,
+        weight_bytes=cost.weight_bytes,
+        streamed_bytes=cost.streamed_bytes,
+        profiles=profiles,
+        build_seconds=BUILD_SECONDS_PER_GB * cost.weight_bytes / 1e9 * count,
+        build_bytes=int(memory * cost.weight_bytes),
+    )
+
+
+def _streamed(cost: NetworkCost, histogram: Histogram, room: int) -> int:
+    """Weights that must stay in host memory for one row of every demanded size to fit."""
+    need = max(cost.activation_bytes(width=d.width, height=d.height, tokens=d.tokens) for d in histogram.demands)
+    return min(max(0, cost.weight_bytes + math.ceil(need) - room), cost.weight_bytes)
+
+
+def _covered(engines: tuple[EnginePlan, ...]) -> float:
+    """Share of jobs that run on engines throughout.
+
+    Without a denoiser that is none. A size that an image decoder cannot take whole is decoded in tiles, so one profile
+    of it is enough.
+    """
+    shares = [
+        engine.profiles.covered_jobs if "denoiser" in engine.component else float(bool(engine.profiles.profiles))
+        for engine in engines
+    ]
+    return min(shares) if any("denoiser" in engine.component for engine in engines) else 0.0
+
+
+def _smaller_weights(
+    architecture: Architecture,
+    card: Card,
+    usable: int,
+    limits: Limits,
+    histogram: Histogram,
+    precisions: dict[str, str],
+    covered: float,
+) -> list[Alternative]:
+    if "float8" not in card.precisions:
+        return []
+    smaller = {name: "float8" if "denoiser" in name else precision for name, precision in precisions.items()}
+    share = _covered(_engines(architecture, _LAYOUTS[0], usable, limits, histogram, smaller))
+    if share < covered:
+        return []
+    return [Alternative(what="calibrate the denoiser to float8 and keep all networks on the card", covered_jobs=share)]
+
+
+def _vram(architecture: Architecture, layout: _Layout, engines: tuple[EnginePlan, ...]) -> int:
+    """Most that is on the card at one time; contexts run one after the other and share their memory."""
+    resident = {engine.component: engine.weight_bytes - engine.streamed_bytes for engine in engines}
+    text = {name for name in resident if not sees(architecture.component(name), Quantity.WIDTH)}
+    most = 0
+    for engine in engines:
+        if layout.alone:
+            beside = {engine.component}
+        elif not layout.text_leaves:
+            beside = set(resident)
+        else:
+            beside = text if engine.component in text else set(resident) - text
+        most = max(most, sum(resident[name] for name in beside) + engine.profiles.activation_bytes)
+    return most
+
+
+def _problems(engines: Iterable[EnginePlan], limits: Limits) -> Iterable[str]:
+    for engine in engines:
+        if not engine.profiles.profiles:
+            yield f"{engine.component}: {engine.profiles.uncovered[0].reason}"
+        if engine.build_bytes > limits.host_bytes:
+            yield (
+                f"{engine.component}: building it takes about {engine.build_bytes / 1e9:.1f} GB of memory and "
+                f"{limits.host_bytes / 1e9:.1f} GB are there; build it on a larger machine and import it, or add swap"
+            )
+
+
+def _axes(component: ComponentSpec) -> list[Axis]:
+    return [axis for tensor in component.inputs for axis in tensor.shape if isinstance(axis, Axis)]
+
+
+def _chunk(component: ComponentSpec, architecture: Architecture) -> int | None:
+    """Text tokens of one row where long texts are cut into rows of a fixed length; None: a text is one row."""
+    shape = component.inputs[0].shape
+    length = shape[1] if len(shape) > 1 else None
+    if not isinstance(length, int) or any(tokens % length for tokens in architecture.tokens):
+        return None
+    return length
+
+
+def heaviest(histogram: Histogram, count: int) -> list[Demand]:
+    """The most frequent demands, the most frequent one first."""
+    return sorted(histogram.demands, key=lambda demand: (-demand.weight, demand.shape))[:count]

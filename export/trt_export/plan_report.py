@@ -1,0 +1,222 @@
+"""The `plan` command: what a build would give, in words and as figures."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from trt_engines.bucket import Bucket
+from trt_engines.errors import EngineError
+from trt_engines.profiles.defaults import default_histogram
+from trt_engines.profiles.histogram import Histogram, read_histogram
+from trt_export.architectures.architecture import Architecture
+from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost
+
+SIZES = 5
+"""Most frequent sizes of the denoiser that are listed with their memory."""
+
+EXAMPLES = 4
+"""Sizes named for each reason why some are not served."""
+
+BAD_REQUEST = 2
+"""Exit code where a name or a file is wrong."""
+
+
+def default_for(family: Architecture) -> Histogram:
+    """The default histogram of an architecture."""
+    denoiser = next(one for one in family.components if "denoiser" in one.name)
+    return default_histogram(
+        native_pixels=family.native_pixels,
+        tokens=family.tokens,
+        guidance_rows=family.guidance_rows,
+        size_step=network_cost(denoiser, family, denoiser.precisions[0]).size_multiple,
+    )
+
+
+def render(plan: BuildPlan, family: Architecture) -> str:
+    """A plan in plain lines, each with a label at its start."""
+    return "\n".join(_lines(plan, family))
+
+
+def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
+    yield f"{plan.title} on {plan.card} (SM{plan.sm}, {_gb(plan.memory_bytes)}, {_gb(plan.usable_bytes)} usable)"
+    yield f"  memory      {plan.layout}: {_gb(plan.vram_bytes)} at most"
+    yield f"  disk        {_gb(plan.disk_bytes)} in {_count(len(plan.engines), 'engine')}"
+    yield f"  build       about {_duration(plan.build_seconds)}, {_gb(plan.build_bytes)} of memory at most"
+    yield f"  {'engine':<16}{'type':<10}{'plan':>9}{'context':>9}{'build':>9}{'memory':>9}  profiles"
+    for engine in plan.engines:
+        ranges = engine.profiles
+        yield (
+            f"  {engine.component:<16}{engine.precision:<10}{_gb(ranges.disk_bytes):>9}"
+            f"{_gb(ranges.activation_bytes):>9}{_duration(engine.build_seconds):>9}{_gb(engine.build_bytes):>9}"
+            f"  {', '.join(profile.label for profile in ranges.profiles) or 'none'}"
+        )
+        if engine.streamed_bytes:
+            yield f"  {'':<16}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
+    denoiser = plan.denoiser
+    if denoiser is not None:
+        yield from _expected(denoiser)
+        yield from _sizes(denoiser, plan, family)
+        yield from _left_out(denoiser)
+    for problem in plan.problems:
+        yield f"  problem     {problem}"
+    for other in plan.alternatives:
+        yield f"  or          {other.what} ({_percent(other.covered_jobs)} of jobs)"
+    yield "  Times and memory are estimates from measured builds; building measures them."
+
+
+def _expected(denoiser: EnginePlan) -> Iterator[str]:
+    ranges = denoiser.profiles
+    yield f"  covered     {_percent(ranges.covered_jobs)} of jobs, {_percent(ranges.covered_work)} of the work"
+    split = sum(served.demand.weight for served in ranges.served if served.calls > 1)
+    yield (
+        f"  lost        {_percent(ranges.padding)} to padding, about {_percent(ranges.slower)} to kernels chosen for "
+        f"other sizes and to the {_percent(split)} of jobs whose rows do not fit one call"
+    )
+
+
+def _sizes(denoiser: EnginePlan, plan: BuildPlan, family: Architecture) -> Iterator[str]:
+    """The most frequent sizes: how they run and the memory that they need."""
+    cost = network_cost(family.component(denoiser.component), family, denoiser.precision)
+    by_demand = {served.demand.shape: served for served in denoiser.profiles.served}
+    demands = Histogram.of(
+        [*(one.demand for one in denoiser.profiles.served), *(one.demand for one in denoiser.profiles.uncovered)]
+    )
+    weights = denoiser.weight_bytes - denoiser.streamed_bytes
+    for demand in heaviest(demands, SIZES):
+        served = by_demand.get(demand.shape)
+        rows = -(-demand.rows // served.calls) if served else demand.rows
+        need = weights + rows * cost.activation_bytes(width=demand.width, height=demand.height, tokens=demand.tokens)
+        how = "not served" if served is None else "in one call" if served.calls == 1 else f"in {served.calls} calls"
+        bucket = Bucket(width=demand.width, height=demand.height, rows=demand.rows, tokens=demand.tokens)
+        yield f"  size        {bucket.label:<20} {_percent(demand.weight):>7} of jobs, {_gb(need)}, {how}"
+
+
+def _left_out(denoiser: EnginePlan) -> Iterator[str]:
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    share: defaultdict[str, float] = defaultdict(float)
+    for one in denoiser.profiles.uncovered:
+        kind = one.reason.partition(":")[0]
+        size = f"{one.demand.width}x{one.demand.height}"
+        share[kind] += one.demand.weight
+        if size not in groups[kind]:
+            groups[kind].append(size)
+    for kind, sizes in groups.items():
+        some = ", ".join(sizes[:EXAMPLES]) + (f" and {len(sizes) - EXAMPLES} more" if len(sizes) > EXAMPLES else "")
+        yield f"  not served  {_percent(share[kind])} of jobs, {kind}: {some}"
+    if denoiser.profiles.uncovered:
+        last = denoiser.profiles.uncovered[-1]
+        yield f"  for example {last.demand.label}: {last.reason}"
+
+
+def figures(plans: Sequence[BuildPlan]) -> dict[str, object]:
+    """The plans as figures, by architecture and card: sizes in GB, times in seconds, shares from 0 to 1."""
+    return {f"{plan.architecture} on {plan.card}": _figures(plan) for plan in plans}
+
+
+def _figures(plan: BuildPlan) -> dict[str, object]:
+    denoiser = plan.denoiser
+    return {
+        "layout": plan.layout,
+        "vram_gb": _in_gb(plan.vram_bytes),
+        "usable_gb": _in_gb(plan.usable_bytes),
+        "disk_gb": _in_gb(plan.disk_bytes),
+        "build_s": round(plan.build_seconds, 1),
+        "build_peak_gb": _in_gb(plan.build_bytes),
+        "covered_jobs": round(denoiser.profiles.covered_jobs, 4) if denoiser else 0.0,
+        "covered_work": round(denoiser.profiles.covered_work, 4) if denoiser else 0.0,
+        "padding": round(denoiser.profiles.padding, 4) if denoiser else 0.0,
+        "slower": round(denoiser.profiles.slower, 4) if denoiser else 0.0,
+        "engines": {
+            engine.component: {
+                "precision": engine.precision,
+                "profiles": [profile.label for profile in engine.profiles.profiles],
+                "plan_gb": _in_gb(engine.profiles.disk_bytes),
+                "context_gb": _in_gb(engine.profiles.activation_bytes),
+                "streamed_gb": _in_gb(engine.streamed_bytes),
+                "build_s": round(engine.build_seconds, 1),
+                "build_peak_gb": _in_gb(engine.build_bytes),
+            }
+            for engine in plan.engines
+        },
+        "problems": list(plan.problems),
+        "alternatives": {other.what: round(other.covered_jobs, 4) for other in plan.alternatives},
+    }
+
+
+def make_command(
+    find_card: Callable[[str], Card], write_figures: Callable[[Path, Mapping[str, object]], None]
+) -> Callable[..., None]:
+    """The `plan` command for typer.
+
+    Args:
+        find_card: the card of a name; raises EngineError with the names that are known.
+        write_figures: writes the figures with the machine and the commit.
+    """
+
+    def plan(
+        models: Annotated[list[str] | None, typer.Argument(help="Architectures; all of them when left out.")] = None,
+        gpu: Annotated[list[str] | None, typer.Option("--gpu", help="A card by name; give it once for each.")] = None,
+        histogram: Annotated[
+            Path | None, typer.Option("--histogram", help="Tally of jobs; a default one per architecture otherwise.")
+        ] = None,
+        disk_gb: Annotated[float | None, typer.Option("--disk-gb", help="Disk for engines; all that is free.")] = None,
+        memory_gb: Annotated[
+            float | None, typer.Option("--memory-gb", help="Memory of the machine that builds.")
+        ] = None,
+        profiles: Annotated[int, typer.Option("--profiles", min=1, help="Most profiles of one engine.")] = 6,
+        json: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    ) -> None:
+        """Say what a build would give, before anything is built."""
+        from trt_export.architectures.registry import ARCHITECTURES, UnknownArchitecture, architecture
+
+        if not gpu:
+            typer.echo('plan: name a card, as in --gpu "RTX 3060"', err=True)
+            raise typer.Exit(BAD_REQUEST)
+        limits = Limits(
+            disk_bytes=int(disk_gb * 1e9) if disk_gb is not None else shutil.disk_usage(Path.cwd()).free,
+            host_bytes=int(memory_gb * 1e9) if memory_gb is not None else psutil.virtual_memory().total,
+            profiles=profiles,
+        )
+        try:
+            families = [architecture(name) for name in models] if models else list(ARCHITECTURES)
+            cards = [find_card(name) for name in gpu]
+            tally = read_histogram(histogram) if histogram is not None else None
+        except (UnknownArchitecture, EngineError) as error:
+            typer.echo(f"plan: {error}", err=True)
+            raise typer.Exit(BAD_REQUEST) from error
+        plans = []
+        for family in families:
+            for card in cards:
+                plans.append(make_plan(family, card, limits, tally if tally is not None else default_for(family)))
+                typer.echo(render(plans[-1], family) + "\n")
+        if json is not None:
+            write_figures(json, figures(plans))
+
+    return plan
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _in_gb(size: int) -> float:
+    return round(size / 1e9, 3)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

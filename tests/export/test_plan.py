@@ -1,0 +1,303 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from trt_engines.errors import EngineRefused
+from trt_engines.profiles.histogram import Demand, Histogram, write_histogram
+from trt_export.architectures.architecture import (
+    Architecture,
+    Axis,
+    ComponentSpec,
+    Cost,
+    Kind,
+    Quantity,
+    Tensor,
+)
+from trt_export.plan import (
+    BuildPlan,
+    Limits,
+    component_histogram,
+    heaviest,
+    make_plan,
+    network_cost,
+    precision_of,
+)
+from trt_export.plan_report import default_for, figures, make_command, render
+
+GB = 10**9
+ROWS = Axis(name="rows", quantity=Quantity.ROWS)
+HEIGHT = Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=8)
+WIDTH = Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=8)
+TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
+LATENT = Tensor(name="sample", shape=(ROWS, 4, HEIGHT, WIDTH))
+CONTEXT = Tensor(name="context", shape=(ROWS, TOKENS, 768))
+IDS = Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64)
+
+
+@dataclass(frozen=True)
+class ACard:
+    name: str = "RTX 3060"
+    sm: int = 86
+    memory_bytes: int = 12 * GB
+    precisions: frozenset[str] = frozenset({"float32", "float16", "bfloat16"})
+
+
+def never_made(config: Mapping[str, Any]) -> nn.Module:
+    raise AssertionError("a plan must not make a module")
+
+
+def a_component(name: str, inputs: tuple[Tensor, ...], **changes: Any) -> ComponentSpec:
+    plain = ComponentSpec(
+        name=name,
+        make=never_made,
+        config={},
+        small_config={},
+        inputs=inputs,
+        outputs=(),
+        parameters=860_000_000,
+        cost=Cost(cell=8, per_cell=1.8e8, per_cell_squared=3e3, per_cell_token=1e4, activation_bytes_per_cell=60_000),
+    )
+    return replace(plain, **changes)
+
+
+def an_architecture(denoiser_parameters: int = 860_000_000, **changes: Any) -> Architecture:
+    """In the proportions of Stable Diffusion 1.5."""
+    plain = Architecture(
+        name="small",
+        title="Small",
+        prediction="epsilon",
+        latent_channels=4,
+        latent_scale=8,
+        native_pixels=512 * 512,
+        tokens=(77, 154, 231),
+        components=(
+            a_component(
+                "text_encoder",
+                (IDS,),
+                parameters=123_000_000,
+                cost=Cost(cell=0, per_token=2.4e8, activation_bytes_per_token=20_000),
+            ),
+            a_component("denoiser", (LATENT, CONTEXT), parameters=denoiser_parameters),
+            a_component("vae_decoder", (LATENT,), parameters=49_500_000, precisions=("bfloat16", "float32")),
+        ),
+    )
+    return replace(plain, **changes)
+
+
+def a_histogram(*sizes: tuple[int, int]) -> Histogram:
+    return Histogram.of(
+        Demand(width=width, height=height, rows=2 * images, tokens=tokens)
+        for width, height in sizes or [(512, 512), (768, 768), (1024, 1024)]
+        for images in (1, 4)
+        for tokens in (77, 154)
+    )
+
+
+def a_plan(
+    architecture: Architecture | None = None,
+    card: ACard | None = None,
+    histogram: Histogram | None = None,
+    disk: int = 100 * GB,
+    host: int = 64 * GB,
+) -> BuildPlan:
+    return make_plan(
+        architecture or an_architecture(),
+        card or ACard(),
+        Limits(disk_bytes=disk, host_bytes=host),
+        histogram or a_histogram(),
+    )
+
+
+def test_a_model_that_fits_has_an_engine_for_each_network_and_serves_everything() -> None:
+    plan = a_plan()
+
+    assert [engine.component for engine in plan.engines] == ["text_encoder", "denoiser", "vae_decoder"]
+    assert plan.layout == "all networks stay on the card"
+    assert plan.vram_bytes <= plan.usable_bytes < plan.memory_bytes
+    assert plan.denoiser is not None
+    assert plan.denoiser.profiles.covered_jobs == 1
+    assert plan.problems == ()
+    assert plan.alternatives == ()
+
+
+def test_a_card_that_is_too_small_for_all_networks_lets_the_text_encoder_leave() -> None:
+    text = a_component("text_encoder", (IDS,), parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
+    family = an_architecture()
+    family = replace(family, components=(text, *family.components[1:]))
+
+    plan = a_plan(family)
+
+    assert plan.layout == "text encoders leave the card once a prompt is encoded"
+    assert plan.vram_bytes <= plan.usable_bytes
+
+
+def test_weights_that_do_not_fit_at_all_are_streamed() -> None:
+    plan = a_plan(an_architecture(denoiser_parameters=12_000_000_000))
+
+    assert plan.layout.endswith("streamed from host memory")
+    assert plan.denoiser is not None
+    assert plan.denoiser.streamed_bytes > 10 * GB
+    assert plan.vram_bytes <= plan.usable_bytes
+    assert "read from host memory at every step" in render(plan, an_architecture(denoiser_parameters=12_000_000_000))
+
+
+def test_smaller_weights_are_offered_only_where_the_card_computes_in_them() -> None:
+    large = an_architecture(denoiser_parameters=6_000_000_000)
+    ada = ACard(precisions=ACard().precisions | {"float8"}, sm=89)
+
+    offered = [other.what for other in a_plan(large, ada).alternatives]
+    refused = [other.what for other in a_plan(large).alternatives]
+
+    assert any("float8" in what for what in offered)
+    assert not any("float8" in what for what in refused)
+
+
+def test_sizes_that_do_not_fit_are_named_with_the_reason_and_another_way() -> None:
+    histogram = a_histogram(*[(512, 512)] * 9, (4096, 4096))
+    plan = a_plan(card=ACard(memory_bytes=8 * GB), histogram=histogram)
+
+    text = render(plan, an_architecture())
+
+    assert "not served" in text
+    assert "4096x4096" in text
+    assert "too large for this card" in text
+    assert any("fallback" in other.what for other in plan.alternatives)
+
+
+def test_a_component_that_no_type_of_the_card_suits_is_a_problem() -> None:
+    family = an_architecture()
+    decoder = replace(family.component("vae_decoder"), precisions=("bfloat16",))
+    family = replace(family, components=(*family.components[:2], decoder))
+
+    plan = a_plan(family, ACard(name="GTX 1660", sm=75, precisions=frozenset({"float32"})))
+
+    assert [problem for problem in plan.problems if "vae_decoder" in problem and "SM75" in problem]
+    assert plan.engine("vae_decoder") is None
+    assert plan.engine("denoiser") is not None
+
+
+def test_a_machine_without_the_memory_for_a_build_is_told_before_it_starts() -> None:
+    plan = a_plan(host=4 * GB)
+
+    assert [problem.partition(" takes about ")[0] for problem in plan.problems] == ["denoiser: building it"]
+    assert "GB of memory and 4.0 GB are there" in plan.problems[0]
+
+
+def test_the_disk_is_shared_by_the_engines_and_its_end_is_a_problem() -> None:
+    plan = a_plan(disk=1 * GB)
+
+    assert plan.disk_bytes <= 1 * GB
+    assert any(problem.startswith("denoiser: no disk for the engine") for problem in plan.problems)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seconds", "peak"), [(859_500_000, (22, 31), 5.8), (2_567_500_000, (110, 110), 17.6)]
+)
+def test_estimates_stay_near_the_measured_builds(parameters: int, seconds: tuple[float, float], peak: float) -> None:
+    plan = make_plan(
+        an_architecture(denoiser_parameters=parameters),
+        ACard(memory_bytes=24 * GB),
+        Limits(disk_bytes=100 * GB, host_bytes=64 * GB, profiles=1),
+        a_histogram(),
+    )
+
+    denoiser = plan.engine("denoiser")
+    assert denoiser is not None
+    assert 0.6 * seconds[0] <= denoiser.build_seconds <= 1.6 * seconds[1]
+    assert denoiser.build_bytes / 1e9 == pytest.approx(peak, rel=0.05)
+
+
+def test_each_network_gets_the_rows_that_it_runs() -> None:
+    family = an_architecture()
+    histogram = Histogram.of([Demand(width=512, height=512, rows=8, tokens=154)])
+
+    rows = {one.name: component_histogram(one, family, histogram).demands[0].rows for one in family.components}
+
+    assert rows == {"text_encoder": 4, "denoiser": 8, "vae_decoder": 4}  # two prompts of two chunks; four images
+
+
+def test_the_type_of_a_component_is_the_first_that_the_card_has() -> None:
+    component = an_architecture().component("denoiser")
+
+    assert precision_of(component, ACard()) == "float16"
+    assert precision_of(component, ACard(precisions=frozenset({"float32"}))) == "float32"
+    assert precision_of(component, ACard(precisions=frozenset())) is None
+
+
+def test_full_precision_takes_twice_the_memory() -> None:
+    family = an_architecture()
+    half = network_cost(family.component("denoiser"), family, "float16")
+    full = network_cost(family.component("denoiser"), family, "float32")
+
+    assert full.weight_bytes == 2 * half.weight_bytes
+    size = {"width": 512, "height": 512, "tokens": 77}
+    assert full.activation_bytes(**size) == 2 * half.activation_bytes(**size)
+
+
+def test_the_report_says_every_engine_the_coverage_and_the_frequent_sizes() -> None:
+    histogram = default_for(an_architecture())
+    plan = a_plan(histogram=histogram)
+
+    text = render(plan, an_architecture())
+
+    for said in ("Small on RTX 3060 (SM86, 12.0 GB", "text_encoder", "denoiser", "vae_decoder", "covered", "estimates"):
+        assert said in text
+    first = heaviest(histogram, 1)[0]
+    assert f"{first.width}x{first.height}r{first.rows}t{first.tokens}" in text
+
+
+def run(arguments: list[str], written: dict[Path, Mapping[str, object]] | None = None) -> Any:
+    def find_card(name: str) -> ACard:
+        if name != "RTX 3060":
+            raise EngineRefused(f"there is no card {name!r}; known is RTX 3060")
+        return ACard()
+
+    sink: dict[Path, Mapping[str, object]] = {} if written is None else written
+    app = typer.Typer()
+    app.command()(make_command(find_card, sink.__setitem__))
+    return CliRunner().invoke(app, arguments)
+
+
+def test_the_command_prints_a_registered_architecture_and_hands_its_figures_on(tmp_path: Path) -> None:
+    tally, target = tmp_path / "tally.json", tmp_path / "plan.json"
+    write_histogram(tally, [Demand(width=1024, height=1024, rows=1, tokens=256, weight=7)])
+    written: dict[Path, Mapping[str, object]] = {}
+
+    result = run(
+        ["flux_dev", "--gpu", "RTX 3060", "--histogram", str(tally), "--json", str(target), "--disk-gb", "100"], written
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "Flux.1 dev on RTX 3060" in result.output
+    assert list(written[target]) == ["flux_dev on RTX 3060"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["flux_dev"], "--gpu"),
+        (["flux_dev", "--gpu", "Voodoo 2"], "known is RTX 3060"),
+        (["no_such_model", "--gpu", "RTX 3060"], "known are"),
+        (["flux_dev", "--gpu", "RTX 3060", "--histogram", "none.json"], "none.json"),
+    ],
+)
+def test_a_wrong_name_or_file_is_answered_with_what_would_be_right(arguments: list[str], said: str) -> None:
+    result = run(arguments)
+
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_figures_are_by_architecture_and_card() -> None:
+    entry = figures([a_plan()])["small on RTX 3060"]
+
+    assert isinstance(entry, dict)
+    assert entry["covered_jobs"] == 1
+    assert entry["engines"]["denoiser"]["precision"] == "float16"
+    assert entry["build_peak_gb"] > 5
