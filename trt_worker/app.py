@@ -27,7 +27,7 @@ from trt_worker.delivery import Offer
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import ConfigError, DeviceUnusable, TransportClosed
 from trt_worker.intake.grid.pool import GridTransport
-from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.grid.settings import GridSettings, trusting
 from trt_worker.intake.horde.settings import HordeSettings
 from trt_worker.intake.horde.transport import HordeTransport
 from trt_worker.intake.transport import Gate, Transport
@@ -95,6 +95,8 @@ def make_transports(config: Config, gate: Gate) -> Sequence[Transport]:
                     ack_seconds=config.ack_seconds,
                     allow_img2img=config.allow_img2img,
                     identity_key_file=config.worker_identity_key_file,
+                    delegations_file=config.worker_delegations_file,
+                    ssl_context=trusting(config.grid_ca_file),
                 ),
                 gate,
             )

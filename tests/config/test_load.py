@@ -26,6 +26,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "bridge_agent": ("name:1:url", "name:1:url"),
     "wallet_address": ("0x" + "aB" * 20, "0x" + "aB" * 20),
     "worker_identity_key_file": ("/keys/rig.json", Path("/keys/rig.json")),
+    "worker_delegations_file": ("/keys/signed.json", Path("/keys/signed.json")),
+    "grid_ca_file": ("/keys/origin.pem", Path("/keys/origin.pem")),
     "remove_maintenance_on_init": ("TRUE", True),
     "models_to_load": ("A, B", ("A", "B")),
     "models_to_skip": ('["A, with a comma", "B"]', ("A, with a comma", "B")),

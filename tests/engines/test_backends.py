@@ -104,4 +104,4 @@ def test_an_unknown_backend_is_refused_with_those_that_are_known() -> None:
 def test_the_shipped_weights_are_small() -> None:
     weights = sum(file.stat().st_size for file in (BUILT_IN / "shapes-tiny").rglob("*.safetensors"))
 
-    assert weights <= 24 * 2**20
+    assert weights <= 24_000_000

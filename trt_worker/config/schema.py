@@ -189,7 +189,9 @@ class Config(BaseModel):
     grid_connections: Annotated[int, Field(ge=0, le=64)] = 0  # 0: two per row of a batch
     bridge_agent: Annotated[Text, StringConstraints(max_length=128)] = ""  # "": this worker's own name and version
     wallet_address: Annotated[Text, AfterValidator(_wallet)] = ""  # Horde of the grid's kind only; shown publicly
-    worker_identity_key_file: FolderPath | None = None
+    worker_identity_key_file: FolderPath | None = None  # the rig key that signs results
+    worker_delegations_file: FolderPath | None = None  # the wallet's signatures for that key, one per name
+    grid_ca_file: FolderPath | None = None  # further certificate authorities (PEM), as an origin behind a proxy needs
     remove_maintenance_on_init: bool = False
 
     # What is offered.

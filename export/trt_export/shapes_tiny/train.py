@@ -1,6 +1,6 @@
 """Train shapes-tiny on the CPU: first the VAE, then text encoder and denoiser together.
 
-    python -m trt_export.shapes_tiny.train --state DIR [--vae-minutes 9] [--denoiser-minutes 45] [--seed 0]
+    python -m trt_export.shapes_tiny.train --state DIR [--vae-minutes 22] [--denoiser-minutes 44] [--seed 0]
 
 The state folder holds everything needed to go on after a stop; `export.py` turns it into the model that ships.
 """
@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from trt_export.shapes_tiny.muon import Muon
 from trt_export.shapes_tiny.scenes import caption, draw, random_scene
 from trt_export.shapes_tiny.vocabulary import make_tokenizer
 
@@ -28,12 +29,12 @@ DROPOUT = 0.1
 """Share of captions that are dropped, so that guidance has an unconditional estimate to work with."""
 
 SIZES = (
-    ((128, 128), 0.62),
-    ((64, 64), 0.06),
+    ((128, 128), 0.68),
+    ((64, 64), 0.04),
     ((192, 192), 0.08),
-    ((256, 256), 0.1),
-    ((192, 128), 0.07),
-    ((128, 192), 0.07),
+    ((256, 256), 0.08),
+    ((192, 128), 0.06),
+    ((128, 192), 0.06),
 )
 POOL = 24_000
 
@@ -41,13 +42,13 @@ POOL = 24_000
 def make_vae() -> Any:
     """An 8x autoencoder with Stable Diffusion's layout, small enough to draw on a processor."""
     return AutoencoderKL(
-        block_out_channels=(8, 16, 64, 96),
+        block_out_channels=(16, 32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
         layers_per_block=1,
         mid_block_add_attention=False,
-        norm_num_groups=1,  # plain pictures: more groups would normalise their flat colours away
+        norm_num_groups=4,  # few: a group loses its mean, and with it the flat colours of plain pictures
         sample_size=128,
         scaling_factor=1.0,
     )
@@ -77,7 +78,7 @@ def make_denoiser() -> Any:
         sample_size=16,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(64, 96, 160),
+        block_out_channels=(48, 96, 160),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
@@ -99,6 +100,56 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     return (stacked / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
+def start_as_identity(network: nn.Module) -> None:
+    """Let every residual branch add nothing at first: a deep network that starts shallow learns sooner."""
+    for name, parameter in network.named_parameters():
+        if ".conv2." in name:
+            nn.init.zeros_(parameter)
+
+
+def make_optimizers(
+    network: nn.Module, *, hidden: float, others: float, outer: tuple[str, ...]
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the hidden weights, AdamW for the rest; each group's `peak` is its highest learning rate.
+
+    Args:
+        hidden, others: learning rates of the two.
+        outer: parts of the names of weights that face pixels, latents or tokens, and so belong to the rest.
+    """
+    weights = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1 and not any(part in name for part in outer)
+    ]
+    known = {id(parameter) for parameter in weights}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    made: tuple[torch.optim.Optimizer, ...] = (
+        Muon(weights, lr=hidden),
+        torch.optim.AdamW(rest, lr=others, betas=(0.9, 0.95), weight_decay=0.0),
+    )
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return made
+
+
+def vae_batch(random: np.random.Generator, step: int, share: float) -> torch.Tensor:
+    """Pictures for one step of the autoencoder: float32 [rows, 3, H, W], the same number of pixels at every step.
+
+    The networks are convolutional, so most steps see many small parts of pictures; whole pictures come more often
+    towards the end, for their normalisation statistics are those that the finished model meets.
+    """
+    if random.random() < (0.1 if share < 0.6 else 0.5):
+        side, rows = ((128, 2), (192, 1))[step % 2]
+        return to_tensor([draw(random_scene(random), side, side, random) for _ in range(rows)])
+    pictures = []
+    for _ in range(8):
+        picture = draw(random_scene(random), 128, 128, random)
+        top, left = random.integers(2, 7, 2) * 8
+        pictures.append(picture[top : top + 64, left : left + 64])
+    return to_tensor(pictures)
+
+
 def train_vae(state: Path, minutes: float, seed: int) -> Any:
     """Train the autoencoder, or load it when a run has finished it; sets its scaling factor."""
     file = state / "vae.pt"
@@ -110,17 +161,15 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
         vae.register_to_config(scaling_factor=saved["scaling_factor"])
         return vae.eval()
     random = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=1e-4)
+    start_as_identity(vae)
+    optimizers = make_optimizers(vae, hidden=0.03, others=3e-3, outer=("conv_in", "conv_out", "quant"))
     began, step = time.monotonic(), 0
     while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
-        pictures = to_tensor([draw(random_scene(random), 128, 128, random) for _ in range(8)])
-        if (
-            step % 8
-        ):  # the networks are convolutional: most steps see a quarter of the picture, at a quarter of the cost
-            top, left = random.integers(2, 7, 2) * 8
-            pictures = pictures[:, :, top : top + 64, left : left + 64].contiguous(memory_format=torch.channels_last)
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
+        pictures = vae_batch(random, step, share)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
+            optimizer.zero_grad()
         latent = vae.encode(pictures).latent_dist.mode()
         # A little noise in place of a sampled posterior keeps the latents smooth, and training starts at once.
         decoded = vae.decode(latent + 0.05 * latent.std().detach() * torch.randn_like(latent)).sample
@@ -129,10 +178,10 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
         shown = (pictures - pictures[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.2
         weight = 1 + 4 * shown.float()
         loss = (weight * (error.abs() + 2 * error.square())).mean() + 1e-4 * latent.square().mean()
-        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if step % 100 == 0:
             psnr = 10 * math.log10(4 / max(error.square().mean().item(), 1e-9))
             report(f"vae step {step} ({share:.0%}) loss {loss.item():.4f} psnr {psnr:.1f} dB")
@@ -246,8 +295,8 @@ def main() -> None:
     """Train from where the state folder stands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--vae-minutes", type=float, default=9)
-    parser.add_argument("--denoiser-minutes", type=float, default=45)
+    parser.add_argument("--vae-minutes", type=float, default=22)
+    parser.add_argument("--denoiser-minutes", type=float, default=44)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
+import trustme
 
 from trt_worker.errors import ConfigError
-from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.grid.settings import GridSettings, trusting
 
 
 def a_settings(**fields: Any) -> GridSettings:
@@ -57,3 +59,25 @@ def test_every_connection_has_a_name_and_none_shows_the_key() -> None:
 
 def test_a_model_name_with_a_slash_stays_one_part_of_the_path() -> None:
     assert str(a_settings().recipe_url("FLUX.2 Klein")) == "https://api.aipowergrid.io/v1/models/FLUX.2%20Klein/recipe"
+
+
+def test_further_certificate_authorities_come_on_top_of_the_systems(tmp_path) -> None:
+    file = tmp_path / "origin.pem"
+    file.write_bytes(trustme.CA().cert_pem.bytes())
+
+    context = trusting(file)
+
+    assert context is not None
+    assert context.cert_store_stats()["x509_ca"] == ssl.create_default_context().cert_store_stats()["x509_ca"] + 1
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert trusting(None) is None
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_without_certificates_is_refused_by_name(tmp_path, content) -> None:
+    file = tmp_path / "origin.pem"
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(ConfigError, match=r"grid_ca_file .*must hold PEM certificates"):
+        trusting(file)

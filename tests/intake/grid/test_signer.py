@@ -12,7 +12,7 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 
 from trt_worker.errors import ConfigError
-from trt_worker.intake.grid.signer import read_signer
+from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.local_grid import ImageRequest
 
 KEY = "0x" + "4b" * 32
@@ -62,7 +62,7 @@ async def test_without_a_key_nothing_is_signed(at_work) -> None:
 )
 def test_a_key_file_that_cannot_be_used_is_told_without_its_key(content, mode, named, a_key_file) -> None:
     with pytest.raises(ConfigError, match=named) as told:
-        read_signer(a_key_file(content, mode))
+        read_rig_key(a_key_file(content, mode))
 
     assert "4b4b" not in str(told.value)
     assert told.value.__cause__ is None or "4b4b" not in str(told.value.__cause__)
@@ -70,4 +70,4 @@ def test_a_key_file_that_cannot_be_used_is_told_without_its_key(content, mode, n
 
 def test_a_key_file_that_is_not_there_is_named(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json"):
-        read_signer(tmp_path / "absent.json")
+        read_rig_key(tmp_path / "absent.json")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 import aiohttp
 import anyio
@@ -105,9 +107,16 @@ class Connection:
     async def _register(self, socket: aiohttp.ClientWebSocketResponse, offered: frozenset[str]) -> str | None:
         """None: we are in. Otherwise what the grid said before it closed."""
         settings = self._shop.settings
+        models, agent = sorted(offered), settings.bridge_agent
+        identity = None
+        if self._shop.delegations is not None:
+            prove = partial(
+                self._shop.delegations.prove, name=self.name, models=models, bridge_agent=agent, now=int(time.time())
+            )
+            identity = await anyio.to_thread.run_sync(prove)
         await socket.send_str(
             frames.register_frame(
-                key=settings.api_key, name=self.name, models=sorted(offered), bridge_agent=settings.bridge_agent
+                key=settings.api_key, name=self.name, models=models, bridge_agent=agent, identity=identity
             )
         )
         said = ""

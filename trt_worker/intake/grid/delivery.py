@@ -14,7 +14,7 @@ from loguru import logger
 from trt_worker.delivery import EncodedImage, Receipt, Settlement, UploadSlot
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
-from trt_worker.intake.grid.signer import ResultSigner
+from trt_worker.intake.grid.signer import RigKey
 
 UNIT = "den"
 
@@ -40,7 +40,7 @@ class GridDelivery:
         line: Line,
         ack_seconds: float,
         progress_seconds: float,
-        signer: ResultSigner | None,
+        signer: RigKey | None,
     ) -> None:
         self.job_id = job_id
         self.slots: Sequence[UploadSlot | None] = tuple(slots)

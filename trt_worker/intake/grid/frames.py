@@ -90,11 +90,13 @@ def parse_frame(text: str | bytes) -> Frame | Unreadable:
         return Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}")
 
 
-def register_frame(*, key: str, name: str, models: Sequence[str], bridge_agent: str) -> str:
-    """The first frame of a connection; it carries the API key."""
-    return _dump(
-        {"apikey": key, "name": name, "models": list(models), "job_types": ["image"], "bridge_agent": bridge_agent}
-    )
+def register_frame(
+    *, key: str, name: str, models: Sequence[str], bridge_agent: str, identity: Mapping[str, Any] | None = None
+) -> str:
+    """The first frame of a connection; it carries the API key, and the rig's proof when there is one."""
+    proof = {} if identity is None else {"worker_identity": identity}
+    advertised = {"name": name, "models": list(models), "job_types": ["image"], "bridge_agent": bridge_agent}
+    return _dump({"apikey": key, **advertised, **proof})
 
 
 PONG = '{"type":"pong"}'

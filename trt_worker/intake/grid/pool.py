@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import aiohttp
 import anyio
 from anyio.abc import ObjectSendStream, TaskStatus
@@ -12,10 +14,11 @@ from trt_worker.delivery import Offer, Settlement
 from trt_worker.errors import TransportClosed
 from trt_worker.intake.grid.catalogue import Catalogue
 from trt_worker.intake.grid.connection import Connection
+from trt_worker.intake.grid.delegation import read_delegations
 from trt_worker.intake.grid.ledger import GridStats, Ledger
 from trt_worker.intake.grid.session import TRANSPORT, Shop
 from trt_worker.intake.grid.settings import GridSettings
-from trt_worker.intake.grid.signer import read_signer
+from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.intake.transport import Gate
 
 
@@ -29,8 +32,13 @@ class GridTransport:
     name = TRANSPORT
 
     def __init__(self, settings: GridSettings, gate: Gate) -> None:
-        """Raises: ConfigError: the key that signs results cannot be used."""
-        self._signer = None if settings.identity_key_file is None else read_signer(settings.identity_key_file)
+        """Raises: ConfigError: the rig's key or its delegations cannot be used."""
+        self._signer = None if settings.identity_key_file is None else read_rig_key(settings.identity_key_file)
+        self._delegations = None
+        if self._signer is not None and settings.delegations_file is not None:
+            self._delegations = read_delegations(
+                settings.delegations_file, self._signer, names=settings.names, now=time.time()
+            )
         self._settings = settings
         self._gate = gate
         self._host = URL(settings.worker_url).host
@@ -92,6 +100,7 @@ class GridTransport:
             http=http,
             offers=offers,
             signer=self._signer,
+            delegations=self._delegations,
             stop=self.stop_taking,
         )
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]

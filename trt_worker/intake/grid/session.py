@@ -17,11 +17,12 @@ from trt_worker.delivery import Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.catalogue import Catalogue
+from trt_worker.intake.grid.delegation import Delegations
 from trt_worker.intake.grid.delivery import GridDelivery
 from trt_worker.intake.grid.graph import UnreadableRecipe
 from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.settings import GridSettings
-from trt_worker.intake.grid.signer import ResultSigner
+from trt_worker.intake.grid.signer import RigKey
 from trt_worker.intake.grid.translate import Draft, find_model, to_draft, with_source
 from trt_worker.intake.source_image import fetch_source_image
 from trt_worker.intake.transport import Gate
@@ -47,7 +48,8 @@ class Shop:
     ledger: Ledger
     http: aiohttp.ClientSession
     offers: ObjectSendStream[Offer]
-    signer: ResultSigner | None
+    signer: RigKey | None
+    delegations: Delegations | None
     stop: Callable[[], None]  # nobody takes offers any more
 
 

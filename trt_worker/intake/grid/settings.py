@@ -43,7 +43,8 @@ class GridSettings:
     source_limit_bytes: int = 12 * 1024 * 1024  # the grid's own limit
     allow_img2img: bool = True
     ssl_context: ssl.SSLContext | None = None  # None: the system's trust store
-    identity_key_file: Path | None = None  # signs results; see `signer.read_signer`
+    identity_key_file: Path | None = None  # signs results; see `signer.read_rig_key`
+    delegations_file: Path | None = None  # proves whose rig this is; see `delegation.read_delegations`
 
     def __post_init__(self) -> None:
         """Refuse what cannot work or would send the key in the clear.
@@ -61,6 +62,10 @@ class GridSettings:
                 f"margin_seconds is {self.margin_seconds}; it must be below client_seconds ({self.client_seconds})",
             ),
             (not self.eviction_waits, "eviction_waits is empty"),
+            (
+                self.delegations_file is not None and self.identity_key_file is None,
+                "delegations are for a key; name it with worker_identity_key_file",
+            ),
         )
         for wrong, message in problems:
             if wrong:
@@ -89,6 +94,23 @@ class GridSettings:
     def workers_url(self) -> URL:
         """Where the grid lists the workers that are online."""
         return URL(self.http_url.rstrip("/")) / "v1" / "workers"
+
+
+def trusting(ca_file: Path | None) -> ssl.SSLContext | None:
+    """The system's trust store and the certificate authorities of a PEM file; None: the system's alone is enough.
+
+    Raises: ConfigError: the file cannot be read or holds no certificate.
+    """
+    if ca_file is None:
+        return None
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:  # SSLError is one
+        raise ConfigError(
+            f"grid_ca_file {ca_file}: {error.strerror or error}; it must hold PEM certificates"
+        ) from error
+    return context
 
 
 def _check_address(field_name: str, address: str, plain: str, secure: str) -> None:

@@ -29,8 +29,8 @@ def signed_text(job_id: str, digests: Sequence[str]) -> str:
     return f"aipg-job:{job_id}:{hashlib.sha256(f'[{listed}]'.encode()).hexdigest()}"
 
 
-class ResultSigner:
-    """Signs with one key; `sign` takes some milliseconds of computing."""
+class RigKey:
+    """Signs with one key; a signature takes some milliseconds of computing."""
 
     def __init__(self, account: Any) -> None:
         """
@@ -41,15 +41,19 @@ class ResultSigner:
         self._account = account
 
     def sign(self, job_id: str, digests: Sequence[str]) -> str:
+        """The signature under a job's result; see `signed_text`."""
+        return self.sign_text(signed_text(job_id, digests))
+
+    def sign_text(self, text: str) -> str:
         """EIP-191 signature as 0x and 130 hex digits."""
         from eth_account.messages import encode_defunct
 
-        message = encode_defunct(text=signed_text(job_id, digests))
+        message = encode_defunct(text=text)
         return "0x" + bytes(self._account.sign_message(message).signature).hex()
 
 
-def read_signer(path: Path) -> ResultSigner:
-    """The signer of a key file: JSON with `private_key`, and optionally the `address` it must belong to.
+def read_rig_key(path: Path) -> RigKey:
+    """The key of a key file: JSON with `private_key`, and optionally the `address` it must belong to.
 
     Raises: ConfigError: the file cannot be read, others may read it, or it holds no such key.
     """
@@ -76,4 +80,4 @@ def read_signer(path: Path) -> ResultSigner:
     address = found.get("address")
     if address is not None and str(address).lower() != account.address.lower():
         raise ConfigError(f"worker identity key {path}: address is {address}, but the key belongs to {account.address}")
-    return ResultSigner(account)
+    return RigKey(account)

@@ -1,0 +1,1 @@
+"""Every architecture that can be exported, one declarative entry each."""

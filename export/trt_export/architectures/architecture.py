@@ -1,0 +1,136 @@
+"""What an architecture is: its networks, their tensors, and what one evaluation costs. Data, no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from torch import nn
+
+
+class Quantity(StrEnum):
+    """What a dynamic axis follows when a bucket is chosen."""
+
+    ROWS = "rows"
+    WIDTH = "width"  # pixels
+    HEIGHT = "height"  # pixels
+    TOKENS = "tokens"  # text tokens of a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """A named dynamic axis: its size in a bucket is `quantity / unit`, and always a multiple of `multiple`."""
+
+    name: str
+    quantity: Quantity
+    unit: int = 1  # pixels (or tokens) per element
+    multiple: int = 1  # in elements: what the network's own down-sampling or packing asks for
+
+
+class Kind(StrEnum):
+    """What a tensor's values are; a build chooses the type of the real ones."""
+
+    REAL = "real"  # the component's compute type: float32, float16 or bfloat16
+    FLOAT32 = "float32"  # float32 at any precision: timesteps, time ids
+    INT64 = "int64"
+    BOOL = "bool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One input or output by name; `shape` mixes fixed sizes and dynamic axes, rows first unless stated."""
+
+    name: str
+    shape: tuple[int | Axis, ...]
+    kind: Kind = Kind.REAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one evaluation of one row costs: polynomials in image cells and text tokens.
+
+    An image cell is one position of the network's coarsest *input* grid (a latent position, or a packed 2x2 patch).
+
+    FLOPs = fixed + per_cell * cells + per_cell_squared * cells^2 + per_token * tokens + per_cell_token * cells * tokens
+    + per_token_squared * tokens^2, a multiply-add counting as two.
+    """
+
+    cell: int  # pixels along one side of an image cell; 0: the network sees no image
+    fixed: float = 0.0
+    per_cell: float = 0.0
+    per_cell_squared: float = 0.0
+    per_token: float = 0.0
+    per_cell_token: float = 0.0
+    per_token_squared: float = 0.0
+    activation_bytes_per_cell: float = 0.0  # at two bytes a value: the most that is alive at once
+    activation_bytes_per_token: float = 0.0
+
+    def flops(self, *, width: int, height: int, tokens: int) -> float:
+        """FLOPs of one row.
+
+        Args: width, height: pixels. tokens: text tokens.
+        """
+        cells = width * height / self.cell**2 if self.cell else 0.0
+        return (
+            self.fixed
+            + self.per_cell * cells
+            + self.per_cell_squared * cells**2
+            + self.per_token * tokens
+            + self.per_cell_token * cells * tokens
+            + self.per_token_squared * tokens**2
+        )
+
+    def activation_bytes(self, *, width: int, height: int, tokens: int) -> float:
+        """Bytes of activations of one row at two bytes a value."""
+        cells = width * height / self.cell**2 if self.cell else 0.0
+        return self.activation_bytes_per_cell * cells + self.activation_bytes_per_token * tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentSpec:
+    """One network of an architecture.
+
+    `make` builds the module that is exported from a configuration (`config`, or `small_config` for tests): its
+    `forward` takes the inputs positionally, in the order of `inputs`, and returns one tensor, or a tuple in the order
+    of `outputs`. It is called under any default device and type (meta, fake tensors), so it must not look at values.
+    The network that carries the weights is its attribute `model`, so parameter names are `model.` plus the library's own.
+    """
+
+    name: str  # "text_encoder", "text_encoder_2", "denoiser", "vae_decoder", "vae_encoder"
+    make: Callable[[Mapping[str, Any]], nn.Module]
+    config: Mapping[str, Any]
+    small_config: Mapping[str, Any]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    parameters: int  # weights of the full size
+    cost: Cost
+    precisions: tuple[str, ...] = ("float16", "bfloat16", "float32")  # best first; see each entry for why one is absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A family of checkpoints that share their graphs."""
+
+    name: str  # "stable_diffusion_1", "sdxl", "flux_dev", ...
+    title: str  # as people write it: "Stable Diffusion 1.5"
+    prediction: str  # "epsilon", "v_prediction" or "flow"
+    latent_channels: int
+    latent_scale: int  # pixels per latent position and axis
+    native_pixels: int  # pixels of one picture the family was trained for, as in 512 * 512
+    tokens: tuple[int, ...]  # lengths of text that buckets are made for, shortest first
+    components: tuple[ComponentSpec, ...]
+    size_step: int = 64  # pixels: widths and heights are multiples of it
+    guidance_rows: int = 2  # denoiser rows of one image: 2 with classifier-free guidance, 1 for distilled models
+    notes: Mapping[str, str] = field(default_factory=dict)  # facts a reader needs: sources of numbers, traps
+
+    def component(self, name: str) -> ComponentSpec:
+        """The network called `name`.
+
+        Raises: KeyError: there is none.
+        """
+        for component in self.components:
+            if component.name == name:
+                return component
+        raise KeyError(f"{self.name} has no component {name!r}; it has {', '.join(c.name for c in self.components)}")
