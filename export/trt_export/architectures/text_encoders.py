@@ -1,0 +1,325 @@
+"""Text encoders of the flow models: CLIP-L's pooled prompt, T5-XXL, and Qwen3 layers tapped on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen3Config,
+    Qwen3Model,
+    Qwen3VLTextConfig,
+    Qwen3VLTextModel,
+    T5Config,
+    T5EncoderModel,
+)
+
+from trt_export.architectures.architecture import Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.patches import attend
+from trt_export.architectures.rotary import rotate_halves, rotation
+
+ROWS = Axis(name="rows", quantity=Quantity.ROWS)
+TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
+
+
+class PooledClip(nn.Module):
+    """input_ids int64 [rows, 77] -> pooled [rows, width]: the last layer, normed, at the first end token."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        model, length = self.model, input_ids.shape[1]
+        embeddings = model.embeddings
+        states = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[:length]
+        for layer in model.encoder.layers:
+            states = states + _clip_attention(layer.self_attn, layer.layer_norm1(states))
+            states = states + layer.mlp(layer.layer_norm2(states))
+        position = torch.arange(length, dtype=torch.float32, device=input_ids.device)
+        ends = torch.where(input_ids == model.config.eos_token_id, position, float(length - 1))
+        first = (position == ends.amin(dim=1, keepdim=True)).to(states.dtype)
+        pooled: torch.Tensor = (first.unsqueeze(1) @ model.final_layer_norm(states)).squeeze(1)
+        return pooled
+
+
+def _clip_attention(attention: Any, states: torch.Tensor) -> torch.Tensor:
+    query, key, value = (
+        projection(states).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    projected: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return projected
+
+
+class T5Encoder(nn.Module):
+    """input_ids int64 [rows, tokens] -> context [rows, tokens, width] of the last layer, normed; no mask.
+
+    Padding is looked at, as the models that use it were trained and as ComfyUI does.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        encoder = self.model.encoder
+        states = self.model.shared(input_ids)
+        bias = self._bias(input_ids.shape[1], input_ids.device)
+        for block in encoder.block:
+            mixing, feeding = block.layer
+            states = states + _t5_attention(mixing.SelfAttention, mixing.layer_norm(states), bias)
+            states = states + feeding.DenseReluDense(feeding.layer_norm(states))
+        context: torch.Tensor = encoder.final_layer_norm(states)
+        return context
+
+    def _bias(self, length: int, device: torch.device) -> torch.Tensor:
+        """What the first block's table adds to the scores by distance: [1, heads, tokens, tokens]."""
+        attention = self.model.encoder.block[0].layer[0].SelfAttention
+        position = torch.arange(length, device=device)
+        ahead = position[None, :] - position[:, None]
+        half = attention.relative_attention_num_buckets // 2
+        edges = bucket_edges(half, attention.relative_attention_max_distance)
+        reached = ahead.abs()[..., None] >= torch.tensor(edges, device=device)
+        bucket = reached.to(torch.int64).sum(-1) + (ahead > 0).to(torch.int64) * half
+        table: torch.Tensor = attention.relative_attention_bias(bucket)
+        return table.permute(2, 0, 1).unsqueeze(0)
+
+
+def bucket_edges(buckets: int, farthest: int) -> list[int]:
+    """The distances at which T5's bucket number rises by one: exact for the first half, then logarithmic.
+
+    A list of edges rather than the logarithm itself, whose rounding at an edge differs between libraries.
+    Source: Raffel et al. 2020, arXiv:1910.10683, section 2.1, and its reference code.
+    """
+    exact = buckets // 2
+    growth = farthest / exact
+    logarithmic = [math.ceil(exact * growth ** (step / (buckets - exact)) - 1e-9) for step in range(1, buckets - exact)]
+    return [*range(1, exact + 1), *logarithmic]
+
+
+def _t5_attention(attention: Any, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    query, key, value = (
+        projection(states).unflatten(-1, (attention.n_heads, attention.key_value_proj_dim)).transpose(1, 2)
+        for projection in (attention.q, attention.k, attention.v)
+    )
+    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+    projected: torch.Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
+    return projected
+
+
+class QwenTaps(nn.Module):
+    """input_ids int64 [rows, tokens], context_mask bool [rows, tokens] -> context [rows, tokens, taps * width].
+
+    A tap k is the state after k layers, without the last norm; taps of one token lie side by side. Layers past the
+    last tap are not part of the network. A token, padding too, looks at tokens up to its own that the mask keeps, and
+    at the first one, which every prompt has: so there is always something to look at.
+    """
+
+    def __init__(self, model: Any, taps: tuple[int, ...], *, counts_kept: bool) -> None:
+        """Args: counts_kept: a token's position is the number of kept ones before it, not of all."""
+        super().__init__()
+        self.model = model
+        self.taps = taps
+        self.counts_kept = counts_kept
+
+    def forward(self, input_ids: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
+        model, config = self.model, self.model.config
+        states = model.embed_tokens(input_ids)
+        turn = rotation((self._positions(context_mask),), (config.head_dim,), config.rope_parameters["rope_theta"])
+        order = torch.arange(input_ids.shape[1], device=input_ids.device)
+        earlier = order[None, :] <= order[:, None]
+        mask = (earlier & (context_mask | (order == 0))[:, None, :])[:, None]
+        tapped = []
+        for number, layer in enumerate(model.layers, start=1):
+            attention, normed = layer.self_attn, layer.input_layernorm(states)
+            query, key, value = (
+                projection(normed).unflatten(-1, (-1, attention.head_dim))
+                for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            query = rotate_halves(attention.q_norm(query), turn)
+            key = rotate_halves(attention.k_norm(key), turn)
+            groups = attention.num_key_value_groups
+            key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
+            states = states + attention.o_proj(attend(query, key, value, mask))
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+            if number in self.taps:
+                tapped.append(states)
+        return torch.cat(tapped, dim=-1)
+
+    def _positions(self, context_mask: torch.Tensor) -> torch.Tensor:
+        if self.counts_kept:
+            return (context_mask.to(torch.float32).cumsum(dim=1) - 1).clamp(min=0)
+        order = torch.arange(context_mask.shape[1], dtype=torch.float32, device=context_mask.device)
+        return order.expand(context_mask.shape[0], -1)
+
+
+def make_clip(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP-L, pooled, of a configuration of `CLIPTextConfig`."""
+    return PooledClip(CLIPTextModel(CLIPTextConfig(**config))).eval()
+
+
+def make_t5(config: Mapping[str, Any]) -> nn.Module:
+    """The encoder of a configuration of `T5Config`."""
+    return T5Encoder(T5EncoderModel(T5Config(**config))).eval()
+
+
+def make_qwen3(config: Mapping[str, Any]) -> nn.Module:
+    """Taps of a configuration of `Qwen3Config`, plus its `taps`."""
+    return _tapped(Qwen3Model, Qwen3Config, config, counts_kept=False)
+
+
+def make_qwen3_vl(config: Mapping[str, Any]) -> nn.Module:
+    """Taps of the language model of a configuration of `Qwen3VLTextConfig`, plus its `taps`."""
+    return _tapped(Qwen3VLTextModel, Qwen3VLTextConfig, config, counts_kept=True)
+
+
+def _tapped(model_class: Any, config_class: Any, config: Mapping[str, Any], *, counts_kept: bool) -> nn.Module:
+    own = {key: value for key, value in config.items() if key != "taps"}
+    model = model_class(config_class(**own, num_hidden_layers=max(config["taps"])))
+    model.norm = nn.Identity()  # past the last tap
+    return QwenTaps(model, config["taps"], counts_kept=counts_kept).eval()
+
+
+CLIP_L_POOLED = ComponentSpec(
+    name="text_encoder",
+    make=make_clip,
+    config={
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "eos_token_id": 49407,
+    },
+    small_config={
+        "vocab_size": 1024,
+        "hidden_size": 768,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 1022,
+        "eos_token_id": 1023,
+    },
+    inputs=(Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64),),
+    outputs=(Tensor(name="pooled", shape=(ROWS, 768)),),
+    parameters=123_060_480,
+    cost=Cost(
+        cell=0,
+        fixed=13_298_621_952.0,
+    ),
+)
+
+T5_XXL = ComponentSpec(
+    name="text_encoder_2",
+    make=make_t5,
+    config={
+        "vocab_size": 32128,
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    },
+    small_config={
+        "vocab_size": 1024,
+        "d_model": 4096,
+        "d_kv": 16,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    },
+    inputs=(Tensor(name="input_ids", shape=(ROWS, TOKENS), kind=Kind.INT64),),
+    outputs=(Tensor(name="context", shape=(ROWS, TOKENS, 4096)),),
+    parameters=4_762_310_656,
+    cost=Cost(
+        cell=0,
+        per_token=9_261_023_232.0,
+        per_token_squared=393_216.0,
+        activation_bytes_per_token=196_608.0,
+    ),
+    precisions=("bfloat16", "float32"),  # its feed-forward layers pass 65504, half precision's largest value
+)
+
+_QWEN3_4B: dict[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
+_SMALL_QWEN3: dict[str, Any] = _QWEN3_4B | {
+    "vocab_size": 1024,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+_QWEN_INPUTS = (
+    Tensor(name="input_ids", shape=(ROWS, TOKENS), kind=Kind.INT64),
+    Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL),
+)
+
+
+def _wide(taps: tuple[int, ...], small_taps: tuple[int, ...]) -> int:
+    width: int = _QWEN3_4B["hidden_size"] * len(taps) // len(small_taps)
+    return width
+
+
+def qwen3_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameters: int, cost: Cost) -> ComponentSpec:
+    """Qwen3-4B up to its last tap, as a model's text encoder.
+
+    Args:
+        taps: layers whose states are the context.
+        small_taps: the same of the small configuration, whose states are so wide that the context is as wide as in the
+            full one.
+    """
+    return ComponentSpec(
+        name="text_encoder",
+        make=make_qwen3,
+        config=_QWEN3_4B | {"taps": taps},
+        small_config=_SMALL_QWEN3 | {"taps": small_taps, "hidden_size": _wide(taps, small_taps)},
+        inputs=_QWEN_INPUTS,
+        outputs=(Tensor(name="context", shape=(ROWS, TOKENS, len(taps) * _QWEN3_4B["hidden_size"])),),
+        parameters=parameters,
+        cost=cost,
+        precisions=("bfloat16", "float32"),  # single values of its residual stream pass half precision's largest
+    )
+
+
+_VL_ROPE = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+_SMALL_VL_ROPE = _VL_ROPE | {"mrope_section": [4, 2, 2]}
+
+
+def qwen3_vl_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameters: int, cost: Cost) -> ComponentSpec:
+    """The language model of Qwen3-VL-4B up to its last tap; for text its three position axes are one."""
+    return ComponentSpec(
+        name="text_encoder",
+        make=make_qwen3_vl,
+        config=_QWEN3_4B | {"taps": taps, "rope_parameters": _VL_ROPE},
+        small_config=_SMALL_QWEN3
+        | {"taps": small_taps, "rope_parameters": _SMALL_VL_ROPE, "hidden_size": _wide(taps, small_taps)},
+        inputs=_QWEN_INPUTS,
+        outputs=(Tensor(name="context", shape=(ROWS, TOKENS, len(taps) * _QWEN3_4B["hidden_size"])),),
+        parameters=parameters,
+        cost=cost,
+        precisions=("bfloat16", "float32"),
+    )
