@@ -1,0 +1,39 @@
+"""Every architecture there is, by name."""
+
+from __future__ import annotations
+
+from trt_export.architectures.architecture import Architecture
+from trt_export.architectures.chroma import CHROMA
+from trt_export.architectures.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
+from trt_export.architectures.flux2 import FLUX2_KLEIN_4B
+from trt_export.architectures.krea2 import KREA_2_TURBO
+from trt_export.architectures.z_image import Z_IMAGE_TURBO
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    FLUX_SCHNELL,
+    FLUX_DEV,
+    FLUX_KREA_DEV,
+    CHROMA,
+    Z_IMAGE_TURBO,
+    FLUX2_KLEIN_4B,
+    KREA_2_TURBO,
+)
+
+
+class UnknownArchitecture(KeyError):
+    """No architecture has that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError's own would quote the sentence
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture called `name`.
+
+    Raises: UnknownArchitecture: there is none; the message names those there are.
+    """
+    for known in ARCHITECTURES:
+        if known.name == name:
+            return known
+    names = ", ".join(known.name for known in ARCHITECTURES)
+    raise UnknownArchitecture(f"there is no architecture {name!r}; known are {names}")
