@@ -39,6 +39,13 @@ ENOUGH = 0.9
 """Share of jobs that a way to lay out the memory must serve to be chosen before one that costs time."""
 
 
+MINOR_PROFILES = 2
+"""Most profiles of a text encoder, or of an image encoder or decoder, which takes what is too large in tiles."""
+
+MINOR_GAIN = 0.05
+"""Share of its own work that a further profile of such a network must save: it is a few percent of a job's work."""
+
+
 class Card(Protocol):
     """What a plan must know of a card."""
 
@@ -167,7 +174,7 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
             if share > covered:
                 alternatives.append(Alternative(what=other.name, covered_jobs=share))
     if covered < 1 or layout is not _LAYOUTS[0]:
-        alternatives += _smaller_weights(architecture, card, usable, limits, histogram, precisions, covered)
+        alternatives += _smaller_weights(architecture, card, usable, limits, histogram, precisions, layout, covered)
     if covered < 1:
         alternatives.append(
             Alternative(what="leave the rest to the PyTorch fallback, at about half the rate", covered_jobs=1.0)
@@ -199,13 +206,12 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
     """The histogram in the rows that a component runs.
 
     A text encoder sees the prompts of a job once, however many images it has, and a long text as rows of its own where
-    its length is fixed; an image encoder or decoder sees images, without guidance.
+    its length is fixed. Images are encoded and decoded one by one: their activations are the largest of all, and what a
+    batch would save is small at their sizes.
     """
     if sees(component, Quantity.WIDTH):
-        if not component.name.startswith("vae"):
-            return histogram
-        guidance = architecture.guidance_rows
-        return Histogram.of(replace(one, rows=-(-one.rows // guidance)) for one in histogram.demands)
+        vae = component.name.startswith("vae")
+        return Histogram.of(replace(one, rows=1) for one in histogram.demands) if vae else histogram
     length = _chunk(component, architecture)
     return Histogram.of(
         replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
@@ -271,6 +277,8 @@ def _engines(
         if layout.streams and "denoiser" in name:
             cost = replace(cost, streamed_bytes=_streamed(cost, demands, vram))
         budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
+        if "denoiser" not in name:
+            budgets = replace(budgets, profiles=min(budgets.profiles, MINOR_PROFILES), least_gain=MINOR_GAIN)
         engine = _engine(name, precisions[name], cost, plan_profiles(demands, budgets, cost))
         disk -= engine.profiles.disk_bytes
         engines.append(engine)
@@ -317,15 +325,18 @@ def _smaller_weights(
     limits: Limits,
     histogram: Histogram,
     precisions: dict[str, str],
+    chosen: _Layout,
     covered: float,
 ) -> list[Alternative]:
+    """The fastest layout that a denoiser in float8 allows, where it is faster than the chosen one or serves more."""
     if "float8" not in card.precisions:
         return []
     smaller = {name: "float8" if "denoiser" in name else precision for name, precision in precisions.items()}
-    share = _covered(_engines(architecture, _LAYOUTS[0], usable, limits, histogram, smaller))
-    if share < covered:
-        return []
-    return [Alternative(what="calibrate the denoiser to float8 and keep all networks on the card", covered_jobs=share)]
+    for layout in _LAYOUTS[: _LAYOUTS.index(chosen) + 1]:
+        share = _covered(_engines(architecture, layout, usable, limits, histogram, smaller))
+        if share > covered or (share >= ENOUGH and layout is not chosen):
+            return [Alternative(what=f"calibrate the denoiser to float8; then {layout.name}", covered_jobs=share)]
+    return []
 
 
 def _vram(architecture: Architecture, layout: _Layout, engines: tuple[EnginePlan, ...]) -> int:

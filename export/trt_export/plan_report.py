@@ -15,6 +15,7 @@ from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineError
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Histogram, read_histogram
+from trt_engines.profiles.profile import Profile
 from trt_export.architectures.architecture import Architecture
 from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost
 
@@ -55,10 +56,12 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
         yield (
             f"  {engine.component:<16}{engine.precision:<10}{_gb(ranges.disk_bytes):>9}"
             f"{_gb(ranges.activation_bytes):>9}{_duration(engine.build_seconds):>9}{_gb(engine.build_bytes):>9}"
-            f"  {', '.join(profile.label for profile in ranges.profiles) or 'none'}"
+            f"  {', '.join(map(_profile, ranges.profiles)) or 'none'}"
         )
         if engine.streamed_bytes:
             yield f"  {'':<16}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
+        if engine.component.startswith("vae") and ranges.profiles and ranges.uncovered:
+            yield f"  {'':<16}{_percent(1 - ranges.covered_jobs)} of jobs are too large for it and go through in tiles"
     denoiser = plan.denoiser
     if denoiser is not None:
         yield from _expected(denoiser)
@@ -69,6 +72,11 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
     for other in plan.alternatives:
         yield f"  or          {other.what} ({_percent(other.covered_jobs)} of jobs)"
     yield "  Times and memory are estimates from measured builds; building measures them."
+
+
+def _profile(profile: Profile) -> str:
+    best = profile.best
+    return f"{profile.label} (best at {best.width}x{best.height}r{best.rows})"
 
 
 def _expected(denoiser: EnginePlan) -> Iterator[str]:

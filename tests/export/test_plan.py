@@ -158,6 +158,31 @@ def test_smaller_weights_are_offered_only_where_the_card_computes_in_them() -> N
     assert not any("float8" in what for what in refused)
 
 
+def test_a_smaller_denoiser_is_offered_where_it_spares_streaming() -> None:
+    huge = an_architecture(denoiser_parameters=7_000_000_000)
+
+    plan = a_plan(huge, ACard(precisions=ACard().precisions | {"float8"}, sm=89))
+
+    assert plan.layout.endswith("streamed from host memory")
+    assert [other.what for other in plan.alternatives] == [
+        "calibrate the denoiser to float8; then all networks stay on the card"
+    ]
+
+
+def test_pictures_too_large_for_the_decoder_go_through_in_tiles() -> None:
+    family = an_architecture()
+    decoder = family.component("vae_decoder")
+    decoder = replace(decoder, cost=replace(decoder.cost, activation_bytes_per_cell=1_000_000))
+    family = replace(family, components=(*family.components[:2], decoder))
+
+    plan = a_plan(family)
+
+    assert plan.denoiser is not None
+    assert plan.denoiser.profiles.covered_jobs == 1
+    assert plan.problems == ()
+    assert "go through in tiles" in render(plan, family)
+
+
 def test_sizes_that_do_not_fit_are_named_with_the_reason_and_another_way() -> None:
     histogram = a_histogram(*[(512, 512)] * 9, (4096, 4096))
     plan = a_plan(card=ACard(memory_bytes=8 * GB), histogram=histogram)
@@ -219,7 +244,7 @@ def test_each_network_gets_the_rows_that_it_runs() -> None:
 
     rows = {one.name: component_histogram(one, family, histogram).demands[0].rows for one in family.components}
 
-    assert rows == {"text_encoder": 4, "denoiser": 8, "vae_decoder": 4}  # two prompts of two chunks; four images
+    assert rows == {"text_encoder": 4, "denoiser": 8, "vae_decoder": 1}  # two prompts of two chunks
 
 
 def test_the_type_of_a_component_is_the_first_that_the_card_has() -> None:

@@ -72,7 +72,7 @@ class Budgets:
     vram_bytes: int  # weights on the card and the activations of the largest context
     disk_bytes: int  # the plan file
     profiles: int = 6  # most of one engine: each one is compiled by itself
-    least_gain: float = 0.005  # share of all work that a further profile must save, unless it serves jobs nobody serves
+    least_gain: float = 0.01  # share of all work that a further profile must save, unless it serves jobs nobody serves
 
 
 PLAN_BYTES = 10_000_000
