@@ -16,8 +16,8 @@ from trt_engines.errors import EngineError
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Histogram, read_histogram
 from trt_engines.profiles.profile import Profile
-from trt_export.architectures.architecture import Architecture
-from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost
+from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
+from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost, sees
 
 SIZES = 5
 """Most frequent sizes of the denoiser that are listed with their memory."""
@@ -56,7 +56,7 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
         yield (
             f"  {engine.component:<16}{engine.precision:<10}{_gb(ranges.disk_bytes):>9}"
             f"{_gb(ranges.activation_bytes):>9}{_duration(engine.build_seconds):>9}{_gb(engine.build_bytes):>9}"
-            f"  {', '.join(map(_profile, ranges.profiles)) or 'none'}"
+            f"  {', '.join(_profile(one, family.component(engine.component)) for one in ranges.profiles) or 'none'}"
         )
         if engine.streamed_bytes:
             yield f"  {'':<16}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
@@ -74,7 +74,9 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
     yield "  Times and memory are estimates from measured builds; building measures them."
 
 
-def _profile(profile: Profile) -> str:
+def _profile(profile: Profile, component: ComponentSpec) -> str:
+    if not sees(component, Quantity.WIDTH):
+        return f"r{profile.rows.label}t{profile.tokens.label}"
     best = profile.best
     return f"{profile.label} (best at {best.width}x{best.height}r{best.rows})"
 

@@ -18,6 +18,9 @@ EXHAUSTIVE = 24
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
+ALIKE = 0.25
+"""Octaves: shapes whose work differs by less are one for the choice of kernels; the most common one is `opt`."""
+
 SHORTLIST = 200
 """Candidates, best first, that a chosen profile may be exchanged for."""
 
@@ -220,5 +223,6 @@ def _opts(shapes: Shapes, inside: Ints, rows: int, cost: NetworkCost) -> list[in
     work, weight = per_call * shapes.row_flops[inside], shapes.useful[inside]
     order = np.argsort(work, kind="stable")
     reached = np.cumsum(weight[order]) / weight.sum()
-    places = {int(order[min(int(np.searchsorted(reached, q)), len(order) - 1)]) for q in QUANTILES}
-    return sorted(int(inside[place]) for place in places | {int(np.argmax(weight))})
+    typical = (int(order[min(int(np.searchsorted(reached, q)), len(order) - 1)]) for q in QUANTILES)
+    common = (int(np.argmax(np.where(np.abs(np.log2(work / work[place])) <= ALIKE, weight, 0.0))) for place in typical)
+    return sorted(int(inside[place]) for place in {*common, int(np.argmax(weight))})
