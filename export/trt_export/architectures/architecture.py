@@ -95,7 +95,7 @@ class ComponentSpec:
     `make` builds the module that is exported from a configuration (`config`, or `small_config` for tests): its
     `forward` takes the inputs positionally, in the order of `inputs`, and returns one tensor, or a tuple in the order
     of `outputs`. It is called under any default device and type (meta, fake tensors), so it must not look at values.
-    The network that carries the weights is its attribute `model`, so parameter names are `model.` plus the library's own.
+    The network that carries the weights is its attribute `model`: parameter names are `model.` plus the library's own.
     """
 
     name: str  # "text_encoder", "text_encoder_2", "denoiser", "vae_decoder", "vae_encoder"
