@@ -63,7 +63,15 @@ class Card(Protocol):
 
     @property
     def precisions(self) -> frozenset[str]:
-        """Types that engines can compute in: keys of `BYTES`."""
+        """Types that engines can compute in: keys of `BYTES` among them."""
+
+    @property
+    def tensor_cores(self) -> bool:
+        """Whether it has any."""
+
+    @property
+    def unsupported(self) -> str | None:
+        """Why no engine can be built for it; None: one can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +161,12 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
     """
     usable = int(card.memory_bytes * (1 - SPARE)) - CONTEXT_BYTES
     chosen = {one.name: precision_of(one, card) for one in architecture.components}
-    problems = [
+    problems = [card.unsupported] if card.unsupported else []
+    problems += [
         f"{name}: none of {', '.join(architecture.component(name).precisions)} runs on SM{card.sm}; "
         "the PyTorch fallback serves it"
         for name, precision in chosen.items()
-        if precision is None
+        if precision is None and not card.unsupported
     ]
     precisions = {name: precision for name, precision in chosen.items() if precision is not None}
     tried = []
@@ -198,7 +207,13 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
 
 
 def precision_of(component: ComponentSpec, card: Card) -> str | None:
-    """The best type of a component that the card computes in; None: there is none."""
+    """The best type of a component that the card computes in; None: there is none.
+
+    Cards without tensor cores (GTX 16) compute in float32 where they can: half precision gives NaN pictures on them
+    (PyTorch issue 58123) and was no faster (TensorRT issue 892).
+    """
+    if not card.tensor_cores and "float32" in component.precisions and "float32" in card.precisions:
+        return "float32"
     return next((name for name in component.precisions if name in card.precisions), None)
 
 

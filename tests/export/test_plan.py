@@ -46,6 +46,8 @@ class ACard:
     sm: int = 86
     memory_bytes: int = 12 * GB
     precisions: frozenset[str] = frozenset({"float32", "float16", "bfloat16"})
+    tensor_cores: bool = True
+    unsupported: str | None = None
 
 
 def never_made(config: Mapping[str, Any]) -> nn.Module:
@@ -253,6 +255,20 @@ def test_the_type_of_a_component_is_the_first_that_the_card_has() -> None:
     assert precision_of(component, ACard()) == "float16"
     assert precision_of(component, ACard(precisions=frozenset({"float32"}))) == "float32"
     assert precision_of(component, ACard(precisions=frozenset())) is None
+
+
+def test_a_card_without_tensor_cores_computes_in_full_precision() -> None:
+    plan = a_plan(card=ACard(name="GTX 1660", sm=75, precisions=frozenset({"float32", "float16"}), tensor_cores=False))
+
+    assert {engine.precision for engine in plan.engines} == {"float32"}
+
+
+def test_a_card_that_nothing_is_built_for_says_why_once() -> None:
+    plan = a_plan(card=ACard(name="GTX 1080", sm=61, precisions=frozenset(), unsupported="older than Turing"))
+
+    assert plan.problems == ("older than Turing",)
+    assert plan.engines == ()
+    assert "older than Turing" in render(plan, an_architecture())
 
 
 def test_full_precision_takes_twice_the_memory() -> None:
