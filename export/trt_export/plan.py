@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trt_engines.profiles.cost import Budgets, NetworkCost
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
-from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Quantity
+from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 """Of one weight."""
@@ -142,6 +142,17 @@ class _Layout:
     alone: bool  # each network has the card to itself
     streams: bool = False
 
+    def resident(self, name: str, everyone: Set[str], text: Set[str]) -> Set[str]:
+        """The networks on the card while one of them runs, itself included.
+
+        Args: everyone: all networks; text: those that read the prompt.
+        """
+        if self.alone:
+            return {name}
+        if not self.text_leaves:
+            return everyone
+        return text if name in text else everyone - text
+
 
 _LAYOUTS = (
     _Layout("all networks stay on the card", text_leaves=False, alone=False),
@@ -224,7 +235,7 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
     its length is fixed. Images are encoded and decoded one by one: their activations are the largest of all, and what a
     batch would save is small at their sizes.
     """
-    if sees(component, Quantity.WIDTH):
+    if component.sees(Quantity.WIDTH):
         vae = component.name.startswith("vae")
         return Histogram.of(replace(one, rows=1) for one in histogram.demands) if vae else histogram
     length = _chunk(component, architecture)
@@ -232,11 +243,6 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
         replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
         for one in histogram.demands
     )
-
-
-def sees(component: ComponentSpec, quantity: Quantity) -> bool:
-    """Whether an input of a component follows a quantity."""
-    return any(axis.quantity is quantity for axis in _axes(component))
 
 
 def network_cost(component: ComponentSpec, architecture: Architecture, precision: str) -> NetworkCost:
@@ -249,13 +255,13 @@ def network_cost(component: ComponentSpec, architecture: Architecture, precision
     def activation_bytes(*, width: int, height: int, tokens: int) -> float:
         return scale * cost.activation_bytes(width=width, height=height, tokens=tokens)
 
-    sizes = [a.unit * a.multiple for a in _axes(component) if a.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
+    sizes = [a.unit * a.multiple for a in component.axes if a.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
     return NetworkCost(
         flops=flops,
         activation_bytes=activation_bytes,
         weight_bytes=component.parameters * BYTES[precision],
         sees_size=bool(sizes),
-        sees_tokens=sees(component, Quantity.TOKENS),
+        sees_tokens=component.sees(Quantity.TOKENS),
         size_multiple=math.lcm(*sizes) if sizes else 1,
         token_multiple=math.gcd(*architecture.tokens),
     )
@@ -274,18 +280,13 @@ def _engines(
     """An engine for each component that has a precision, as planned under one layout."""
     parts = [one for one in architecture.components if one.name in precisions]
     weights = {one.name: one.parameters * BYTES[precisions[one.name]] for one in parts}
-    text = {one.name for one in parts if not sees(one, Quantity.WIDTH)}
+    text = {one.name for one in parts if not one.sees(Quantity.WIDTH)}
     disk, engines = limits.disk_bytes, []
     for component in parts:
         name = component.name
         if image_only and "denoiser" not in name:
             continue
-        others = 0
-        if not layout.alone:
-            beside = (
-                text if layout.text_leaves and name in text else set(weights) - (text if layout.text_leaves else set())
-            )
-            others = sum(weights[other] for other in beside - {name})
+        others = sum(weights[other] for other in layout.resident(name, weights.keys(), text) - {name})
         cost = network_cost(component, architecture, precisions[name])
         demands = component_histogram(component, architecture, histogram)
         vram = usable - others
@@ -357,15 +358,10 @@ def _smaller_weights(
 def _vram(architecture: Architecture, layout: _Layout, engines: tuple[EnginePlan, ...]) -> int:
     """Most that is on the card at one time; contexts run one after the other and share their memory."""
     resident = {engine.component: engine.weight_bytes - engine.streamed_bytes for engine in engines}
-    text = {name for name in resident if not sees(architecture.component(name), Quantity.WIDTH)}
+    text = {name for name in resident if not architecture.component(name).sees(Quantity.WIDTH)}
     most = 0
     for engine in engines:
-        if layout.alone:
-            beside = {engine.component}
-        elif not layout.text_leaves:
-            beside = set(resident)
-        else:
-            beside = text if engine.component in text else set(resident) - text
+        beside = layout.resident(engine.component, resident.keys(), text)
         most = max(most, sum(resident[name] for name in beside) + engine.profiles.activation_bytes)
     return most
 
@@ -379,10 +375,6 @@ def _problems(engines: Iterable[EnginePlan], limits: Limits) -> Iterable[str]:
                 f"{engine.component}: building it takes about {engine.build_bytes / 1e9:.1f} GB of memory and "
                 f"{limits.host_bytes / 1e9:.1f} GB are there; build it on a larger machine and import it, or add swap"
             )
-
-
-def _axes(component: ComponentSpec) -> list[Axis]:
-    return [axis for tensor in component.inputs for axis in tensor.shape if isinstance(axis, Axis)]
 
 
 def _chunk(component: ComponentSpec, architecture: Architecture) -> int | None:

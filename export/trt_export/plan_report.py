@@ -17,7 +17,7 @@ from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Histogram, read_histogram
 from trt_engines.profiles.profile import Profile
 from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
-from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost, sees
+from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost
 
 SIZES = 5
 """Most frequent sizes of the denoiser that are listed with their memory."""
@@ -75,7 +75,7 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
 
 
 def _profile(profile: Profile, component: ComponentSpec) -> str:
-    if not sees(component, Quantity.WIDTH):
+    if not component.sees(Quantity.WIDTH):
         return f"r{profile.rows.label}t{profile.tokens.label}"
     best = profile.best
     return f"{profile.label} (best at {best.width}x{best.height}r{best.rows})"

@@ -29,6 +29,10 @@ class Axis:
     multiple: int = 1  # in elements: what the network's own down-sampling or packing asks for
 
 
+ROWS = Axis(name="rows", quantity=Quantity.ROWS)
+TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
+
+
 class Kind(StrEnum):
     """What a tensor's values are; a build chooses the type of the real ones."""
 
@@ -45,6 +49,14 @@ class Tensor:
     name: str
     shape: tuple[int | Axis, ...]
     kind: Kind = Kind.REAL
+
+    def at(self, sizes: Mapping[Quantity, int]) -> tuple[int, ...]:
+        """The shape in a bucket: pixels, rows and tokens to elements."""
+        return tuple(sizes[part.quantity] // part.unit if isinstance(part, Axis) else part for part in self.shape)
+
+
+CONTEXT_MASK = Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL)
+"""Text tokens that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +119,15 @@ class ComponentSpec:
     parameters: int  # weights of the full size
     cost: Cost
     precisions: tuple[str, ...] = ("float16", "bfloat16", "float32")  # best first; see each entry for why one is absent
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The dynamic axes of its inputs, one for every place they stand in."""
+        return tuple(part for tensor in self.inputs for part in tensor.shape if isinstance(part, Axis))
+
+    def sees(self, quantity: Quantity) -> bool:
+        """Whether an input follows a quantity."""
+        return any(axis.quantity is quantity for axis in self.axes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,18 +10,13 @@ from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import Axis, ComponentSpec, Cost, Quantity, Tensor
+from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
 from trt_export.architectures.patches import PATCH, attend
+from trt_export.network import Network
 
-ROWS = Axis(name="rows", quantity=Quantity.ROWS)
 
-
-class KlDecoder(nn.Module):
+class KlDecoder(Network):
     """latent [rows, channels, h, w] -> pixels [rows, 3, 8h, 8w] in -1..1."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         config = self.model.config
@@ -31,12 +26,8 @@ class KlDecoder(nn.Module):
         return pixels
 
 
-class KlEncoder(nn.Module):
+class KlEncoder(Network):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, channels, h/8, w/8]: the posterior's mode."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         config = self.model.config
@@ -44,15 +35,11 @@ class KlEncoder(nn.Module):
         return (mean - config.shift_factor) * config.scaling_factor
 
 
-class Flux2Decoder(nn.Module):
+class Flux2Decoder(Network):
     """latent [rows, 128, h, w], whitened 2x2 patches of the VAE's 32 channels -> pixels [rows, 3, 16h, 16w] in -1..1.
 
     Whitening is the autoencoder's BatchNorm; channel 4c + 2y + x is the patch's (c, y, x).
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         mean, deviation = _statistics(self.model)
@@ -61,12 +48,8 @@ class Flux2Decoder(nn.Module):
         return pixels
 
 
-class Flux2Encoder(nn.Module):
+class Flux2Encoder(Network):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 128, h/16, w/16]: the posterior's mode, patched and whitened."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         mean, deviation = _statistics(self.model)
@@ -89,16 +72,12 @@ def _statistics(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return mean[:, None, None], torch.sqrt(variance + norm.eps)[:, None, None]
 
 
-class QwenImageDecoder(nn.Module):
+class QwenImageDecoder(Network):
     """latent [rows, 16, h, w] -> pixels [rows, 3, 8h, 8w] in -1..1: one frame of a video autoencoder.
 
     A frame without a past meets zeros in every causal convolution but in the kernel's last slice, so the convolutions
     are flat: a third of the work of the library's own, which carries the zeros along.
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         mean, deviation = _moments(self.model, latent.device)
@@ -113,12 +92,8 @@ class QwenImageDecoder(nn.Module):
         return _flat(decoder.conv_out, functional.silu(_norm(decoder.norm_out, states))).clamp(-1, 1)
 
 
-class QwenImageEncoder(nn.Module):
+class QwenImageEncoder(Network):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 16, h/8, w/8]: the posterior's mode; flat as the decoder."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         mean, deviation = _moments(self.model, pixels.device)

@@ -11,16 +11,14 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Cost, Kind, Tensor
+from trt_export.architectures.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.architectures.flux import (
     CONTEXT,
     NOISE_PRED,
-    ROWS,
     SAMPLE,
     TIME_UNITS,
     TIMESTEP,
-    TOKENS,
     JointAttention,
     joint_rotation,
     limit_half,
@@ -28,9 +26,10 @@ from trt_export.architectures.flux import (
 from trt_export.architectures.patches import key_mask, pack, unpack
 from trt_export.architectures.rotary import falling_frequencies, sinusoid
 from trt_export.architectures.text_encoders import T5_XXL
+from trt_export.network import Network
 
 
-class ChromaDenoiser(nn.Module):
+class ChromaDenoiser(Network):
     """Velocity of Chroma: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself),
@@ -38,17 +37,13 @@ class ChromaDenoiser(nn.Module):
     -> noise_pred [rows, 16, h, w].
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor
     ) -> torch.Tensor:
         model = self.model
         tokens, height, width = context.shape[1], sample.shape[2] // 2, sample.shape[3] // 2
         states = self._states(timestep, sample.dtype)
-        turn = joint_rotation(tokens, height, width, model.config.axes_dims_rope, sample.device)
+        turn = joint_rotation(tokens, height, width, sample.device, axes=model.config.axes_dims_rope)
         image, text = model.x_embedder(pack(sample)), model.context_embedder(context)
         seen = torch.cat([context_mask, torch.ones_like(image[..., 0], dtype=torch.bool)], dim=1)
         attention = {"mask": key_mask(seen)}
@@ -132,7 +127,7 @@ CHROMA = Architecture(
                 "approximator_hidden_dim": 32,
                 "approximator_layers": 2,
             },
-            inputs=(SAMPLE, TIMESTEP, CONTEXT, Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL)),
+            inputs=(SAMPLE, TIMESTEP, CONTEXT, CONTEXT_MASK),
             outputs=(NOISE_PRED,),
             parameters=8_899_983_424,
             cost=Cost(

@@ -9,11 +9,22 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.architecture import (
+    ROWS,
+    TOKENS,
+    Architecture,
+    Axis,
+    ComponentSpec,
+    Cost,
+    Kind,
+    Quantity,
+    Tensor,
+)
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.architectures.patches import attend, pack, unpack
 from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
 from trt_export.architectures.text_encoders import CLIP_L_POOLED, T5_XXL
+from trt_export.network import Network
 
 TIME_UNITS = 1000
 """Flux embeds times and guidance in thousandths."""
@@ -55,8 +66,15 @@ class JointAttention:
         return attn.to_out[0](mixed[:, tokens:]), attn.to_add_out(mixed[:, :tokens])
 
 
-def joint_rotation(tokens: int, height: int, width: int, axes: tuple[int, ...], device: torch.device) -> Rotation:
-    """The rotation of text tokens, which all sit at the origin, then of the patches of an image."""
+def joint_rotation(
+    tokens: int, height: int, width: int, device: torch.device, *, axes: tuple[int, ...], theta: float = ROTARY_THETA
+) -> Rotation:
+    """The rotation of text tokens, which all sit at the origin, then of the patches of an image.
+
+    Args:
+        tokens: of text; height, width: of the image in patches.
+        axes, theta: as `rotation` takes its widths and its base.
+    """
     rows, columns = grid_positions(height, width, device)
     origin = torch.zeros(tokens, dtype=torch.float32, device=device)
     positions = (
@@ -64,20 +82,16 @@ def joint_rotation(tokens: int, height: int, width: int, axes: tuple[int, ...], 
         torch.cat([origin, rows]),
         torch.cat([origin, columns]),
     )
-    return rotation(positions, axes, ROTARY_THETA)
+    return rotation(positions, axes, theta)
 
 
-class FluxDenoiser(nn.Module):
+class FluxDenoiser(Network):
     """Velocity of a Flux.1 network: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself),
     context [rows, tokens, 4096] of T5 (unmasked: rows of one call have one length), pooled [rows, 768] of CLIP-L,
     guidance [rows] where the network is distilled for it -> noise_pred [rows, 16, h, w].
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self,
@@ -90,7 +104,7 @@ class FluxDenoiser(nn.Module):
         model = self.model
         tokens, height, width = context.shape[1], sample.shape[2] // 2, sample.shape[3] // 2
         state = self._state(timestep, pooled, guidance)
-        turn = joint_rotation(tokens, height, width, model.config.axes_dims_rope, sample.device)
+        turn = joint_rotation(tokens, height, width, sample.device, axes=model.config.axes_dims_rope)
         image, text = model.x_embedder(pack(sample)), model.context_embedder(context)
         for block in model.transformer_blocks:
             text, image = block(image, text, state, turn)
@@ -129,10 +143,8 @@ def make_denoiser(config: Mapping[str, Any]) -> nn.Module:
     return FluxDenoiser(model).eval()
 
 
-ROWS = Axis(name="rows", quantity=Quantity.ROWS)
 HEIGHT = Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=2)
 WIDTH = Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=2)
-TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
 SAMPLE = Tensor(name="sample", shape=(ROWS, 16, HEIGHT, WIDTH))
 TIMESTEP = Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32)
 CONTEXT = Tensor(name="context", shape=(ROWS, TOKENS, 4096))

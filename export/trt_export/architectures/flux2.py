@@ -9,12 +9,22 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.architecture import (
+    ROWS,
+    TOKENS,
+    Architecture,
+    Axis,
+    ComponentSpec,
+    Cost,
+    Quantity,
+    Tensor,
+)
 from trt_export.architectures.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
-from trt_export.architectures.flux import TIME_UNITS, JointAttention
+from trt_export.architectures.flux import TIME_UNITS, TIMESTEP, JointAttention
 from trt_export.architectures.patches import attend
 from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
 from trt_export.architectures.text_encoders import qwen3_4b
+from trt_export.network import Network
 
 
 class ParallelAttention:
@@ -37,17 +47,13 @@ class ParallelAttention:
         return mixed
 
 
-class Flux2Denoiser(nn.Module):
+class Flux2Denoiser(Network):
     """Velocity of FLUX.2 Klein: denoised = sample - timestep * noise_pred.
 
     sample [rows, 128, h, w]: one position is a whitened 2x2 patch of the autoencoder's 32 channels, 16 pixels wide,
     which is the shape the reference draws its noise in; timestep [rows] flow time in 0..1 (1 is noise; the noise level
     itself), context [rows, tokens, 7680], padding included and looked at -> noise_pred [rows, 128, h, w].
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         model = self.model
@@ -104,10 +110,8 @@ _CONFIG: dict[str, Any] = {
     "rope_theta": 2000,
     "guidance_embeds": False,
 }
-_ROWS = Axis(name="rows", quantity=Quantity.ROWS)
-_TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
 _LATENT = (
-    _ROWS,
+    ROWS,
     128,
     Axis(name="height", quantity=Quantity.HEIGHT, unit=16),
     Axis(name="width", quantity=Quantity.WIDTH, unit=16),
@@ -144,8 +148,8 @@ FLUX2_KLEIN_4B = Architecture(
             },
             inputs=(
                 Tensor(name="sample", shape=_LATENT),
-                Tensor(name="timestep", shape=(_ROWS,), kind=Kind.FLOAT32),
-                Tensor(name="context", shape=(_ROWS, _TOKENS, 7680)),
+                TIMESTEP,
+                Tensor(name="context", shape=(ROWS, TOKENS, 7680)),
             ),
             outputs=(Tensor(name="noise_pred", shape=_LATENT),),
             parameters=3_875_544_576,

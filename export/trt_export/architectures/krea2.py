@@ -10,12 +10,13 @@ from diffusers import Krea2Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Cost, Kind, Tensor
+from trt_export.architectures.architecture import CONTEXT_MASK, ROWS, TOKENS, Architecture, ComponentSpec, Cost, Tensor
 from trt_export.architectures.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
-from trt_export.architectures.flux import NOISE_PRED, ROWS, SAMPLE, TIME_UNITS, TIMESTEP, TOKENS
+from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIME_UNITS, TIMESTEP, joint_rotation
 from trt_export.architectures.patches import attend, key_mask, pack, unpack
-from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_export.architectures.rotary import Rotation, rotate_pairs, sinusoid
 from trt_export.architectures.text_encoders import qwen3_vl_4b
+from trt_export.network import Network
 
 TEMPLATE_TOKENS = 34
 """Tokens of the system prompt that the encoder reads and the denoiser does not look at."""
@@ -59,17 +60,13 @@ class ZeroCentredNorm(nn.Module):
         return (wide * scale * (self.weight.float() + 1)).to(states.dtype)
 
 
-class Krea2Denoiser(nn.Module):
+class Krea2Denoiser(Network):
     """Velocity of Krea 2: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself),
     context [rows, tokens, 12 * 2560] as the text encoder gives it, template included, context_mask bool
     [rows, tokens], False for padding -> noise_pred [rows, 16, h, w].
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor
@@ -85,7 +82,9 @@ class Krea2Denoiser(nn.Module):
         taps = context[:, TEMPLATE_TOKENS:].unflatten(2, (config.num_text_layers, config.text_hidden_dim))
         text = model.txt_in(self._fused(taps, key_mask(kept)))
         image = model.img_in(pack(sample))
-        turn = self._rotation(text.shape[1], height, width, sample.device)
+        turn = joint_rotation(
+            text.shape[1], height, width, sample.device, axes=config.axes_dims_rope, theta=config.rope_theta
+        )
         seen = key_mask(torch.cat([kept, torch.ones_like(image[..., 0], dtype=torch.bool)], dim=1))
         joint = torch.cat([text, image], dim=1)
         for block in model.transformer_blocks:
@@ -102,17 +101,6 @@ class Krea2Denoiser(nn.Module):
         for block in fusion.refiner_blocks:
             states = block(states, attention_mask=mask)
         return states
-
-    def _rotation(self, tokens: int, height: int, width: int, device: torch.device) -> Rotation:
-        config = self.model.config
-        rows, columns = grid_positions(height, width, device)
-        origin = torch.zeros(tokens, dtype=torch.float32, device=device)
-        positions = (
-            torch.cat([origin, torch.zeros_like(rows)]),
-            torch.cat([origin, rows]),
-            torch.cat([origin, columns]),
-        )
-        return rotation(positions, config.axes_dims_rope, config.rope_theta)
 
 
 def make_denoiser(config: Mapping[str, Any]) -> nn.Module:
@@ -185,7 +173,7 @@ KREA_2_TURBO = Architecture(
                 SAMPLE,
                 TIMESTEP,
                 Tensor(name="context", shape=(ROWS, TOKENS, _WIDTH)),
-                Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL),
+                CONTEXT_MASK,
             ),
             outputs=(NOISE_PRED,),
             parameters=12_820_073_036,

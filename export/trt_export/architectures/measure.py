@@ -21,11 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trt_export.architectures.architecture import Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.architecture import ComponentSpec, Cost, Kind, Quantity
 
 _TYPES = {Kind.REAL: torch.bfloat16, Kind.FLOAT32: torch.float32, Kind.INT64: torch.int64, Kind.BOOL: torch.bool}
-
-Sizes = dict[Quantity, int]
 
 
 class _Live(TorchDispatchMode):
@@ -82,11 +80,7 @@ def meta_module(component: ComponentSpec) -> torch.nn.Module:
 def meta_inputs(component: ComponentSpec, *, width: int, height: int, tokens: int) -> tuple[torch.Tensor, ...]:
     """Inputs of one row of a bucket."""
     sizes = {Quantity.ROWS: 1, Quantity.WIDTH: width, Quantity.HEIGHT: height, Quantity.TOKENS: tokens}
-
-    def shape(tensor: Tensor) -> tuple[int, ...]:
-        return tuple(sizes[part.quantity] // part.unit if isinstance(part, Axis) else part for part in tensor.shape)
-
-    return tuple(torch.empty(shape(tensor), dtype=_TYPES[tensor.kind], device="meta") for tensor in component.inputs)
+    return tuple(torch.empty(tensor.at(sizes), dtype=_TYPES[tensor.kind], device="meta") for tensor in component.inputs)
 
 
 def flops(component: ComponentSpec, module: torch.nn.Module, *, width: int, height: int, tokens: int) -> float:
@@ -119,7 +113,7 @@ def fitted(component: ComponentSpec, *, base: int = 64, tokens: int = 64) -> Cos
     terms: list[tuple[str, Callable[[float, float], float]]] = [("fixed", lambda cells, length: 1.0)]
     if cell:
         terms += [("per_cell", lambda cells, length: cells), ("per_cell_squared", lambda cells, length: cells**2)]
-    if any(Quantity.TOKENS in _quantities(tensor) for tensor in component.inputs):
+    if component.sees(Quantity.TOKENS):
         terms += [("per_token", lambda cells, length: length), ("per_token_squared", lambda cells, length: length**2)]
         if cell:
             terms.append(("per_cell_token", lambda cells, length: cells * length))
@@ -142,13 +136,9 @@ def _activations(component: ComponentSpec, module: torch.nn.Module) -> dict[str,
     cell = component.cost.cell
     if cell:
         found["activation_bytes_per_cell"] = float(round(most(1024, 64) / (1024 / cell) ** 2))
-    if any(Quantity.TOKENS in _quantities(tensor) for tensor in component.inputs):
+    if component.sees(Quantity.TOKENS):
         found["activation_bytes_per_token"] = float(round((most(1024, 512) - most(1024, 256)) / 256))
     return found
-
-
-def _quantities(tensor: Tensor) -> set[Quantity]:
-    return {part.quantity for part in tensor.shape if isinstance(part, Axis)}
 
 
 def main() -> None:

@@ -20,20 +20,14 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trt_export.architectures.architecture import Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.architecture import CONTEXT_MASK, ROWS, TOKENS, ComponentSpec, Cost, Kind, Tensor
 from trt_export.architectures.patches import attend
 from trt_export.architectures.rotary import rotate_halves, rotation
-
-ROWS = Axis(name="rows", quantity=Quantity.ROWS)
-TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
+from trt_export.network import Network
 
 
-class PooledClip(nn.Module):
+class PooledClip(Network):
     """input_ids int64 [rows, 77] -> pooled [rows, width]: the last layer, normed, at the first end token."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         model, length = self.model, input_ids.shape[1]
@@ -59,15 +53,11 @@ def _clip_attention(attention: Any, states: torch.Tensor) -> torch.Tensor:
     return projected
 
 
-class T5Encoder(nn.Module):
+class T5Encoder(Network):
     """input_ids int64 [rows, tokens] -> context [rows, tokens, width] of the last layer, normed; no mask.
 
     Padding is looked at, as the models that use it were trained and as ComfyUI does.
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         encoder = self.model.encoder
@@ -115,7 +105,7 @@ def _t5_attention(attention: Any, states: torch.Tensor, bias: torch.Tensor) -> t
     return projected
 
 
-class QwenTaps(nn.Module):
+class QwenTaps(Network):
     """input_ids int64 [rows, tokens], context_mask bool [rows, tokens] -> context [rows, tokens, taps * width].
 
     A tap k is the state after k layers, without the last norm; taps of one token lie side by side. Layers past the
@@ -125,8 +115,7 @@ class QwenTaps(nn.Module):
 
     def __init__(self, model: Any, taps: tuple[int, ...], *, counts_kept: bool) -> None:
         """Args: counts_kept: a token's position is the number of kept ones before it, not of all."""
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.taps = taps
         self.counts_kept = counts_kept
 
@@ -275,7 +264,7 @@ _SMALL_QWEN3: dict[str, Any] = _QWEN3_4B | {
 }
 _QWEN_INPUTS = (
     Tensor(name="input_ids", shape=(ROWS, TOKENS), kind=Kind.INT64),
-    Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL),
+    CONTEXT_MASK,
 )
 
 

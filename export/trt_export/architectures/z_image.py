@@ -9,12 +9,13 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.architectures.flux import NOISE_PRED, ROWS, SAMPLE, TIMESTEP
+from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIMESTEP
 from trt_export.architectures.patches import attend, key_mask, pack_channels_last, unpack_channels_last
 from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
 from trt_export.architectures.text_encoders import qwen3_4b
+from trt_export.network import Network
 
 GROUP = 32
 """Text and image are each filled up to a multiple of so many tokens, with a learned token that is looked at."""
@@ -43,7 +44,7 @@ class SelfAttention:
         return mixed
 
 
-class ZImageDenoiser(nn.Module):
+class ZImageDenoiser(Network):
     """Velocity of Z-Image: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself: the
@@ -54,10 +55,6 @@ class ZImageDenoiser(nn.Module):
     The library's forward takes lists and grows each to a multiple of 32 tokens; here a row has all tokens of its call,
     and those past its own multiple of 32 are not looked at.
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor

@@ -24,6 +24,7 @@ from diffusers import EulerDiscreteScheduler
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from trt_export.network import Network
 from trt_export.shapes_tiny.train import make_denoiser, make_text_encoder, make_vae, report
 from trt_export.shapes_tiny.vocabulary import FOLDER
 
@@ -31,12 +32,11 @@ LARGE_VALUES = 256
 """Initializers of more values than this live in the safetensors file, smaller ones in the graph."""
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Network):
     """input_ids [rows, 77] -> context [layers, rows, 77, width]; entry k - 1 is what a clip skip of k asks for."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.norm = next(part for name, part in model.named_modules() if name.endswith("final_layer_norm"))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -44,36 +44,24 @@ class TextEncoder(nn.Module):
         return torch.stack([self.norm(state) for state in reversed(hidden[1:])])
 
 
-class Denoiser(nn.Module):
+class Denoiser(Network):
     """sample [rows, 4, h, w], timestep [rows], context [rows, tokens, width] -> noise_pred [rows, 4, h, w]."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         predicted: torch.Tensor = self.model(sample, timestep, context, return_dict=False)[0]
         return predicted
 
 
-class Decoder(nn.Module):
+class Decoder(Network):
     """latent [rows, 4, h, w] in the denoiser's units -> pixels [rows, 3, 8h, 8w] in -1..1."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         pixels: torch.Tensor = self.model.decode(latent / self.model.config.scaling_factor, return_dict=False)[0]
         return pixels
 
 
-class Encoder(nn.Module):
+class Encoder(Network):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 4, h/8, w/8] in the denoiser's units: the posterior's mode."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         latent: torch.Tensor = self.model.encode(pixels).latent_dist.mode() * self.model.config.scaling_factor

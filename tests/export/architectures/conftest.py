@@ -39,7 +39,7 @@ def _inputs_of(component: ComponentSpec, at: Sizes, dtype: torch.dtype = torch.f
     generator = torch.Generator().manual_seed(3)
 
     def values(tensor: Tensor) -> torch.Tensor:
-        shape = tuple(at[part.quantity] // part.unit if isinstance(part, Axis) else part for part in tensor.shape)
+        shape = tensor.at(at)
         match tensor.kind:
             case Kind.INT64:
                 return torch.randint(0, 1000, shape, generator=generator)

@@ -13,10 +13,11 @@ from eth_account import Account as Wallet
 from eth_account.messages import encode_defunct
 
 from trt_worker.errors import ConfigError
-from trt_worker.intake.grid.delegation import canonical, read_delegations
+from trt_worker.intake.grid.delegation import read_delegations
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.grid.signer import RigKey, read_rig_key
 from trt_worker.local_grid import Account
+from trt_worker.local_grid.identity import DELEGATION, canonical
 
 RIG = Wallet.from_key("0x" + "4b" * 32)
 PAYOUT = Wallet.from_key("0x" + "22" * 32)
@@ -30,7 +31,7 @@ def a_delegation(name: str, *, payer: Any = PAYOUT, signer: str = RIG.address, s
         "payout_wallet": payer.address.lower(), "worker_signer": signer.lower(), "worker_name": name,
         "issued_at": now, "expires_at": now + seconds,
     }  # fmt: skip
-    text = encode_defunct(text="aipg-worker-delegation:v1:" + canonical(payload))
+    text = encode_defunct(text=DELEGATION + canonical(payload))
     return {"payload": payload, "signature": payer.sign_message(text).signature.hex()}
 
 
