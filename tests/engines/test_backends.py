@@ -105,3 +105,10 @@ def test_the_shipped_weights_are_small() -> None:
     weights = sum(file.stat().st_size for file in (BUILT_IN / "shapes-tiny").rglob("*.safetensors"))
 
     assert weights <= 24_000_000
+
+
+def test_the_shipped_graphs_name_no_file_of_the_machine_that_made_them() -> None:
+    graphs = list((BUILT_IN / "shapes-tiny").glob("*.onnx"))
+
+    assert len(graphs) == 4
+    assert [graph.name for graph in graphs if b".py" in graph.read_bytes()] == []

@@ -161,6 +161,7 @@ def _export(
         program.save(str(Path(scratch) / "graph.onnx"))
         proto = onnx.load(str(Path(scratch) / "graph.onnx"))
     external = _bind(proto, weights, weights.relative_to(graph.parent), prefix)
+    _forget_origin(proto)
     onnx.save(proto, str(graph))
     report(
         f"{graph.name}: {graph.stat().st_size / 1024:.0f} kB, {len(proto.graph.node)} nodes, {external} tensors bound"
@@ -210,6 +211,14 @@ def _bind(proto: onnx.ModelProto, weights: Path, location: Path, prefix: str) ->
         bound += 1
     del proto.graph.value_info[:]
     return bound
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: stack traces that name the machine and outweigh the graph."""
+    graph = proto.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in (proto, graph, *graph.node, *values, *proto.functions):
+        del part.metadata_props[:]
 
 
 def _describe(out: Path) -> None:
