@@ -1,0 +1,1 @@
+"""Checkpoints as they are published: where each weight of a network lies in their files."""

@@ -1,0 +1,1 @@
+"""Tables of names: one per published layout and network."""
