@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trt_worker import __version__
+from trt_worker.engines_command import app as engines
 
 if TYPE_CHECKING:
     from trt_worker.config.load import Loaded
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(engines, name="engines")
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 Name = Annotated[str | None, typer.Option("--worker-name", "-n", help="Overrides dreamer_name.")]

@@ -1,4 +1,8 @@
-"""An engine as one file, for a rig that did not build it: a plain tar with the manifest first."""
+"""An engine as one file, for a rig that did not build it: a plain tar of its folder with the manifest first.
+
+The folder's name is the engine's digest, so that a changed identity in the manifest is noticed like any other change.
+What is verified is that the engine arrives as it was exported, not who exported it: import from rigs you trust.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +47,10 @@ def export_engine(store: Store, name: str, target: Path) -> Path:
             with partial.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
                     header = encode_manifest(stored.manifest)
-                    archive.addfile(_member(MANIFEST, len(header)), io.BytesIO(header))
+                    archive.addfile(_member(f"{name}/{MANIFEST}", len(header)), io.BytesIO(header))
                     for one in stored.manifest.files:
                         data = stored.read(one)
-                        archive.addfile(_member(one, data.nbytes), _Bytes(data))
+                        archive.addfile(_member(f"{name}/{one}", data.nbytes), _Bytes(data))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
@@ -106,12 +110,20 @@ def _import(store: Store, members: tarfile.TarFile, archive: Path) -> Stored:
 
 def _manifest(members: tarfile.TarFile, archive: Path) -> Manifest:
     first = members.next()
-    if first is None or first.name != MANIFEST or not first.isreg() or first.size > LARGEST_MANIFEST:
+    if (
+        first is None
+        or not first.name.endswith(f"/{MANIFEST}")
+        or not first.isreg()
+        or first.issparse()
+        or first.size > LARGEST_MANIFEST
+    ):
         raise BadArchive(f"{archive} does not begin with a {MANIFEST}: it is no archive of an engine")
     try:
         manifest = decode_manifest(_open(members, first, archive).read(), f"{archive}: {MANIFEST}")
     except DamagedEngine as error:
         raise BadArchive(str(error)) from error
+    if first.name != f"{manifest.digest}/{MANIFEST}":
+        raise BadArchive(f"{archive}: its manifest describes another engine than it was named for: copy it again")
     if not manifest.passed:
         raise UncertifiedEngine(f"{archive}: this engine failed its fidelity certificate and is not imported")
     return manifest
@@ -119,7 +131,7 @@ def _manifest(members: tarfile.TarFile, archive: Path) -> Manifest:
 
 def _unpack(members: tarfile.TarFile, manifest: Manifest, folder: Path, archive: Path) -> None:
     """Write the files, each held to the manifest, which alone says what they are called and where they go."""
-    missing = dict(manifest.files)
+    missing = {f"{manifest.digest}/{name}": entry for name, entry in manifest.files.items()}
     while (member := members.next()) is not None:
         if not member.isreg() or member.issparse():
             raise BadArchive(f"{archive}: {member.name!r} is no plain file; nothing was imported")
@@ -133,14 +145,15 @@ def _unpack(members: tarfile.TarFile, manifest: Manifest, folder: Path, archive:
                 f"{archive}: {member.name} has {member.size:,} bytes, its manifest says {entry.size:,}; "
                 "nothing was imported"
             )
-        found = _copy(_open(members, member, archive), folder / member.name)
+        found = _copy(_open(members, member, archive), folder / member.name.rpartition("/")[2])
         if found != entry:
             raise BadArchive(
                 f"{archive}: {member.name} has other bytes than its manifest says (SHA-256 {found.sha256[:12]}, not "
                 f"{entry.sha256[:12]}): copy the archive again; nothing was imported"
             )
     if missing:
-        raise BadArchive(f"{archive} was cut short: {', '.join(missing)} missing; copy it again, nothing was imported")
+        names = ", ".join(name.rpartition("/")[2] for name in missing)
+        raise BadArchive(f"{archive} was cut short: {names} missing; copy it again, nothing was imported")
 
 
 def _open(members: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> IO[bytes]:
