@@ -163,6 +163,17 @@ def test_a_flipped_bit_is_refused(there: Store, archive: Path) -> None:
     assert is_untouched(there)
 
 
+def test_a_file_larger_than_its_manifest_says_is_refused_before_it_is_written(
+    there: Store, archive: Path, tmp_path: Path
+) -> None:
+    manifest, (plan, data) = members_of(archive)
+    forged = written(tmp_path / "larger.tar", [manifest, named(plan.name, data + b"more")])
+
+    with pytest.raises(BadArchive, match=r"engine\.plan has 5,124 bytes, its manifest says 5,120"):
+        import_engine(there, forged)
+    assert is_untouched(there)
+
+
 def test_an_archive_of_a_newer_worker_is_refused(there: Store, archive: Path, tmp_path: Path) -> None:
     (manifest, data), plan = members_of(archive)
     newer = json.dumps(json.loads(data) | {"schema": 2}).encode()
@@ -195,7 +206,8 @@ def test_nothing_but_the_files_of_the_manifest_is_written(
     extra[0].name = extra[0].name.replace("HERE", plan[0].name.partition("/")[0])
     forged = written(tmp_path / "forged.tar", [manifest, extra, plan] if first else [manifest, plan, extra])
 
-    with pytest.raises(BadArchive, match="nothing was imported"):
+    problem = "is no plain file" if extra[0].type != tarfile.REGTYPE else "nothing was imported"
+    with pytest.raises(BadArchive, match=problem):
         import_engine(there, forged)
     assert is_untouched(there)
     assert not list(tmp_path.rglob("escaped"))
