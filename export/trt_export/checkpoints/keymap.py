@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Change(StrEnum):
@@ -37,3 +40,150 @@ class KeyMap:
     layout: str  # as people call it: "ldm", "bfl", "comfy", "diffusers"
     prefixes: tuple[str, ...]  # what may stand in front of stored names in a file; the first one found there counts
     entries: tuple[Entry, ...]
+    unused: tuple[str, ...] = ()  # stored names, patterns too, that files have beside and no parameter needs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A stored tensor by its full name (no prefix), and the parameters in it; `position` is the one looked for."""
+
+    entry: Entry
+    stored: str
+    library: tuple[str, ...]
+    position: int = 0
+
+
+def diffusers(names: Iterable[str], prefixes: tuple[str, ...] = ("",)) -> KeyMap:
+    """The table of a library's own layout: every parameter under its own name."""
+    return KeyMap(
+        layout="diffusers", prefixes=prefixes, entries=tuple(Entry(stored=name, library=(name,)) for name in names)
+    )
+
+
+def match(pattern: str, name: str) -> tuple[str, ...] | None:
+    """The numbers that make `pattern` into `name`, in order; None: nothing does."""
+    found = _expression(pattern).fullmatch(name)
+    return found.groups() if found else None
+
+
+def expand(pattern: str, numbers: Sequence[str]) -> str:
+    """`pattern` with its placeholders filled in order.
+
+    Raises: ValueError: there are more or fewer numbers than placeholders.
+    """
+    parts = pattern.split(_PLACE)
+    if len(parts) != len(numbers) + 1:
+        raise ValueError(
+            f"the pattern {pattern!r} has {len(parts) - 1} placeholders and is given {len(numbers)} numbers"
+        )
+    return parts[0] + "".join(number + part for number, part in zip(numbers, parts[1:], strict=True))
+
+
+class Lookup:
+    """A key map made ready for questions in both directions.
+
+    Raises: ValueError: the table is at fault (see `faults`).
+    """
+
+    def __init__(self, table: KeyMap) -> None:
+        if found := faults(table):
+            raise ValueError(f"the {table.layout} key map is at fault: {'; '.join(found)}")
+        self.table = table
+        self._stored: dict[str, list[Entry]] = {}
+        self._library: dict[str, list[tuple[Entry, int]]] = {}
+        self._unused: dict[str, list[str]] = {}
+        for entry in table.entries:
+            self._stored.setdefault(_skeleton(entry.stored), []).append(entry)
+            for position, name in enumerate(entry.library):
+                self._library.setdefault(_skeleton(name), []).append((entry, position))
+        for pattern in table.unused:
+            self._unused.setdefault(_skeleton(pattern), []).append(pattern)
+
+    def by_stored(self, name: str) -> Place | None:
+        """What lies in the stored tensor `name` (without its prefix); None: the table does not know it."""
+        for entry in self._stored.get(_skeleton(name), ()):
+            if (numbers := match(entry.stored, name)) is not None:
+                return _place(entry, numbers, 0)
+        return None
+
+    def by_library(self, name: str) -> Place | None:
+        """Where the library's parameter `name` lies; None: the table does not know it."""
+        for entry, position in self._library.get(_skeleton(name), ()):
+            if (numbers := match(entry.library[position], name)) is not None:
+                return _place(entry, numbers, position)
+        return None
+
+    def is_unused(self, name: str) -> bool:
+        """Whether the stored tensor `name` is one that no parameter needs."""
+        return any(match(pattern, name) is not None for pattern in self._unused.get(_skeleton(name), ()))
+
+    def prefix(self, keys: Iterable[str]) -> str | None:
+        """The first of the table's prefixes under which `keys` has a tensor of the table; None: none has."""
+        held = tuple(keys)
+        for prefix in self.table.prefixes:
+            size = len(prefix)
+            if any(key.startswith(prefix) and self.by_stored(key[size:]) is not None for key in held):
+                return prefix
+        return None
+
+
+def faults(table: KeyMap) -> tuple[str, ...]:
+    """What is wrong with a table, one sentence each: placeholders that do not agree, and ambiguous names.
+
+    A name is ambiguous when two rows could mean it: a stored tensor that would be read in two ways, or a parameter
+    that would be found in two places.
+    """
+    found: list[str] = []
+    if not table.prefixes:
+        found.append("it has no prefixes (one without any has the prefix '')")
+    for entry in table.entries:
+        counts = {pattern.count(_PLACE) for pattern in (entry.stored, *entry.library)}
+        if len(counts) > 1 or not entry.library:
+            found.append(f"{entry.stored!r} and its parameters {entry.library} differ in their placeholders")
+        if entry.change is not Change.NONE and len(entry.library) > 1:
+            found.append(f"{entry.stored!r} holds several parameters and is changed as well")
+        found += [
+            f"{p!r} has digits beside a placeholder" for p in (entry.stored, *entry.library) if _TOUCHING.search(p)
+        ]
+    stored = [entry.stored for entry in table.entries] + list(table.unused)
+    library = [name for entry in table.entries for name in entry.library]
+    return (*found, *_overlaps("stored name", stored), *_overlaps("parameter", library))
+
+
+_PLACE = "{}"
+_NUMBER = re.compile(r"\d+|\{\}", re.ASCII)
+_TOUCHING = re.compile(r"\d\{\}|\{\}\d|\{\}\{\}", re.ASCII)
+
+
+@lru_cache(maxsize=65536)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(r"(0|[1-9]\d*)".join(re.escape(part) for part in pattern.split(_PLACE)), re.ASCII)
+
+
+def _skeleton(name: str) -> str:
+    """A name without its numbers: equal for every pattern and name that may match."""
+    return _NUMBER.sub(_PLACE, name)
+
+
+def _place(entry: Entry, numbers: Sequence[str], position: int) -> Place:
+    return Place(
+        entry=entry,
+        stored=expand(entry.stored, numbers),
+        library=tuple(expand(pattern, numbers) for pattern in entry.library),
+        position=position,
+    )
+
+
+def _overlaps(what: str, patterns: Sequence[str]) -> Iterator[str]:
+    """Pairs of patterns that one name could match."""
+    alike: dict[str, list[str]] = {}
+    for pattern in patterns:
+        others = alike.setdefault(_skeleton(pattern), [])
+        yield from (f"the {what} {pattern!r} also matches {other!r}" for other in others if _overlap(pattern, other))
+        others.append(pattern)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two patterns of one skeleton have a name in common."""
+    pairs = zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True)
+    return all(a == b or _PLACE in (a, b) for a, b in pairs)
