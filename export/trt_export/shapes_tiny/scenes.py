@@ -60,6 +60,11 @@ class Scene:
     place: str = ""  # only with a count of 1
 
     @property
+    def radius(self) -> float:
+        """Of each shape, as a share of the shorter side of the picture."""
+        return SIZES[self.size] * {1: 1.0, 2: 0.85, 3: 0.62}[self.count]
+
+    @property
     def held_out(self) -> bool:
         """Whether training never sees this combination of shape, colour and background."""
         digest = hashlib.sha256(f"{self.shape}/{self.colour}/{self.background}".encode()).digest()
@@ -100,6 +105,11 @@ def random_scene(random: np.random.Generator, *, held_out: bool = False) -> Scen
             return scene
 
 
+def practice_scene(random: np.random.Generator) -> Scene:
+    """A scene to train on: of two, the one with smaller shapes, for those are learned last."""
+    return min((random_scene(random) for _ in range(2)), key=lambda scene: scene.radius)
+
+
 def held_out_scenes(amount: int = 100, seed: int = 2026) -> tuple[Scene, ...]:
     """Different scenes whose combination of shape, colour and background training never saw."""
     random = np.random.default_rng(seed)
@@ -122,7 +132,7 @@ def draw(scene: Scene, width: int, height: int, random: np.random.Generator | No
     canvas = Image.new("RGB", (width * scale, height * scale), BACKGROUNDS[scene.background])
     brush = ImageDraw.Draw(canvas)
     side = min(width, height) * scale
-    radius = SIZES[scene.size] * side * (0.62 if scene.count == 3 else 0.85 if scene.count == 2 else 1.0)
+    radius = scene.radius * side
     x0, y0 = PLACES[scene.place]
     for column in _ROW[scene.count]:
         jitter = random.uniform(-0.02, 0.02, 2) if random else (0.0, 0.0)

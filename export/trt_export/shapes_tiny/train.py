@@ -1,8 +1,9 @@
 """Train shapes-tiny on the CPU: first the VAE, then text encoder and denoiser together.
 
-    python -m trt_export.shapes_tiny.train --state DIR [--vae-minutes 22] [--denoiser-minutes 44] [--seed 0]
+    python -m trt_export.shapes_tiny.train --state DIR [--vae-minutes 40] [--denoiser-minutes 45] [--seed 0]
 
-The state folder holds everything needed to go on after a stop; `export.py` turns it into the model that ships.
+Minutes are of all cores' computing, so that other work beside a run delays it and takes nothing from it. The state
+folder holds everything needed to go on after a stop; `export.py` turns it into the model that ships.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from trt_export.shapes_tiny.muon import Muon
-from trt_export.shapes_tiny.scenes import caption, draw, random_scene
+from trt_export.shapes_tiny.scenes import caption, draw, practice_scene, random_scene
 from trt_export.shapes_tiny.vocabulary import make_tokenizer
 
 TRAIN_STEPS = 1000
@@ -141,30 +142,34 @@ def vae_batch(random: np.random.Generator, step: int, share: float) -> torch.Ten
     """
     if random.random() < (0.1 if share < 0.6 else 0.5):
         side, rows = ((128, 2), (192, 1))[step % 2]
-        return to_tensor([draw(random_scene(random), side, side, random) for _ in range(rows)])
+        return to_tensor([draw(practice_scene(random), side, side, random) for _ in range(rows)])
     pictures = []
     for _ in range(8):
-        picture = draw(random_scene(random), 128, 128, random)
+        picture = draw(practice_scene(random), 128, 128, random)
         top, left = random.integers(2, 7, 2) * 8
         pictures.append(picture[top : top + 64, left : left + 64])
     return to_tensor(pictures)
 
 
 def train_vae(state: Path, minutes: float, seed: int) -> Any:
-    """Train the autoencoder, or load it when a run has finished it; sets its scaling factor."""
+    """Train the autoencoder for what is left of its minutes; sets its scaling factor."""
     file = state / "vae.pt"
     torch.manual_seed(seed)
     vae = make_vae().to(memory_format=torch.channels_last)
+    spent, step = 0.0, 0
     if file.exists():
         saved = torch.load(file, weights_only=True)
         vae.load_state_dict(saved["weights"])
         vae.register_to_config(scaling_factor=saved["scaling_factor"])
-        return vae.eval()
-    random = np.random.default_rng(seed)
-    start_as_identity(vae)
+        spent, step = saved["spent"], saved["step"]
+        if spent >= 60 * minutes:
+            return vae.eval()
+    else:
+        start_as_identity(vae)
+    random = np.random.default_rng(seed + step)
     optimizers = make_optimizers(vae, hidden=0.03, others=3e-3, outer=("conv_in", "conv_out", "quant"))
-    began, step = time.monotonic(), 0
-    while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
+    began = computed() - spent
+    while (share := (computed() - began) / (60 * minutes)) < 1:
         pictures = vae_batch(random, step, share)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -191,7 +196,7 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
         pictures = to_tensor([draw(random_scene(random), 128, 128, random) for _ in range(128)])
         scaling = 1 / vae.encode(pictures).latent_dist.mode().std().item()
     vae.register_to_config(scaling_factor=scaling)
-    torch.save({"weights": vae.state_dict(), "scaling_factor": scaling}, file)
+    torch.save({"weights": vae.state_dict(), "scaling_factor": scaling, "spent": 60 * minutes, "step": step}, file)
     report(f"vae done after {step} steps, scaling factor {scaling:.4f}")
     return vae
 
@@ -208,7 +213,7 @@ def make_pool(state: Path, vae: Any, seed: int) -> list[dict[str, Any]]:
         captions: list[str] = []
         chunk = max(4, 32 * 128 * 128 // (width * height))
         while len(captions) < POOL * share:
-            scenes = [random_scene(random) for _ in range(chunk)]
+            scenes = [practice_scene(random) for _ in range(chunk)]
             pictures = to_tensor([draw(scene, width, height, random) for scene in scenes])
             with torch.inference_mode():
                 latents.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half())
@@ -228,19 +233,21 @@ def train_denoiser(state: Path, vae: Any, minutes: float, seed: int) -> None:
     model["unet"].to(memory_format=torch.channels_last)
     report(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M")
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.99))
+    start_as_identity(model)
+    optimizers = make_optimizers(model, hidden=0.02, others=2e-3, outer=("conv_in", "conv_out", "embedding"))
     spent, step, file = 0.0, 0, state / "denoiser.pt"
     if file.exists():
         saved = torch.load(file, weights_only=True)
         model.load_state_dict(saved["weights"])
         average, spent, step = saved["average"], saved["spent"], saved["step"]
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, moments in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
     cumulative = alphas_cumprod()
     ids = [torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(part["captions"])]) for part in pool]
     empty = torch.tensor(tokenizer.encode("").ids)
     random = np.random.default_rng(seed + 2 + step)
-    began, saved_at, losses = time.monotonic() - spent, time.monotonic(), []
-    while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
+    began, saved_at, losses = computed() - spent, computed(), []
+    while (share := (computed() - began) / (60 * minutes)) < 1:
         part = int(random.choice(len(pool), p=[entry["share"] for entry in pool]))
         latents_of_part = pool[part]["latents"]
         rows = max(8, 64 * 256 // (latents_of_part.shape[2] * latents_of_part.shape[3]))
@@ -252,17 +259,19 @@ def train_denoiser(state: Path, vae: Any, minutes: float, seed: int) -> None:
         alpha = cumulative[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn_like(clean)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        for group in optimizer.param_groups:
-            group["lr"] = 1.2e-3 * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * min(1.0, 1.5 * (1 - share)))
         context = model["text"](input_ids=tokens).last_hidden_state
         predicted = model["unet"](noisy, timesteps, context).sample
         signal_to_noise = (alpha / (1 - alpha)).flatten()
         weight = signal_to_noise.clamp(max=5.0) / signal_to_noise
         loss = (weight * functional.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))).mean()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         decay = min(0.9985, (1 + step) / (20 + step))
         with torch.inference_mode():
             for name, value in model.state_dict().items():
@@ -271,17 +280,26 @@ def train_denoiser(state: Path, vae: Any, minutes: float, seed: int) -> None:
         step += 1
         if step % 100 == 0:
             report(f"denoiser step {step} ({share:.0%}) loss {np.mean(losses[-100:]):.4f}")
-        if time.monotonic() - saved_at > 180:
-            saved_at = time.monotonic()
-            save_denoiser(file, model, average, optimizer, saved_at - began, step)
-    save_denoiser(file, model, average, optimizer, time.monotonic() - began, step)
+        if computed() - saved_at > 180:
+            saved_at = computed()
+            save_denoiser(file, model, average, optimizers, saved_at - began, step)
+    save_denoiser(file, model, average, optimizers, computed() - began, step)
     report(f"denoiser done after {step} steps")
 
 
-def save_denoiser(file: Path, model: Any, average: Any, optimizer: Any, spent: float, step: int) -> None:
+def computed() -> float:
+    """Seconds that this process has computed, as if all its threads had worked all the time."""
+    threads: int = torch.get_num_threads()
+    return time.process_time() / threads
+
+
+def save_denoiser(
+    file: Path, model: Any, average: Any, optimizers: tuple[torch.optim.Optimizer, ...], spent: float, step: int
+) -> None:
     """Write the state so that a stop in the middle leaves the last one whole."""
     partial = file.with_suffix(".partial")
-    state = {"weights": model.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
+    moments = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"weights": model.state_dict(), "average": average, "optimizers": moments}
     torch.save(state | {"spent": spent, "step": step}, partial)
     partial.replace(file)
 
@@ -295,8 +313,8 @@ def main() -> None:
     """Train from where the state folder stands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--vae-minutes", type=float, default=22)
-    parser.add_argument("--denoiser-minutes", type=float, default=44)
+    parser.add_argument("--vae-minutes", type=float, default=40)
+    parser.add_argument("--denoiser-minutes", type=float, default=45)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)
