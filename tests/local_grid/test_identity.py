@@ -58,16 +58,16 @@ async def test_a_proven_rig_key_is_known_and_its_nonce_is_used_up(open_grid) -> 
 @pytest.mark.parametrize(
     ("proof", "message"),
     [
-        (None, "required"),
-        (a_proof(name="other"), "does not match advertised capabilities"),
-        (a_proof(stamp=1), "stale"),
-        (a_proof(payer=RIG), "delegation signature is invalid"),
-        ({"payload": {}}, "malformed"),
+        (lambda: None, "required"),
+        (lambda: a_proof(name="other"), "does not match advertised capabilities"),
+        (lambda: a_proof(stamp=1), "stale"),
+        (lambda: a_proof(payer=RIG), "delegation signature is invalid"),
+        (lambda: {"payload": {}}, "malformed"),
     ],
-)
+)  # made when the test runs: one made at collection is stale five minutes into a run
 async def test_a_proof_that_does_not_hold_is_refused(open_grid, proof, message) -> None:
     async with open_grid(OWNER, require_identity=True) as place:
-        worker = await place.register(bridge_agent="lab:0", worker_identity=proof)
+        worker = await place.register(bridge_agent="lab:0", worker_identity=proof())
 
         assert message in (await worker.frame("error"))["message"]
         assert await worker.closed() == 4003
