@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from trt_engines.store.errors import BadArchive, DamagedEngine, StoreError, UncertifiedEngine
-from trt_engines.store.files import megabytes, remove_tree, require_room, room_for, sync, write_whole
+from trt_engines.store.files import megabytes, remove_tree, require_room, room_for, whole_file, write_whole
 from trt_engines.store.manifest import LARGEST_MANIFEST, MANIFEST, FileEntry, Manifest, decode_manifest, encode_manifest
 from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
@@ -39,25 +39,17 @@ def export_engine(store: Store, name: str, target: Path) -> Path:
         raise UncertifiedEngine(f"engine {name[:12]} failed its fidelity certificate: it is not exported")
     if target.is_dir():
         target = target / f"engine-{name[:16]}.tar"
-    what = f"the archive {target.name} ({megabytes(stored.manifest.size)})"
+    what = f"the archive {target.name}"
     require_room(target.parent, what, stored.manifest.size)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with room_for(target.parent, what):
-            with partial.open("wb") as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                    header = encode_manifest(stored.manifest)
-                    archive.addfile(_member(f"{name}/{MANIFEST}", len(header)), io.BytesIO(header))
-                    for one in stored.manifest.files:
-                        data = stored.read(one)
-                        archive.addfile(_member(f"{name}/{one}", data.nbytes), _Bytes(data))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-            sync(target.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with (
+        whole_file(target, f"{what} ({megabytes(stored.manifest.size)})") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        header = encode_manifest(stored.manifest)
+        archive.addfile(_member(f"{name}/{MANIFEST}", len(header)), io.BytesIO(header))
+        for one in stored.manifest.files:
+            data = stored.read(one)
+            archive.addfile(_member(f"{name}/{one}", data.nbytes), _Bytes(data))
     return target
 
 
@@ -92,7 +84,7 @@ def _import(store: Store, members: tarfile.TarFile, archive: Path) -> Stored:
         staging = store.staging / f"import-{name}"
         if staging.exists():  # of an import that was killed; the lock says that nobody is at it
             remove_tree(staging)
-        require_room(staging, f"engine {name[:12]} ({megabytes(manifest.size)})", manifest.size)
+        require_room(staging, f"engine {name[:12]}", manifest.size)
         try:
             with room_for(staging, f"engine {name[:12]} ({megabytes(manifest.size)})"):
                 staging.mkdir(parents=True)

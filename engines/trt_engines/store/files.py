@@ -7,10 +7,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trt_engines.store.errors import StoreFull
 from trt_engines.store.manifest import FileEntry
@@ -32,12 +32,25 @@ def write_whole(path: Path, *pieces: bytes | bytearray | memoryview) -> None:
     Raises: StoreFull.
     """
     needed = sum(memoryview(piece).nbytes for piece in pieces)
+    with whole_file(path, f"{path.name} ({megabytes(needed)})") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def whole_file(path: Path, what: str) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes its name when the block ends well and is gone otherwise.
+
+    Args:
+        what: as `room_for` takes it.
+
+    Raises: StoreFull.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with room_for(path.parent, f"{path.name} ({megabytes(needed)})"):
+    with room_for(path.parent, what):
         try:
             with partial.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -64,6 +77,13 @@ def remove_tree(folder: Path) -> None:
             raise problem[1]
 
     shutil.rmtree(folder, onerror=onerror)
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove all in a folder but what goes by these names. Raises: OSError."""
+    for path in folder.iterdir():
+        if path.name not in names:
+            remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def discard(folder: Path, trash: Path) -> None:

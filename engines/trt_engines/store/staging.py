@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from trt_engines.store.errors import DamagedEngine
-from trt_engines.store.files import describe, remove_tree, room_for, sync, write_whole
+from trt_engines.store.files import describe, keep_only, room_for, sync, write_whole
 from trt_engines.store.identity import Identity
 from trt_engines.store.manifest import (
     MANIFEST,
@@ -163,10 +163,7 @@ class Staging:
 
     def clean(self) -> None:
         """Remove files of no finished phase. Raises: OSError."""
-        kept = {PHASES, *(name for phase in self._phases.values() for name in phase.files)}
-        for path in self.folder.iterdir():
-            if path.name not in kept:
-                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        keep_only(self.folder, {PHASES, *(name for phase in self._phases.values() for name in phase.files)})
 
     def _published_entry(self, name: str) -> FileEntry:
         for phase in tuple(self._phases.values()):

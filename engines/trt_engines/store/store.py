@@ -17,6 +17,7 @@ from pathlib import Path
 from trt_engines.store.errors import DamagedEngine, NewerManifest, UncertifiedEngine, UnknownEngine
 from trt_engines.store.files import (
     discard,
+    keep_only,
     last_change,
     megabytes,
     remove_tree,
@@ -232,9 +233,7 @@ class Store:
         """Publish a staging folder that has its manifest, without what else the build left there."""
         folder = self.staging / name
         manifest = decode_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
-        for path in folder.iterdir():
-            if path.name not in {MANIFEST, *manifest.files}:
-                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        keep_only(folder, {MANIFEST, *manifest.files})
         return self.publish(folder, name)
 
     def _entry(self, name: str) -> Entry | None:

@@ -134,6 +134,29 @@ def make_optimizers(
     return made
 
 
+def descend(
+    loss: torch.Tensor,
+    network: nn.Module,
+    optimizers: tuple[torch.optim.Optimizer, ...],
+    step: int,
+    pace: float,
+) -> None:
+    """One update of all weights.
+
+    Args:
+        step: from 0; the first fifty are a warm-up.
+        pace: learning rate as a share of each group's peak.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * pace
+        optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 def vae_batch(random: np.random.Generator, step: int, share: float) -> torch.Tensor:
     """Pictures for one step of the autoencoder: float32 [rows, 3, H, W], the same number of pixels at every step.
 
@@ -171,10 +194,6 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
     began = computed() - spent
     while (share := (computed() - began) / (60 * minutes)) < 1:
         pictures = vae_batch(random, step, share)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
-            optimizer.zero_grad()
         latent = vae.encode(pictures).latent_dist.mode()
         # A little noise in place of a sampled posterior keeps the latents smooth, and training starts at once.
         decoded = vae.decode(latent + 0.05 * latent.std().detach() * torch.randn_like(latent)).sample
@@ -183,10 +202,7 @@ def train_vae(state: Path, minutes: float, seed: int) -> Any:
         shown = (pictures - pictures[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.2
         weight = 1 + 4 * shown.float()
         loss = (weight * (error.abs() + 2 * error.square())).mean() + 1e-4 * latent.square().mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        descend(loss, vae, optimizers, step, 0.5 + 0.5 * math.cos(math.pi * share))
         if step % 100 == 0:
             psnr = 10 * math.log10(4 / max(error.square().mean().item(), 1e-9))
             report(f"vae step {step} ({share:.0%}) loss {loss.item():.4f} psnr {psnr:.1f} dB")
@@ -232,8 +248,8 @@ def train_denoiser(state: Path, vae: Any, minutes: float, seed: int) -> None:
     model = nn.ModuleDict({"text": make_text_encoder(), "unet": make_denoiser()})
     model["unet"].to(memory_format=torch.channels_last)
     report(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M")
-    average = {name: value.clone() for name, value in model.state_dict().items()}
     start_as_identity(model)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
     optimizers = make_optimizers(model, hidden=0.02, others=2e-3, outer=("conv_in", "conv_out", "embedding"))
     spent, step, file = 0.0, 0, state / "denoiser.pt"
     if file.exists():
@@ -259,19 +275,12 @@ def train_denoiser(state: Path, vae: Any, minutes: float, seed: int) -> None:
         alpha = cumulative[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn_like(clean)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * min(1.0, 1.5 * (1 - share)))
         context = model["text"](input_ids=tokens).last_hidden_state
         predicted = model["unet"](noisy, timesteps, context).sample
         signal_to_noise = (alpha / (1 - alpha)).flatten()
         weight = signal_to_noise.clamp(max=5.0) / signal_to_noise
         loss = (weight * functional.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))).mean()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        descend(loss, model, optimizers, step, 0.02 + 0.98 * min(1.0, 1.5 * (1 - share)))
         decay = min(0.9985, (1 + step) / (20 + step))
         with torch.inference_mode():
             for name, value in model.state_dict().items():
