@@ -27,6 +27,7 @@ class Axis:
     quantity: Quantity
     unit: int = 1  # pixels (or tokens) per element
     multiple: int = 1  # in elements: what the network's own down-sampling or packing asks for
+    least: int = 1  # elements: the network does not take fewer
 
 
 ROWS = Axis(name="rows", quantity=Quantity.ROWS)

@@ -10,7 +10,7 @@ from diffusers import Krea2Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import CONTEXT_MASK, ROWS, TOKENS, Architecture, ComponentSpec, Cost, Tensor
+from trt_export.architectures.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
 from trt_export.architectures.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
 from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIME_UNITS, TIMESTEP, joint_rotation
 from trt_export.architectures.patches import attend, key_mask, pack, unpack
@@ -20,6 +20,8 @@ from trt_export.network import Network
 
 TEMPLATE_TOKENS = 34
 """Tokens of the system prompt that the encoder reads and the denoiser does not look at."""
+
+_TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS, least=TEMPLATE_TOKENS + 2)
 
 
 class GroupedAttention:
@@ -172,8 +174,8 @@ KREA_2_TURBO = Architecture(
             inputs=(
                 SAMPLE,
                 TIMESTEP,
-                Tensor(name="context", shape=(ROWS, TOKENS, _WIDTH)),
-                CONTEXT_MASK,
+                Tensor(name="context", shape=(ROWS, _TOKENS, _WIDTH)),
+                Tensor(name="context_mask", shape=(ROWS, _TOKENS), kind=Kind.BOOL),
             ),
             outputs=(NOISE_PRED,),
             parameters=12_820_073_036,

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -90,15 +88,6 @@ def _export(component: ComponentSpec, module: nn.Module, at: Sizes, file: Path, 
     return file
 
 
-def _run(file: Path, component: ComponentSpec, inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    feeds = {tensor.name: value.numpy() for tensor, value in zip(component.inputs, inputs, strict=True)}
-    result: np.ndarray = session.run(None, feeds)[0]
-    return result
-
-
 @pytest.fixture
 def small_module() -> Callable[[ComponentSpec], nn.Module]:
     return _small_module
@@ -112,11 +101,6 @@ def inputs_of() -> Callable[..., tuple[torch.Tensor, ...]]:
 @pytest.fixture
 def export_small() -> Callable[..., Path]:
     return _export
-
-
-@pytest.fixture
-def run_graph() -> Callable[..., np.ndarray]:
-    return _run
 
 
 @pytest.fixture(autouse=True)
