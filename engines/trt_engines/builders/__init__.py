@@ -1,0 +1,1 @@
+"""Compilers of graphs: TensorRT-RTX and TensorRT behind one interface."""

@@ -1,0 +1,69 @@
+"""TensorRT-RTX: builds ahead of time for Turing to Blackwell, on any machine, with or without a card."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from trt_engines.builders.builder import BuildFailed, BuildRequest, BuildResult, Report
+from trt_engines.builders.library import compile_graph, load
+from trt_engines.cards import RTX_TARGETS, precisions, unsupported
+
+
+class TensorRtRtx:
+    """Engines by TensorRT-RTX; kernels are chosen on the card, when the engine is first run there."""
+
+    name = "tensorrt-rtx"
+    install = "install it with: pip install tensorrt-rtx"
+
+    def version(self) -> str:
+        """Of the library. Raises: BuilderMissing."""
+        return str(self._module().__version__)
+
+    def refuses(self, request: BuildRequest) -> str | None:
+        """Why this library cannot build it; None: nothing known speaks against it."""
+        for sm in request.compute_capabilities:
+            if reason := unsupported(sm):
+                return reason
+            if sm not in RTX_TARGETS:
+                return (
+                    f"TensorRT-RTX has no SM{sm} target (it has {', '.join(f'SM{one}' for one in sorted(RTX_TARGETS))})"
+                    "; build with TensorRT on a machine that holds the card"
+                )
+            if request.precision not in precisions(sm):
+                return (
+                    f"SM{sm} cannot compute in {request.precision}, only in {', '.join(sorted(precisions(sm)))}; "
+                    "choose another precision for this network or the PyTorch fallback"
+                )
+        if request.refittable and not _driver():
+            return (
+                "TensorRT-RTX compiles refittable engines only where an NVIDIA driver is installed, and here is "
+                "none; build on the rig, or without --refit"
+            )
+        return None
+
+    def build(self, request: BuildRequest, progress: Report) -> BuildResult:
+        """Compile. Raises: BuildFailed, BuildCancelled, BuilderMissing."""
+        trt = self._module()
+        if reason := self.refuses(request):
+            raise BuildFailed(f"{request.graph.name}: {reason}")
+
+        def target(config: Any) -> None:
+            config.num_compute_capabilities = len(request.compute_capabilities)
+            for index, sm in enumerate(sorted(request.compute_capabilities)):
+                if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index):
+                    raise BuildFailed(f"{request.graph.name}: TensorRT-RTX {trt.__version__} refused the target SM{sm}")
+
+        return compile_graph(trt, request, progress, target)
+
+    def _module(self) -> Any:
+        return load("tensorrt_rtx", self.install)
+
+
+def _driver() -> bool:
+    """Whether this machine has NVIDIA's driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""What stands in the way of a build is found before it starts, and said with a remedy."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from trt_engines.builders.builder import BuildRequest
+from trt_engines.builders.preflight import Machine, float32_product, obstacles
+from trt_engines.builders.tensorrt import TensorRt
+from trt_engines.builders.tensorrt_rtx import TensorRtRtx
+
+Requests = Callable[..., BuildRequest]
+GB = 10**9
+LARGE = Machine(memory_bytes=64 * GB, disk_bytes=100 * GB)
+
+
+def _product(folder: Path, element: int) -> Path:
+    """x -> Cast -> MatMul, the product in `element`."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], name="cast", to=element),
+        helper.make_node("MatMul", ["c", "c"], ["y"], name="product"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, [4, 4])
+    y = helper.make_tensor_value_info("y", element, [4, 4])
+    file = folder / "product.onnx"
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opsets, ir_version=10), file)
+    return file
+
+
+def test_nothing_speaks_against_a_small_build_on_a_large_machine(request_for: Requests) -> None:
+    assert obstacles(TensorRtRtx(), request_for(), GB, LARGE) == ()
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (Machine(memory_bytes=16 * GB, disk_bytes=100 * GB), "18.6 GB of memory and 16.0 GB are free; .*--jobs"),
+        (Machine(memory_bytes=64 * GB, disk_bytes=5 * GB), "5.5 GB and 5.0 GB are free where engines .*prune"),
+    ],
+)
+def test_too_little_memory_or_disk_is_told_with_both_numbers(
+    request_for: Requests, machine: Machine, reason: str
+) -> None:
+    (found,) = obstacles(TensorRtRtx(), request_for(), 5 * GB, machine)
+
+    assert re.search(reason, found)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_a_missing_package_is_told_with_its_command(request_for: Requests) -> None:
+    (found,) = obstacles(TensorRt(), request_for(compute_capabilities=(90,)), GB, LARGE)
+
+    assert "pip install tensorrt-cu13" in found
+
+
+def test_every_reason_is_told_at_once(request_for: Requests) -> None:
+    request = request_for(compute_capabilities=(61,))
+
+    found = obstacles(TensorRtRtx(), request, 5 * GB, Machine(memory_bytes=GB, disk_bytes=GB))
+
+    assert len(found) == 3
+
+
+def test_a_float32_product_is_refused_for_turing_and_its_node_named(tmp_path: Path, request_for: Requests) -> None:
+    graph = _product(tmp_path, TensorProto.FLOAT)
+
+    (found,) = obstacles(TensorRtRtx(), request_for(graph=graph, compute_capabilities=(75, 86)), GB, LARGE)
+
+    assert "'product' of product.onnx" in found
+    assert obstacles(TensorRtRtx(), request_for(graph=graph), GB, LARGE) == ()
+
+
+def test_a_half_precision_product_is_no_float32_product(tmp_path: Path) -> None:
+    assert float32_product(_product(tmp_path, TensorProto.FLOAT16)) is None
