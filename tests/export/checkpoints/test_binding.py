@@ -1,0 +1,139 @@
+"""Weights are found where a checkpoint has them, and copied only where nothing else will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from trt_export.checkpoints.binding import BoundTensor, Piece, WeightsMissing, bind
+from trt_export.checkpoints.keymap import Change, Entry, KeyMap
+from trt_export.checkpoints.safetensors_file import StoredTensor, Values, encode, read_header
+
+TABLE = KeyMap(
+    layout="original",
+    prefixes=("net.", ""),
+    entries=(
+        Entry(stored="blocks.{}.qkv.weight", library=("l.{}.q.weight", "l.{}.k.weight", "l.{}.v.weight")),
+        Entry(stored="out.weight", library=("final.weight",)),
+        Entry(stored="projection", library=("project.weight",), change=Change.TRANSPOSED),
+        Entry(stored="shift", library=("scale_shift",), change=Change.HALVES_SWAPPED),
+    ),
+)
+
+
+def _values(piece: Piece, dtype: type[np.generic]) -> np.ndarray:
+    data = piece.file.read_bytes()[piece.offset : piece.offset + piece.length]
+    return np.frombuffer(data, dtype)
+
+
+def _saved(tmp_path: Path, tensors: Mapping[str, np.ndarray]) -> Mapping[str, StoredTensor]:
+    save_file(dict(tensors), tmp_path / "model.safetensors")
+    return read_header(tmp_path / "model.safetensors")
+
+
+def _bind(
+    tmp_path: Path, tensors: Mapping[str, StoredTensor], parameters: Mapping[str, tuple[int, ...]]
+) -> dict[str, BoundTensor]:
+    wanted = {f"model.{name}": shape for name, shape in parameters.items()}
+    return {one.name: one for one in bind(wanted, tensors, (TABLE,), tmp_path / "side.safetensors")}
+
+
+def test_a_fused_weight_is_bound_as_byte_ranges_of_its_parts_even_of_unequal_ones(tmp_path: Path) -> None:
+    fused = np.arange(24, dtype=np.float32).reshape(8, 3)
+    tensors = _saved(tmp_path, {"net.blocks.1.qkv.weight": fused})
+
+    bound = _bind(tmp_path, tensors, {"l.1.q.weight": (4, 3), "l.1.k.weight": (2, 3), "l.1.v.weight": (2, 3)})
+
+    assert [bound[f"model.l.1.{part}.weight"].shape for part in "qkv"] == [(4, 3), (2, 3), (2, 3)]
+    for part, rows in (("q", fused[:4]), ("k", fused[4:6]), ("v", fused[6:])):
+        (piece,) = bound[f"model.l.1.{part}.weight"].pieces
+        assert (_values(piece, np.float32) == rows.ravel()).all()
+        assert piece.file == tmp_path / "model.safetensors"
+    assert not (tmp_path / "side.safetensors").exists()
+
+
+def test_a_fused_part_that_the_graph_does_not_read_is_stepped_over(tmp_path: Path) -> None:
+    fused = np.arange(24, dtype=np.float32).reshape(8, 3)
+    tensors = _saved(tmp_path, {"net.blocks.1.qkv.weight": fused})
+
+    bound = _bind(tmp_path, tensors, {"l.1.q.weight": (4, 3), "l.1.v.weight": (2, 3)})
+
+    assert (_values(bound["model.l.1.v.weight"].pieces[0], np.float32) == fused[6:].ravel()).all()
+
+
+def test_a_transposed_weight_is_turned_in_the_side_file(tmp_path: Path) -> None:
+    stored = np.arange(6, dtype=np.float16).reshape(2, 3)
+    tensors = _saved(tmp_path, {"projection": stored})
+
+    bound = _bind(tmp_path, tensors, {"project.weight": (3, 2)})["model.project.weight"]
+
+    assert bound.pieces[0].file == tmp_path / "side.safetensors"
+    assert (_values(bound.pieces[0], np.float16) == stored.T.ravel()).all()
+
+
+def test_swapped_halves_are_two_ranges_in_the_librarys_order(tmp_path: Path) -> None:
+    stored = np.arange(8, dtype=np.float32).reshape(4, 2)
+    tensors = _saved(tmp_path, {"shift": stored})
+
+    bound = _bind(tmp_path, tensors, {"scale_shift": (4, 2)})["model.scale_shift"]
+
+    assert [list(_values(piece, np.float32)) for piece in bound.pieces] == [[4, 5, 6, 7], [0, 1, 2, 3]]
+
+
+def test_a_linear_layer_stored_as_a_convolution_of_one_by_one_is_bound_as_it_lies(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"out.weight": np.ones((4, 3, 1, 1), np.float32)})
+
+    assert _bind(tmp_path, tensors, {"final.weight": (4, 3)})["model.final.weight"].shape == (4, 3)
+
+
+def test_a_file_in_the_librarys_own_names_needs_no_table(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"final.weight": np.ones((4, 3), np.float32), "other": np.ones(1, np.float32)})
+
+    assert _bind(tmp_path, tensors, {"final.weight": (4, 3)})["model.final.weight"].pieces[0].length == 48
+
+
+@pytest.mark.parametrize(("ending", "scale"), [(".scale_weight", 0.5), (".weight_scale", 0.25), (None, 1.0)])
+def test_a_float8_weight_comes_with_its_scale_or_with_one(tmp_path: Path, ending: str | None, scale: float) -> None:
+    tensors = {"out.weight": Values(dtype="F8_E4M3", shape=(2, 3), data=bytes(6))}
+    if ending:
+        tensors["out" + ending] = Values(dtype="F32", shape=(), data=np.float32(scale).tobytes())
+    (tmp_path / "model.safetensors").write_bytes(b"".join(encode(tensors)))
+
+    bound = _bind(tmp_path, read_header(tmp_path / "model.safetensors"), {"final.weight": (2, 3)})["model.final.weight"]
+
+    assert bound.dtype == "F8_E4M3"
+    assert bound.pieces[0].file == tmp_path / "model.safetensors"
+    assert bound.scale is not None
+    assert _values(bound.scale, np.float32) == scale
+
+
+def test_a_missing_weight_is_named_with_the_closest_keys(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"outt.weight": np.ones((4, 3), np.float32), "shift": np.ones((2, 2), np.float32)})
+
+    with pytest.raises(WeightsMissing, match=r"'out.weight' \(4, 3\) is missing; closest are outt.weight"):
+        _bind(tmp_path, tensors, {"final.weight": (4, 3), "scale_shift": (2, 2)})
+
+
+def test_a_weight_of_another_shape_is_told_with_both(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"out.weight": np.ones((3, 4), np.float32)})
+
+    with pytest.raises(WeightsMissing, match=r"'out.weight' has the shape \(3, 4\) where the network needs \(4, 3\)"):
+        _bind(tmp_path, tensors, {"final.weight": (4, 3)})
+
+
+def test_a_checkpoint_of_something_else_is_told_as_that(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"encoder.x": np.ones(1, np.float32)})
+
+    with pytest.raises(WeightsMissing, match=r"none of the network's 1 weights .* --architecture"):
+        _bind(tmp_path, tensors, {"final.weight": (4, 3)})
+
+
+def test_a_weight_of_integers_is_refused(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"out.weight": np.ones((4, 3), np.int8)})
+
+    with pytest.raises(WeightsMissing, match="of type I8; graphs read F16"):
+        _bind(tmp_path, tensors, {"final.weight": (4, 3)})
