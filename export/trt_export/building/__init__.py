@@ -1,0 +1,1 @@
+"""The one-time stage: checkpoints become engines."""

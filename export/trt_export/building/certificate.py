@@ -1,0 +1,228 @@
+"""How an engine's numbers compare with PyTorch's: measured once, before the engine may be served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from scipy import ndimage
+from torch import nn
+
+from trt_engines.bucket import Bucket
+from trt_engines.store.manifest import Certificate
+from trt_export.architectures.architecture import ComponentSpec, Kind, Tensor
+from trt_export.building.child import Tell
+from trt_export.building.order import sizes_of
+from trt_export.checkpoints.binding import BoundTensor
+
+PSNR_LEAST = 35.0
+"""dB, of an output's range: below, a picture is visibly another one (the rule of thumb of cache-dit)."""
+
+SSIM_LEAST = 0.9
+"""From the same rule."""
+
+FLOPS_MOST = 12e12
+"""Of one certificate without a card: some minutes on two cores. The first bucket is computed whatever it takes."""
+
+SEED = 20_240
+
+_DTYPES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+
+
+def certify(
+    component: ComponentSpec,
+    config: Mapping[str, Any],
+    graph: Path,
+    weights: Sequence[BoundTensor],
+    buckets: Sequence[Bucket],
+    timestep: float,
+    tell: Tell,
+) -> Certificate:
+    """Compute buckets by ONNX Runtime on the graph that was built, and by PyTorch in float32 with the same weights.
+
+    Args:
+        graph: bound, its external files beside it.
+        buckets: in order of importance; those beyond FLOPS_MOST are named as left out.
+        timestep: a middle one, in the units of the network.
+
+    bfloat16 is computed in float32 with the same weights, for ONNX Runtime's processor kernels lack it.
+    """
+    session = _session(graph)
+    reference = _reference(component, config, weights)
+    checked: dict[str, Any] = {}
+    left_out: list[str] = []
+    spent = 0.0
+    for number, bucket in enumerate(buckets):
+        flops = component.cost.flops(width=bucket.width, height=bucket.height, tokens=bucket.tokens) * bucket.rows
+        if spent and spent + flops > FLOPS_MOST:
+            left_out.append(bucket.label)
+            continue
+        spent += flops
+        inputs = seeded_inputs(component, bucket, timestep)
+        with torch.inference_mode():
+            expected = reference(*(torch.from_numpy(value) for value in inputs.values()))
+        outputs = [one.numpy() for one in (expected if isinstance(expected, tuple) else (expected,))]
+        feeds = {one.name: inputs[one.name].astype(_numpy(one.type)) for one in session.get_inputs()}
+        checked[bucket.label] = compare(session.run(None, feeds), outputs)
+        tell((number + 1) / len(buckets))
+    figures = {"computed_by": "onnxruntime", "buckets": checked, "left_out": left_out}
+    passed = all(
+        one["not_finite"] == 0 and one["psnr"] >= PSNR_LEAST and one["ssim"] >= SSIM_LEAST for one in checked.values()
+    )
+    return Certificate(verdict="passed" if passed else "failed", figures=figures)
+
+
+def compare(results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> dict[str, float]:
+    """The worst over all outputs of a network.
+
+    Returns: max_abs; psnr in dB of the reference's range; ssim over the last two axes (1 where an output has fewer
+        than four); not_finite, the number of values that are NaN or infinite.
+    """
+    worst = {"max_abs": 0.0, "psnr": 200.0, "ssim": 1.0, "not_finite": 0.0}
+    for one, other in zip(results, expected, strict=True):
+        result, reference = one.astype(np.float64), other.astype(np.float64)
+        worst["not_finite"] += float(np.count_nonzero(~np.isfinite(result)))
+        difference = np.nan_to_num(result) - reference
+        span = float(np.ptp(reference)) or 1.0
+        error = float(np.mean(difference**2))
+        psnr = 10 * float(np.log10(span**2 / error)) if error else 200.0
+        worst["max_abs"] = max(worst["max_abs"], float(np.abs(difference).max()))
+        worst["psnr"] = min(worst["psnr"], round(psnr, 2))
+        if reference.ndim == 4:
+            worst["ssim"] = min(worst["ssim"], round(_ssim(np.nan_to_num(result), reference, span), 5))
+    return worst
+
+
+def seeded_inputs(component: ComponentSpec, bucket: Bucket, timestep: float) -> dict[str, np.ndarray]:
+    """Inputs of a bucket, the same at every call: noise for real values, token numbers, all of a mask but its end."""
+    generator = np.random.default_rng(SEED)
+
+    def values(tensor: Tensor) -> np.ndarray:
+        shape = tensor.at(sizes_of(bucket))
+        match tensor.kind:
+            case Kind.INT64:
+                return generator.integers(0, 1000, shape)
+            case Kind.BOOL:
+                mask = np.ones(shape, np.bool_)
+                mask[-1, -2:] = False
+                return mask
+            case Kind.FLOAT32:
+                return np.full(shape, timestep, np.float32)
+            case Kind.REAL:
+                return generator.standard_normal(shape, np.float32)
+
+    return {tensor.name: values(tensor) for tensor in component.inputs}
+
+
+def _ssim(one: np.ndarray, other: np.ndarray, span: float) -> float:
+    """Structural similarity with a Gaussian window of sigma 1.5 (Wang et al., 2004), over the last two axes."""
+    sigma = (0.0,) * (one.ndim - 2) + (1.5, 1.5)
+
+    def blurred(values: np.ndarray) -> np.ndarray:
+        result: np.ndarray = ndimage.gaussian_filter(values, sigma, truncate=3.5)
+        return result
+
+    mean_one, mean_other = blurred(one), blurred(other)
+    variance_one = blurred(one**2) - mean_one**2
+    variance_other = blurred(other**2) - mean_other**2
+    covariance = blurred(one * other) - mean_one * mean_other
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    similarity = ((2 * mean_one * mean_other + c1) * (2 * covariance + c2)) / (
+        (mean_one**2 + mean_other**2 + c1) * (variance_one + variance_other + c2)
+    )
+    return float(similarity.mean())
+
+
+def _reference(component: ComponentSpec, config: Mapping[str, Any], weights: Sequence[BoundTensor]) -> nn.Module:
+    module = component.make(config).eval().requires_grad_(False)
+    state = {one.name: torch.from_numpy(float32_values(one)) for one in weights}
+    missing, unknown = module.load_state_dict(state, strict=False, assign=True)
+    if unknown:
+        raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(unknown)}")
+    del missing  # what the graph does not read, and what comes out the same without
+    return module
+
+
+def float32_values(weight: BoundTensor) -> np.ndarray:
+    """The values of a bound weight, computed as its graph does: float32 in the library's shape."""
+    parts = []
+    for piece in weight.pieces:
+        raw = np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset)
+        parts.append(raw)
+    joined = np.concatenate(parts)
+    if weight.dtype == "BF16":
+        values = (joined.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    elif weight.dtype == "F8_E4M3":
+        float8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
+        values = joined.view(float8).astype(np.float32)
+    else:
+        values = joined.view(_DTYPES[weight.dtype]).astype(np.float32)
+    if weight.scale is not None:
+        values = values * np.fromfile(weight.scale.file, np.float32, 1, offset=weight.scale.offset)
+    return values.reshape(weight.shape)
+
+
+def _session(graph: Path) -> onnxruntime.InferenceSession:
+    """The graph with its weights mapped into memory: ONNX Runtime follows no links out of a graph's folder."""
+    model = onnx.load(graph, load_external_data=False)
+    names, values = [], []
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            names.append(tensor.name)
+            values.append(_mapped(tensor, graph.parent))
+    _widen(model)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_external_initializers(names, values)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _mapped(tensor: TensorProto, folder: Path) -> Any:
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    offset, length = int(place["offset"]), int(place["length"])
+    raw = np.memmap(folder / place["location"], np.uint8, "r", offset, (length,))
+    if tensor.data_type == TensorProto.BFLOAT16:
+        wide = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(wide.reshape(tuple(tensor.dims)))
+    if tensor.data_type == TensorProto.FLOAT8E4M3FN:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            np.array(raw).reshape(tuple(tensor.dims)), tensor.data_type
+        )
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(raw.view(dtype)).reshape(tuple(tensor.dims)))
+
+
+def _widen(model: onnx.ModelProto) -> None:
+    """Turn bfloat16 into float32 throughout."""
+
+    def widen_tensor(tensor: TensorProto) -> None:
+        if tensor.data_type != TensorProto.BFLOAT16:
+            return
+        if tensor.data_location != TensorProto.EXTERNAL:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        tensor.data_type = TensorProto.FLOAT
+
+    for tensor in model.graph.initializer:
+        widen_tensor(tensor)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+            if attribute.HasField("t"):
+                widen_tensor(attribute.t)
+
+
+def _numpy(kind: str) -> np.dtype[Any]:
+    """The NumPy type of ONNX Runtime's word for a tensor's type."""
+    words = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8", "tensor(bool)": "?"}
+    return np.dtype(words[kind])
