@@ -48,13 +48,19 @@ class Values:
 
 def encode(tensors: Mapping[str, Values]) -> tuple[bytes, ...]:
     """A safetensors file with these tensors, as pieces to write one after another."""
+    header = encode_header({name: (values.dtype, values.shape) for name, values in tensors.items()})
+    return (header, *(values.data for values in tensors.values()))
+
+
+def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """What a safetensors file begins with, of the type and shape of its tensors; their values follow in this order."""
     header, end = {}, 0
-    for name, values in tensors.items():
-        begin, end = end, end + len(values.data)
-        header[name] = {"dtype": values.dtype, "shape": list(values.shape), "data_offsets": [begin, end]}
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + math.prod(shape) * SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format asks for aligned data
-    return (len(text).to_bytes(8, "little"), text, *(values.data for values in tensors.values()))
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_header(file: Path) -> Mapping[str, StoredTensor]:

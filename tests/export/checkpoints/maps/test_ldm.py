@@ -1,0 +1,226 @@
+"""The tables of original Stable Diffusion files hold every weight once, and agree with diffusers' own converters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from trt_export.architectures.registry import architecture
+from trt_export.checkpoints.binding import PREFIX, Piece, bind
+from trt_export.checkpoints.keymap import Change, KeyMap, Lookup
+from trt_export.checkpoints.maps.ldm import maps
+from trt_export.checkpoints.random_checkpoint import parameters_of, published
+from trt_export.checkpoints.safetensors_file import read_header
+
+FAMILIES = (
+    "stable_diffusion_1",
+    "stable_diffusion_1_inpainting",
+    "stable_diffusion_2",
+    "stable_diffusion_2_v",
+    "stable_diffusion_2_inpainting",
+    "sdxl",
+)
+UNETS: dict[str, dict[str, Any]] = {
+    "stable_diffusion_1": {"block_out_channels": (4, 8, 16, 16), "cross_attention_dim": 8},
+    "stable_diffusion_2": {
+        "block_out_channels": (4, 8, 16, 16),
+        "cross_attention_dim": 8,
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "block_out_channels": (4, 8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "cross_attention_dim": 8,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 2,
+        "projection_class_embeddings_input_dim": 16,
+    },
+}
+CLIP = {
+    "vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 7, "projection_dim": 8, "bos_token_id": 18, "eos_token_id": 19,
+}  # fmt: skip
+
+
+def _stored(state: dict[str, torch.Tensor], table: KeyMap, prefix: str | None = None) -> dict[str, torch.Tensor]:
+    """A network's weights as the table says that files have them."""
+    before = table.prefixes[0] if prefix is None else prefix
+    found = {}
+    for name, one in published({name: tuple(values.shape) for name, values in state.items()}, table).items():
+        parts = [state[part] for part in one.parts]
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        found[before + name] = (joined.T if one.change is Change.TRANSPOSED else joined).contiguous()
+    return found
+
+
+def _same(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
+    assert set(found) == set(wanted)
+    for name, values in wanted.items():
+        assert torch.equal(found[name].reshape(values.shape), values), name
+
+
+@pytest.mark.parametrize(
+    ("family", "component", "count"),
+    [
+        ("stable_diffusion_1", "denoiser", 686),
+        ("stable_diffusion_1", "text_encoder", 196),
+        ("stable_diffusion_1", "vae_decoder", 140),
+        ("stable_diffusion_1", "vae_encoder", 108),
+        ("stable_diffusion_2", "denoiser", 686),
+        ("stable_diffusion_2", "text_encoder", 23 * 12 + 4),
+        ("sdxl", "denoiser", 1680),
+        ("sdxl", "text_encoder", 196),
+        ("sdxl", "text_encoder_2", 32 * 12 + 5),
+        ("sdxl", "vae_decoder", 140),
+    ],
+)
+def test_a_full_size_network_has_as_many_tensors_as_the_published_files(
+    family: str, component: str, count: int
+) -> None:
+    parameters = parameters_of(architecture(family).component(component))
+
+    stored = published(parameters, maps(family, component)[0])
+
+    assert len(stored) == count
+    assert sorted(name for one in stored.values() for name in one.parts) == sorted(parameters)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_network_of_a_family_has_a_table(family: str) -> None:
+    for component in architecture(family).components:
+        assert maps(family, component.name), component.name
+    assert maps(family, "denoiser_stage_b") == ()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tables_can_be_read_both_ways(family: str) -> None:
+    for component in architecture(family).components:
+        for table in maps(family, component.name):
+            lookup = Lookup(table)
+            for name in parameters_of(component.small):
+                place = lookup.by_library(name)
+                assert place is not None, (table.layout, name)
+                back = lookup.by_stored(place.stored)
+                assert back is not None
+                assert back.library[place.position] == name
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_the_denoisers_table_is_what_the_librarys_converter_does(family: str) -> None:
+    model = UNet2DConditionModel(attention_head_dim=4, norm_num_groups=4, **UNETS[family])
+    (table,) = maps(family, "denoiser")
+
+    _same(convert_ldm_unet_checkpoint(_stored(model.state_dict(), table), dict(model.config)), model.state_dict())
+
+
+def test_the_autoencoders_table_is_what_the_librarys_converter_does() -> None:
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+    )
+    stored = _stored(model.state_dict(), maps("stable_diffusion_1", "vae_decoder")[0])
+
+    assert len(stored) == 248
+    _same(convert_ldm_vae_checkpoint(stored, dict(model.config)), model.state_dict())
+
+
+def test_the_second_text_encoders_table_is_what_the_librarys_converter_does() -> None:
+    model = CLIPTextModelWithProjection(CLIPTextConfig(**CLIP))
+    state = dict(model.state_dict())
+    stored = _stored(state, maps("sdxl", "text_encoder_2")[0])
+
+    converted = convert_open_clip_checkpoint(
+        SimpleNamespace(config=model.config), stored, prefix="conditioner.embedders.1.model."
+    )
+
+    _same(converted, state)
+
+
+def test_the_text_encoder_of_version_2_is_found_in_both_layouts(tmp_path: Path) -> None:
+    state = dict(CLIPTextModel(CLIPTextConfig(**CLIP)).state_dict())
+    original, library = maps("stable_diffusion_2", "text_encoder")
+    stored = _stored(state, original)
+    converted = convert_open_clip_checkpoint(SimpleNamespace(config=SimpleNamespace(hidden_size=8)), stored)
+
+    _same({name.removeprefix("text_model."): values for name, values in converted.items()}, state)
+    for table, more in ((original, "cond_stage_model.model.text_projection"), (library, "logit_scale")):
+        tensors = _stored(state, table) | {more: torch.zeros(8, 8)}
+        _bound_like(tmp_path / "w.safetensors", tensors, state, "stable_diffusion_2", "text_encoder")
+
+
+@pytest.mark.parametrize("prefix", maps("stable_diffusion_1", "text_encoder")[0].prefixes)
+def test_the_text_encoder_of_version_1_is_found_behind_every_prefix(tmp_path: Path, prefix: str) -> None:
+    state = dict(CLIPTextModel(CLIPTextConfig(**CLIP)).state_dict())
+    tensors = _stored(state, maps("stable_diffusion_1", "text_encoder")[0], prefix)
+    tensors[f"{prefix}embeddings.position_ids"] = torch.arange(7)
+
+    _bound_like(tmp_path / "w.safetensors", tensors, state, "stable_diffusion_1", "text_encoder")
+
+
+def test_each_text_encoder_of_one_file_is_found_among_the_other_ones_weights(tmp_path: Path) -> None:
+    first = dict(CLIPTextModel(CLIPTextConfig(**CLIP)).state_dict())
+    second = dict(CLIPTextModelWithProjection(CLIPTextConfig(**CLIP)).state_dict())
+    tensors = _stored(first, maps("sdxl", "text_encoder")[0]) | _stored(second, maps("sdxl", "text_encoder_2")[0])
+
+    _bound_like(tmp_path / "w.safetensors", tensors, first, "sdxl", "text_encoder")
+    _bound_like(tmp_path / "w.safetensors", tensors, second, "sdxl", "text_encoder_2")
+
+
+@pytest.mark.parametrize("table", range(3))
+def test_an_autoencoder_is_found_in_its_three_layouts_with_attention_as_convolutions_or_not(
+    tmp_path: Path, table: int
+) -> None:
+    state = dict(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(2, 4, 4, 4),
+            layers_per_block=2,
+            norm_num_groups=2,
+        ).state_dict()
+    )
+    tables = maps("sdxl", "vae_decoder")
+    tensors = _stored(state, tables[table]) if table < len(tables) else dict(state)
+    for name in tensors:
+        if "mid.attn_1" in name and tensors[name].ndim == 2:
+            tensors[name] = tensors[name][:, :, None, None]
+
+    _bound_like(tmp_path / "w.safetensors", tensors, state, "sdxl", "vae_decoder")
+
+
+def _bound_like(
+    file: Path, tensors: dict[str, torch.Tensor], state: dict[str, torch.Tensor], family: str, component: str
+) -> None:
+    """Binding a file with `tensors` finds the values of `state`."""
+    save_file(tensors, file)
+    shapes = {PREFIX + name: tuple(values.shape) for name, values in state.items()}
+
+    bound = bind(shapes, read_header(file), maps(family, component), file.with_name("side.safetensors"))
+
+    assert len(bound) == len(state)
+    for one in bound:
+        values = np.concatenate([_values(piece) for piece in one.pieces]).reshape(one.shape)
+        assert (values == state[one.name.removeprefix(PREFIX)].numpy()).all(), one.name
+
+
+def _values(piece: Piece) -> np.ndarray:
+    return np.frombuffer(piece.file.read_bytes()[piece.offset : piece.offset + piece.length], np.float32)
