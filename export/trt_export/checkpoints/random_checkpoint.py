@@ -147,8 +147,9 @@ def _values(tensors: Mapping[str, Published], seed: int, dtype: str) -> Iterator
 def _type_of(name: str, one: Published, dtype: str) -> str:
     if dtype != "float8":
         return dtype
+    table = any(word in name for word in ("embedding", "embed_tokens", "shared"))  # looked up, not multiplied with
     matrix = len(one.shape) == 2 and name.endswith(".weight") and one.change is not Change.TRANSPOSED
-    return "float8" if matrix and "embed" not in name and "norm" not in name else "float16"
+    return "float8" if matrix and not table else "float16"
 
 
 def _scale_name(name: str) -> str:

@@ -159,8 +159,8 @@ def clip(*prefixes: str, inner: str = "") -> KeyMap:
 
 def _clip_names() -> Iterator[str]:
     yield from ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")
-    layers = ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
-    layers += tuple(f"self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
+    attention = (f"self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
+    layers = ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2", *attention)
     for layer in (*(f"encoder.layers.{{}}.{layer}" for layer in layers), "final_layer_norm"):
         yield from (f"{layer}.weight", f"{layer}.bias")
 

@@ -1,0 +1,68 @@
+"""`python -m trt_export`: what is done with checkpoints before and besides a build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Convert and make checkpoints.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+
+@app.callback()
+def commands() -> None:
+    """Convert and make checkpoints."""
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A pickled checkpoint: .ckpt, .pt, .pth or .bin.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Write the weights of a pickled checkpoint as safetensors, running none of its code."""
+    from trt_engines.store.files import megabytes
+    from trt_export.checkpoints.legacy import convert as convert_checkpoint
+
+    with _errors():
+        typer.echo(f"{target}: {megabytes(convert_checkpoint(source, target))}")
+
+
+@app.command(name="random-checkpoint")
+def random_checkpoint(
+    name: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="Such as stable_diffusion_1 or sdxl.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or float8.")] = "float16",
+    small: Annotated[bool, typer.Option("--small", help="The small networks that tests use.")] = False,
+) -> None:
+    """Write a checkpoint of random weights in the architecture's original layout."""
+    from trt_engines.store.files import megabytes
+    from trt_export.architectures.registry import architecture
+    from trt_export.checkpoints.random_checkpoint import TYPES, random_tensors, write_random
+
+    if dtype not in TYPES:
+        raise typer.BadParameter(f"{dtype!r} is none of {', '.join(TYPES)}", param_hint="--dtype")
+    with _errors():
+        size = write_random(target, random_tensors(architecture(name), small=small), seed=seed, dtype=dtype)
+        typer.echo(f"{target}: {megabytes(size)}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """End with what went wrong in one sentence, for what people can do something about."""
+    from trt_engines.errors import EngineError
+    from trt_export.architectures.registry import UnknownArchitecture
+    from trt_export.building.child import PhaseFailed
+    from trt_export.checkpoints.random_checkpoint import NoLayout
+    from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+
+    try:
+        yield
+    except (EngineError, UnknownArchitecture, PhaseFailed, NoLayout, UnreadableCheckpoint, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
