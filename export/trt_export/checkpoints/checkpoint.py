@@ -64,17 +64,13 @@ def open_checkpoint(path: Path, networks: Mapping[str, Path] | None = None) -> C
     Raises: UnreadableCheckpoint.
     """
     parts: dict[str, Tensors] = {}
-    if path.is_dir() and not _weight_files(path):
-        for folder in dict.fromkeys(name for names in FOLDERS.values() for name in names):
-            if (path / folder).is_dir():
-                parts[folder] = _tensors(path / folder)
-        if not parts:
-            _refuse_folder(path)
+    folders = dict.fromkeys(name for names in FOLDERS.values() for name in names)
+    if held := [folder for folder in folders if (path / folder).is_dir()]:
+        parts.update((folder, _tensors(path / folder)) for folder in held)  # single files beside them say the same
     else:
         parts[""] = _tensors(path)
     for name, place in (networks or {}).items():
-        known = {*FOLDERS, *(folder for folders in FOLDERS.values() for folder in folders)}
-        if name not in known:
+        if name not in (known := {*FOLDERS, *folders}):
             raise UnreadableCheckpoint(f"{place} is given for {name!r}; networks are {', '.join(sorted(known))}")
         parts[name] = _tensors(place)
     return Checkpoint(path=path, parts=MappingProxyType(parts))

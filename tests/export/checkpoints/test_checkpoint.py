@@ -49,6 +49,14 @@ def test_a_diffusers_folder_has_each_network_in_its_own(tmp_path: Path) -> None:
         checkpoint.of("text_encoder")
 
 
+def test_single_files_beside_the_folders_of_networks_are_left_alone(tmp_path: Path) -> None:
+    unet = a_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    a_file(tmp_path / "v1-5-pruned.safetensors")
+    a_file(tmp_path / "v1-5-pruned-emaonly.safetensors")
+
+    assert open_checkpoint(tmp_path).files == (unet,)
+
+
 def test_of_several_precisions_beside_each_other_the_plain_one_counts(tmp_path: Path) -> None:
     a_file(tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     plain = a_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
