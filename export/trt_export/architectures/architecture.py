@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -101,6 +101,10 @@ class Cost:
         return self.activation_bytes_per_cell * cells + self.activation_bytes_per_token * tokens
 
 
+Ports = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+"""Inputs and outputs of a network."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSpec:
     """One network of an architecture.
@@ -120,6 +124,18 @@ class ComponentSpec:
     parameters: int  # weights of the full size
     cost: Cost
     precisions: tuple[str, ...] = ("float16", "bfloat16", "float32")  # best first; see each entry for why one is absent
+    tensors: Callable[[Mapping[str, Any]], Ports] | None = None
+    """Inputs and outputs of a configuration, where its widths show in them; None: they are the same for all."""
+
+    def configured(self, config: Mapping[str, Any]) -> ComponentSpec:
+        """The same network of another configuration, such as a smaller model of the family."""
+        inputs, outputs = self.tensors(config) if self.tensors else (self.inputs, self.outputs)
+        return replace(self, config=config, inputs=inputs, outputs=outputs)
+
+    @property
+    def small(self) -> ComponentSpec:
+        """The network for tests."""
+        return self.configured(self.small_config)
 
     @property
     def axes(self) -> tuple[Axis, ...]:

@@ -1,4 +1,4 @@
-"""Autoencoders of the flow models: latents go in and come out in the denoiser's units."""
+"""Autoencoders: latents go in and come out in the denoiser's units."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KlDecoder(Network):
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         config = self.model.config
         pixels: torch.Tensor = self.model.decode(
-            latent / config.scaling_factor + config.shift_factor, return_dict=False
+            latent / config.scaling_factor + (config.shift_factor or 0.0), return_dict=False
         )[0]
         return pixels
 
@@ -32,7 +32,7 @@ class KlEncoder(Network):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         config = self.model.config
         mean = _mode(self.model, pixels)
-        return (mean - config.shift_factor) * config.scaling_factor
+        return (mean - (config.shift_factor or 0.0)) * config.scaling_factor
 
 
 class Flux2Decoder(Network):
@@ -202,6 +202,7 @@ def _pair(
     scale: int,
     parameters: tuple[int, int],
     costs: tuple[Cost, Cost],
+    precisions: tuple[str, ...] = ("bfloat16", "float32"),  # half precision overflows in the widest blocks
 ) -> tuple[ComponentSpec, ComponentSpec]:
     """Decoder and encoder of one autoencoder whose latents have `scale` pixels per position."""
     latent_axes = (
@@ -224,7 +225,7 @@ def _pair(
             outputs=(target,),
             parameters=count,
             cost=cost,
-            precisions=("bfloat16", "float32"),  # half precision overflows in the widest blocks of some pictures
+            precisions=precisions,
         )
         for name, make, source, target, count, cost in (
             ("vae_decoder", makers[0], latent, pixels, parameters[0], costs[0]),
@@ -269,6 +270,30 @@ FLUX_VAE_DECODER, FLUX_VAE_ENCODER = _pair(
             activation_bytes_per_cell=81_920.0,
         ),
     ),
+)
+
+_KL_COSTS = (
+    Cost(cell=8, per_cell=605_507_616.0, per_cell_squared=2_048.0, activation_bytes_per_cell=98_320.0),
+    Cost(cell=8, per_cell=264_233_088.0, per_cell_squared=2_048.0, activation_bytes_per_cell=81_920.0),
+)
+STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER = _pair(
+    (make_kl_decoder, make_kl_encoder),
+    _KL | {"latent_channels": 4, "scaling_factor": 0.18215},
+    _KL | _SMALL_KL | {"latent_channels": 4, "scaling_factor": 0.18215},
+    channels=4,
+    scale=8,
+    parameters=(49_490_199, 34_163_664),
+    costs=_KL_COSTS,
+    precisions=("float16", "bfloat16", "float32"),
+)
+SDXL_VAE_DECODER, SDXL_VAE_ENCODER = _pair(
+    (make_kl_decoder, make_kl_encoder),
+    _KL | {"latent_channels": 4, "scaling_factor": 0.13025},
+    _KL | _SMALL_KL | {"latent_channels": 4, "scaling_factor": 0.13025},
+    channels=4,
+    scale=8,
+    parameters=(49_490_199, 34_163_664),
+    costs=_KL_COSTS,
 )
 
 _FLUX2_VAE = _KL | {"latent_channels": 32, "batch_norm_eps": 1e-4}

@@ -7,9 +7,23 @@ from trt_export.architectures.chroma import CHROMA
 from trt_export.architectures.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
 from trt_export.architectures.flux2 import FLUX2_KLEIN_4B
 from trt_export.architectures.krea2 import KREA_2_TURBO
+from trt_export.architectures.stable_diffusion import (
+    SDXL,
+    STABLE_DIFFUSION_1,
+    STABLE_DIFFUSION_1_INPAINTING,
+    STABLE_DIFFUSION_2,
+    STABLE_DIFFUSION_2_INPAINTING,
+    STABLE_DIFFUSION_2_V,
+)
 from trt_export.architectures.z_image import Z_IMAGE_TURBO
 
 ARCHITECTURES: tuple[Architecture, ...] = (
+    STABLE_DIFFUSION_1,
+    STABLE_DIFFUSION_1_INPAINTING,
+    STABLE_DIFFUSION_2,
+    STABLE_DIFFUSION_2_V,
+    STABLE_DIFFUSION_2_INPAINTING,
+    SDXL,
     FLUX_SCHNELL,
     FLUX_DEV,
     FLUX_KREA_DEV,

@@ -1,9 +1,9 @@
-"""Text encoders of the flow models: CLIP-L's pooled prompt, T5-XXL, and Qwen3 layers tapped on the way."""
+"""Text encoders: CLIP's layers and pooled prompts, T5-XXL, and Qwen3 layers tapped on the way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     Qwen3Config,
     Qwen3Model,
     Qwen3VLTextConfig,
@@ -20,7 +21,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trt_export.architectures.architecture import CONTEXT_MASK, ROWS, TOKENS, ComponentSpec, Cost, Kind, Tensor
+from trt_export.architectures.architecture import CONTEXT_MASK, ROWS, TOKENS, ComponentSpec, Cost, Kind, Ports, Tensor
 from trt_export.architectures.patches import attend
 from trt_export.architectures.rotary import rotate_halves, rotation
 from trt_export.network import Network
@@ -30,17 +31,59 @@ class PooledClip(Network):
     """input_ids int64 [rows, 77] -> pooled [rows, width]: the last layer, normed, at the first end token."""
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        model, length = self.model, input_ids.shape[1]
-        embeddings = model.embeddings
-        states = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[:length]
-        for layer in model.encoder.layers:
-            states = states + _clip_attention(layer.self_attn, layer.layer_norm1(states))
-            states = states + layer.mlp(layer.layer_norm2(states))
-        position = torch.arange(length, dtype=torch.float32, device=input_ids.device)
-        ends = torch.where(input_ids == model.config.eos_token_id, position, float(length - 1))
-        first = (position == ends.amin(dim=1, keepdim=True)).to(states.dtype)
-        pooled: torch.Tensor = (first.unsqueeze(1) @ model.final_layer_norm(states)).squeeze(1)
-        return pooled
+        return _pooled(self.model, input_ids, _clip_layers(self.model, input_ids)[-1])
+
+
+class ClipLayers(Network):
+    """input_ids int64 [rows, 77] -> context [layers, rows, 77, width], normed.
+
+    Entry k - 1 is what a clip skip of k asks for: the state after all but the last k - 1 layers.
+    """
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        states = _clip_layers(self.model, input_ids)
+        return torch.stack([self.model.final_layer_norm(state) for state in reversed(states[1:])])
+
+
+class ClipPenultimate(Network):
+    """input_ids int64 [rows, 77] -> context [rows, 77, width]: the last layer but one, not normed."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return _clip_layers(self.model, input_ids)[-2]
+
+
+class ClipPenultimateAndPooled(Network):
+    """input_ids int64 [rows, 77] -> context [rows, 77, width], not normed, and pooled [rows, projected].
+
+    Context is the last layer but one; pooled is the last one, normed, at the first end token, projected.
+    """
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        text = self.model.text_model
+        states = _clip_layers(text, input_ids)
+        return states[-2], self.model.text_projection(_pooled(text, input_ids, states[-1]))
+
+
+def _clip_layers(model: Any, input_ids: torch.Tensor) -> list[torch.Tensor]:
+    """The embedded text, then the state after each layer: [rows, tokens, width]."""
+    embeddings = model.embeddings
+    states = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[: input_ids.shape[1]]
+    found = [states]
+    for layer in model.encoder.layers:
+        states = states + _clip_attention(layer.self_attn, layer.layer_norm1(states))
+        states = states + layer.mlp(layer.layer_norm2(states))
+        found.append(states)
+    return found
+
+
+def _pooled(model: Any, input_ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """The last layer, normed, at the first end token: [rows, width]."""
+    length = input_ids.shape[1]
+    position = torch.arange(length, dtype=torch.float32, device=input_ids.device)
+    ends = torch.where(input_ids == model.config.eos_token_id, position, float(length - 1))
+    first = (position == ends.amin(dim=1, keepdim=True)).to(states.dtype)
+    pooled: torch.Tensor = (first.unsqueeze(1) @ model.final_layer_norm(states)).squeeze(1)
+    return pooled
 
 
 def _clip_attention(attention: Any, states: torch.Tensor) -> torch.Tensor:
@@ -155,6 +198,26 @@ def make_clip(config: Mapping[str, Any]) -> nn.Module:
     return PooledClip(CLIPTextModel(CLIPTextConfig(**config))).eval()
 
 
+def make_clip_layers(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP with all its layers, of a configuration of `CLIPTextConfig`."""
+    return ClipLayers(CLIPTextModel(CLIPTextConfig(**config))).eval()
+
+
+def make_clip_penultimate(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP up to its last layer but one, of a configuration of `CLIPTextConfig`."""
+    return ClipPenultimate(CLIPTextModel(CLIPTextConfig(**config))).eval()
+
+
+def make_clip_penultimate_and_pooled(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP with its projection, of a configuration of `CLIPTextConfig`.
+
+    The end token is set right: configurations converted from OpenCLIP carry a wrong one (2), which the library replaces
+    by the largest token number, and that is the same token.
+    """
+    end = {"eos_token_id": config["vocab_size"] - 1}
+    return ClipPenultimateAndPooled(CLIPTextModelWithProjection(CLIPTextConfig(**{**config, **end}))).eval()
+
+
 def make_t5(config: Mapping[str, Any]) -> nn.Module:
     """The encoder of a configuration of `T5Config`."""
     return T5Encoder(T5EncoderModel(T5Config(**config))).eval()
@@ -209,6 +272,112 @@ CLIP_L_POOLED = ComponentSpec(
         fixed=13_298_621_952.0,
     ),
 )
+
+
+def _clip_config(width: int, layers: int, heads: int, activation: str, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": 49408,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": 77,
+        "hidden_act": activation,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        **more,
+    }
+
+
+_SMALL_CLIP: dict[str, Any] = {
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "bos_token_id": 1022,
+    "eos_token_id": 1023,
+}
+_INPUT_IDS = Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64)
+
+
+def _layers_tensors(config: Mapping[str, Any]) -> Ports:
+    shape = (config["num_hidden_layers"], ROWS, 77, config["hidden_size"])
+    return (_INPUT_IDS,), (Tensor(name="context", shape=shape),)
+
+
+def _penultimate_tensors(config: Mapping[str, Any]) -> Ports:
+    return (_INPUT_IDS,), (Tensor(name="context", shape=(ROWS, 77, config["hidden_size"])),)
+
+
+def _projected_tensors(config: Mapping[str, Any]) -> Ports:
+    inputs, outputs = _penultimate_tensors(config)
+    return inputs, (*outputs, Tensor(name="pooled", shape=(ROWS, config["projection_dim"])))
+
+
+def _clip(
+    name: str,
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    tensors: Callable[[Mapping[str, Any]], Ports],
+    config: Mapping[str, Any],
+    *,
+    parameters: int,
+    flops: float,
+) -> ComponentSpec:
+    small = {**config, **_SMALL_CLIP} | ({"projection_dim": 32} if "projection_dim" in config else {})
+    inputs, outputs = tensors(config)
+    return ComponentSpec(
+        name=name,
+        make=make,
+        config=config,
+        small_config=small,
+        inputs=inputs,
+        outputs=outputs,
+        tensors=tensors,
+        parameters=parameters,
+        cost=Cost(cell=0, fixed=flops),
+    )
+
+
+CLIP_L_LAYERS = _clip(
+    "text_encoder",
+    make_clip_layers,
+    _layers_tensors,
+    _clip_config(768, 12, 12, "quick_gelu"),
+    parameters=123_060_480,
+    flops=13_298_503_680.0,
+)
+"""Stable Diffusion 1's."""
+
+OPEN_CLIP_H_LAYERS = _clip(
+    "text_encoder",
+    make_clip_layers,
+    _layers_tensors,
+    _clip_config(1024, 23, 16, "gelu"),  # the last of its 24 layers is never read
+    parameters=340_387_840,
+    flops=45_127_233_536.0,
+)
+"""Stable Diffusion 2's."""
+
+CLIP_L_PENULTIMATE = _clip(
+    "text_encoder",
+    make_clip_penultimate,
+    _penultimate_tensors,
+    _clip_config(768, 12, 12, "quick_gelu"),
+    parameters=123_060_480,
+    flops=13_298_503_680.0,
+)
+"""SDXL's first."""
+
+OPEN_CLIP_BIGG = _clip(
+    "text_encoder_2",
+    make_clip_penultimate_and_pooled,
+    _projected_tensors,
+    _clip_config(1280, 32, 20, "gelu", projection_dim=1280),
+    parameters=694_659_840,
+    flops=97_863_303_680.0,
+)
+"""SDXL's second, and Stable Cascade's."""
 
 T5_XXL = ComponentSpec(
     name="text_encoder_2",

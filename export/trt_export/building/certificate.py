@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ _DTYPES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 
 def certify(
     component: ComponentSpec,
-    config: Mapping[str, Any],
     graph: Path,
     weights: Sequence[BoundTensor],
     buckets: Sequence[Bucket],
@@ -54,7 +53,7 @@ def certify(
     bfloat16 is computed in float32 with the same weights, for ONNX Runtime's processor kernels lack it.
     """
     session = _session(graph)
-    reference = _reference(component, config, weights)
+    reference = _reference(component, weights)
     checked: dict[str, Any] = {}
     left_out: list[str] = []
     spent = 0.0
@@ -139,8 +138,8 @@ def _ssim(one: np.ndarray, other: np.ndarray, span: float) -> float:
     return float(similarity.mean())
 
 
-def _reference(component: ComponentSpec, config: Mapping[str, Any], weights: Sequence[BoundTensor]) -> nn.Module:
-    module = component.make(config).eval().requires_grad_(False)
+def _reference(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.Module:
+    module = component.make(component.config).eval().requires_grad_(False)
     state = {one.name: torch.from_numpy(float32_values(one)) for one in weights}
     missing, unknown = module.load_state_dict(state, strict=False, assign=True)
     if unknown:
@@ -159,7 +158,7 @@ def float32_values(weight: BoundTensor) -> np.ndarray:
     if weight.dtype == "BF16":
         values = (joined.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     elif weight.dtype == "F8_E4M3":
-        float8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
+        float8: Any = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
         values = joined.view(float8).astype(np.float32)
     else:
         values = joined.view(_DTYPES[weight.dtype]).astype(np.float32)

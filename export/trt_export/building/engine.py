@@ -163,8 +163,8 @@ def _finish(
     staging.phase_done("bind", (GRAPH,), seconds=bind_seconds)
     if staging.done("compile") is None:
         began = time.monotonic()
-        arguments = (BUILDERS[staging.identity.library].name, request, staging.path(PLAN))
-        compiled = run_phase(compile_plan, arguments, lambda share: report("compile", share), stop)
+        to_compile = (staging.identity.library, request, staging.path(PLAN))
+        compiled = run_phase(compile_plan, to_compile, lambda share: report("compile", share), stop)
         staging.phase_done(
             "compile",
             (PLAN,),
@@ -176,7 +176,7 @@ def _finish(
     report("compile", 1.0)
     began = time.monotonic()
     timestep = MIDDLE_TIMESTEP.get(architecture(order.architecture).prediction, 500.0)
-    place = (order.architecture, order.component.name, dict(order.config))
+    place = (order.architecture, order.component.name, dict(order.component.config))
     arguments = (*place, folder / GRAPH, weights, order.buckets, timestep)
     certified = run_phase(certify_by_name, arguments, lambda share: report("certify", share), stop)
     certificate: Certificate = certified.result
@@ -194,8 +194,8 @@ def _finish(
 
 def _graph(order: Order, cache: GraphCache, report: Report, stop: threading.Event) -> tuple[Path, tuple[float, int]]:
     """The weightless graph of an order, and what exporting it took: seconds and peak bytes (0: it was there)."""
-    place = (order.architecture, order.component.name, dict(order.config))
-    file = cache.path(f"{order.architecture}/{order.component.name}", order.config, order.precision)
+    place = (order.architecture, order.component.name, dict(order.component.config))
+    file = cache.path(f"{order.architecture}/{order.component.name}", order.component.config, order.precision)
     if file.exists():
         report("export", 1.0)
         return file, (0.0, 0)
@@ -240,8 +240,8 @@ def certify_by_name(
     tell: Tell,
 ) -> Certificate:
     """A phase: compare a bound graph with PyTorch."""
-    spec: ComponentSpec = architecture(family).component(component)
-    return certify(spec, config, graph, weights, buckets, timestep, tell)
+    spec: ComponentSpec = architecture(family).component(component).configured(config)
+    return certify(spec, graph, weights, buckets, timestep, tell)
 
 
 __all__ = ["PHASES", "Built", "CannotBuild", "PhaseFailed", "build_engine"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trt_engines.bucket import Bucket
 from trt_engines.profiles.histogram import Histogram
@@ -22,7 +21,6 @@ class Order:
     model: str
     architecture: str
     component: ComponentSpec
-    config: Mapping[str, Any]
     precision: str
     profiles: tuple[tuple[InputRange, ...], ...]
     buckets: tuple[Bucket, ...]  # the smallest of each profile, then the ones it is made for: what is certified
@@ -52,13 +50,12 @@ def orders_for(
                 shared.setdefault(key, []).append((plan.sm, engine))
     found = []
     for (name, precision, profiles), made in shared.items():
-        component = source.architecture.component(name)
+        component = source.architecture.component(name).configured(source.configs[name])
         found.append(
             Order(
                 model=source.name,
                 architecture=source.architecture.name,
                 component=component,
-                config=source.configs[name],
                 precision=precision,
                 profiles=tuple(input_ranges(component, profile) for profile in profiles),
                 buckets=tuple(dict.fromkeys([p.smallest for p in profiles] + [p.best for p in profiles])),

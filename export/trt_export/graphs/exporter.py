@@ -47,7 +47,8 @@ def export_graph(component: ComponentSpec, precision: str, config: Mapping[str, 
 
     Raises: GraphExportFailed.
     """
-    program, weights = _trace(component, precision, component.config if config is None else config)
+    component = component if config is None else component.configured(config)
+    program, weights = _trace(component, precision)
     model = program.model
     if constant := [name for name in model.graph.initializers if _is_buffer(name, program, weights)]:
         raise GraphExportFailed(
@@ -78,11 +79,11 @@ def example_inputs(
     return tuple(torch.ones(tensor.at(sizes), dtype=kinds[tensor.kind]) for tensor in component.inputs)
 
 
-def _trace(component: ComponentSpec, precision: str, config: Mapping[str, Any]) -> tuple[Any, set[str]]:
+def _trace(component: ComponentSpec, precision: str) -> tuple[Any, set[str]]:
     """The exporter's program and the names of everything that a checkpoint holds."""
     dtype = TYPES[precision]
     with FakeTensorMode(), _default_type(dtype):
-        module = component.make(config).eval()
+        module = component.make(component.config).eval()
         module.requires_grad_(False)
         # Real values of integer buffers are lost as well: what a checkpoint does not hold has to be computed.
         weights = set(module.state_dict())

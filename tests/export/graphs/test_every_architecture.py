@@ -19,7 +19,7 @@ def _networks() -> list[Any]:
     for entry in ARCHITECTURES:
         for component in entry.components:
             key = (component.make, repr(component.small_config))
-            found.setdefault(key, pytest.param(component, id=f"{entry.name}-{component.name}"))
+            found.setdefault(key, pytest.param(component.small, id=f"{entry.name}-{component.name}"))
     return list(found.values())
 
 
@@ -34,7 +34,7 @@ BUCKETS = tuple(_at(rows, *size) for size in ((128, 64, 64), (64, 192, 96)) for 
 def test_a_graph_computes_what_pytorch_computes_at_other_sizes_and_rows(
     component: ComponentSpec, small_module: Callable[..., Any], graph_and_pytorch: Callable[..., Any]
 ) -> None:
-    graph = export_graph(component, "float32", component.small_config)
+    graph = export_graph(component, "float32")
 
     for results, expected in graph_and_pytorch(component, graph, small_module(component), BUCKETS):
         assert len(results) == len(component.outputs)

@@ -1,0 +1,344 @@
+"""Stable Diffusion 1 and 2 with their inpainting variants, and SDXL: one U-Net in several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from trt_export.architectures.architecture import (
+    ROWS,
+    TOKENS,
+    Architecture,
+    Axis,
+    ComponentSpec,
+    Cost,
+    Kind,
+    Ports,
+    Quantity,
+    Tensor,
+)
+from trt_export.architectures.autoencoders import (
+    SDXL_VAE_DECODER,
+    SDXL_VAE_ENCODER,
+    STABLE_DIFFUSION_VAE_DECODER,
+    STABLE_DIFFUSION_VAE_ENCODER,
+)
+from trt_export.architectures.text_encoders import (
+    CLIP_L_LAYERS,
+    CLIP_L_PENULTIMATE,
+    OPEN_CLIP_BIGG,
+    OPEN_CLIP_H_LAYERS,
+)
+from trt_export.network import Network
+
+LATENT_CHANNELS = 4
+TIME_IDS = 6
+"""SDXL's: original height and width, top and left of the crop, target height and width, in pixels."""
+
+
+class UNetDenoiser(Network):
+    """Noise, or velocity where the family predicts it.
+
+    sample [rows, 4, h, w], timestep [rows] of the 1000 training steps, context [rows, tokens, width] -> noise_pred
+    [rows, 4, h, w].
+    """
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        predicted: torch.Tensor = self.model(sample, timestep, context, return_dict=False)[0]
+        return predicted
+
+
+class InpaintingDenoiser(Network):
+    """As `UNetDenoiser`, with mask [rows, 1, h, w] (1: to be painted) and masked_latent [rows, 4, h, w].
+
+    They are inputs of their own, so that `sample` stays the state that samplers step.
+    """
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        context: torch.Tensor,
+        mask: torch.Tensor,
+        masked_latent: torch.Tensor,
+    ) -> torch.Tensor:
+        states = torch.cat([sample, mask, masked_latent], dim=1)
+        predicted: torch.Tensor = self.model(states, timestep, context, return_dict=False)[0]
+        return predicted
+
+
+class SdxlDenoiser(Network):
+    """As `UNetDenoiser`, with pooled [rows, 1280] and time_ids float32 [rows, 6].
+
+    The embedded ids are brought to the pooled prompt's type before the two are joined: in the library the sum of types
+    decides, and TensorRT has no such rule.
+    """
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        context: torch.Tensor,
+        pooled: torch.Tensor,
+        time_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        model = self.model
+        ids = model.add_time_proj(time_ids.flatten()).unflatten(0, (-1, TIME_IDS)).flatten(1).to(pooled.dtype)
+        extra = model.add_embedding(torch.cat([pooled, ids], dim=-1))
+        predicted: torch.Tensor = _with_embedding(model, sample, timestep, context, extra)
+        return predicted
+
+
+def _with_embedding(
+    model: Any, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, extra: torch.Tensor
+) -> torch.Tensor:
+    """The library's forward with `extra` [rows, width] added to the embedded timestep."""
+    time = model.time_embedding(model.time_proj(timestep).to(sample.dtype)) + extra
+    states = model.conv_in(sample)
+    skipped = [states]
+    for block in model.down_blocks:
+        states, residuals = _down(block, states, time, context)
+        skipped += residuals
+    states = model.mid_block(states, time, encoder_hidden_states=context)
+    for block in model.up_blocks:
+        count = len(block.resnets)
+        residuals, skipped = tuple(skipped[-count:]), skipped[:-count]
+        states = _up(block, states, time, context, residuals)
+    predicted: torch.Tensor = model.conv_out(model.conv_act(model.conv_norm_out(states)))
+    return predicted
+
+
+def _down(
+    block: Any, states: torch.Tensor, time: torch.Tensor, context: torch.Tensor
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    attends = getattr(block, "has_cross_attention", False)
+    found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] = (
+        block(states, time, encoder_hidden_states=context) if attends else block(states, time)
+    )
+    return found
+
+
+def _up(
+    block: Any,
+    states: torch.Tensor,
+    time: torch.Tensor,
+    context: torch.Tensor,
+    residuals: tuple[torch.Tensor, ...],
+) -> torch.Tensor:
+    attends = getattr(block, "has_cross_attention", False)
+    found: torch.Tensor = (
+        block(states, residuals, time, encoder_hidden_states=context) if attends else block(states, residuals, time)
+    )
+    return found
+
+
+def make_denoiser(config: Mapping[str, Any]) -> nn.Module:
+    """The denoiser of a configuration of `UNet2DConditionModel`."""
+    return UNetDenoiser(UNet2DConditionModel(**config)).eval()
+
+
+def make_inpainting_denoiser(config: Mapping[str, Any]) -> nn.Module:
+    """The inpainting denoiser of a configuration of `UNet2DConditionModel`."""
+    return InpaintingDenoiser(UNet2DConditionModel(**config)).eval()
+
+
+def make_sdxl_denoiser(config: Mapping[str, Any]) -> nn.Module:
+    """SDXL's denoiser of a configuration of `UNet2DConditionModel`."""
+    return SdxlDenoiser(UNet2DConditionModel(**config)).eval()
+
+
+def _latent(name: str, channels: int, config: Mapping[str, Any]) -> Tensor:
+    """A latent whose sides the network halves at each level but the last."""
+    levels = 2 ** (len(config["block_out_channels"]) - 1)
+    sides = (
+        Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=levels),
+        Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=levels),
+    )
+    return Tensor(name=name, shape=(ROWS, channels, *sides))
+
+
+def _tensors(config: Mapping[str, Any]) -> Ports:
+    inputs = (
+        _latent("sample", LATENT_CHANNELS, config),
+        Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32),
+        Tensor(name="context", shape=(ROWS, TOKENS, config["cross_attention_dim"])),
+    )
+    return inputs, (_latent("noise_pred", LATENT_CHANNELS, config),)
+
+
+def _inpainting_tensors(config: Mapping[str, Any]) -> Ports:
+    inputs, outputs = _tensors(config)
+    more = (_latent("mask", 1, config), _latent("masked_latent", LATENT_CHANNELS, config))
+    return (*inputs, *more), outputs
+
+
+def _sdxl_tensors(config: Mapping[str, Any]) -> Ports:
+    inputs, outputs = _tensors(config)
+    pooled = config["projection_class_embeddings_input_dim"] - TIME_IDS * config["addition_time_embed_dim"]
+    more = (
+        Tensor(name="pooled", shape=(ROWS, pooled)),
+        Tensor(name="time_ids", shape=(ROWS, TIME_IDS), kind=Kind.FLOAT32),
+    )
+    return (*inputs, *more), outputs
+
+
+def _denoiser(
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    tensors: Callable[[Mapping[str, Any]], Ports],
+    config: Mapping[str, Any],
+    small: Mapping[str, Any],
+    parameters: int,
+    cost: Cost,
+) -> ComponentSpec:
+    inputs, outputs = tensors(config)
+    return ComponentSpec(
+        name="denoiser",
+        make=make,
+        config=config,
+        small_config={**config, **small},
+        inputs=inputs,
+        outputs=outputs,
+        tensors=tensors,
+        parameters=parameters,
+        cost=cost,
+    )
+
+
+_SD1: dict[str, Any] = {"cross_attention_dim": 768, "block_out_channels": (320, 640, 1280, 1280)}
+_SD2: dict[str, Any] = _SD1 | {
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
+_INPAINTING = {"in_channels": 9}
+_SMALL: dict[str, Any] = {
+    "block_out_channels": (16, 32, 32, 32),
+    "layers_per_block": 1,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+_SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+_SMALL_SDXL: dict[str, Any] = {
+    "block_out_channels": (16, 32, 32),
+    "layers_per_block": 1,
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (2, 4, 4),
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 32 + 6 * 8,
+}
+
+_SD1_COST = Cost(
+    cell=8,
+    fixed=55_705_600.0,
+    per_cell=164_602_880.0,
+    per_cell_squared=7_301.0,
+    per_token=38_338_560.0,
+    per_cell_token=11_280.0,
+    activation_bytes_per_cell=16_646.0,
+    activation_bytes_per_token=1_536.0,
+)
+_SD2_COST = replace(_SD1_COST, per_token=51_118_080.0, activation_bytes_per_token=2_048.0)
+_SDXL_COST = Cost(
+    cell=8,
+    fixed=49_807_360.0,
+    per_cell=361_620_480.0,
+    per_cell_squared=2_800.0,
+    per_token=681_574_400.0,
+    per_cell_token=25_600.0,
+    activation_bytes_per_cell=10_097.0,
+    activation_bytes_per_token=4_096.0,
+)
+
+
+def _stable_diffusion(
+    name: str,
+    title: str,
+    denoiser: ComponentSpec,
+    text_encoder: ComponentSpec,
+    *,
+    side: int = 512,
+    prediction: str = "epsilon",
+) -> Architecture:
+    return Architecture(
+        name=name,
+        title=title,
+        prediction=prediction,
+        latent_channels=LATENT_CHANNELS,
+        latent_scale=8,
+        native_pixels=side * side,
+        tokens=(77, 154, 231),
+        components=(text_encoder, denoiser, STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER),
+    )
+
+
+_SD1_DENOISER = _denoiser(make_denoiser, _tensors, _SD1, _SMALL, 859_520_964, _SD1_COST)
+_SD2_DENOISER = _denoiser(make_denoiser, _tensors, _SD2, _SMALL, 865_910_724, _SD2_COST)
+
+STABLE_DIFFUSION_1 = _stable_diffusion("stable_diffusion_1", "Stable Diffusion 1.5", _SD1_DENOISER, CLIP_L_LAYERS)
+STABLE_DIFFUSION_1_INPAINTING = _stable_diffusion(
+    "stable_diffusion_1_inpainting",
+    "Stable Diffusion 1.5 Inpainting",
+    _denoiser(
+        make_inpainting_denoiser, _inpainting_tensors, _SD1 | _INPAINTING, _SMALL | _INPAINTING, 859_535_364, _SD1_COST
+    ),
+    CLIP_L_LAYERS,
+)
+STABLE_DIFFUSION_2 = _stable_diffusion(
+    "stable_diffusion_2", "Stable Diffusion 2.1 (512)", _SD2_DENOISER, OPEN_CLIP_H_LAYERS
+)
+STABLE_DIFFUSION_2_V = _stable_diffusion(
+    "stable_diffusion_2_v",
+    "Stable Diffusion 2.1 (768)",
+    _SD2_DENOISER,
+    OPEN_CLIP_H_LAYERS,
+    side=768,
+    prediction="v_prediction",
+)
+STABLE_DIFFUSION_2_INPAINTING = _stable_diffusion(
+    "stable_diffusion_2_inpainting",
+    "Stable Diffusion 2 Inpainting",
+    _denoiser(
+        make_inpainting_denoiser, _inpainting_tensors, _SD2 | _INPAINTING, _SMALL | _INPAINTING, 865_925_124, _SD2_COST
+    ),
+    OPEN_CLIP_H_LAYERS,
+)
+SDXL = Architecture(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    prediction="epsilon",
+    latent_channels=LATENT_CHANNELS,
+    latent_scale=8,
+    native_pixels=1024 * 1024,
+    tokens=(77, 154, 231),
+    components=(
+        CLIP_L_PENULTIMATE,
+        OPEN_CLIP_BIGG,
+        _denoiser(make_sdxl_denoiser, _sdxl_tensors, _SDXL, _SMALL_SDXL, 2_567_463_684, _SDXL_COST),
+        SDXL_VAE_DECODER,
+        SDXL_VAE_ENCODER,
+    ),
+    notes={
+        "text": "context is both encoders' side by side, 768 + 1280 wide; a clip skip is not read: always the last"
+        " layer but one",
+        "vae": "half precision overflows in the decoder's widest blocks and gives black pictures",
+    },
+)
