@@ -32,7 +32,7 @@ FLOPS_MOST = 12e12
 
 SEED = 20_240
 
-_DTYPES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 
 
 def certify(

@@ -106,7 +106,7 @@ def build_engine(
             profiles=order.profiles,
             compute_capabilities=order.compute_capabilities,
             refittable=refittable,
-            batch_independent=True,
+            batch_independent=len(order.profiles) == 1,  # TensorRT-RTX refuses it with several
         )
         builder = BUILDERS[library]
         if reasons := obstacles(builder, request, bound.weight_bytes, machine):

@@ -1,6 +1,6 @@
 """Train shapes-tiny on the CPU: first the VAE, then text encoder and denoiser together.
 
-    python -m trt_export.shapes_tiny.train --state DIR [--vae-minutes 40] [--denoiser-minutes 45] [--seed 0]
+    python -m trt_export.shapes_tiny.train --state DIR [--vae-minutes 42] [--denoiser-minutes 82] [--seed 0]
 
 Minutes are of all cores' computing, so that other work beside a run delays it and takes nothing from it. The state
 folder holds everything needed to go on after a stop; `export.py` turns it into the model that ships.
@@ -322,8 +322,8 @@ def main() -> None:
     """Train from where the state folder stands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--vae-minutes", type=float, default=40)
-    parser.add_argument("--denoiser-minutes", type=float, default=45)
+    parser.add_argument("--vae-minutes", type=float, default=42)
+    parser.add_argument("--denoiser-minutes", type=float, default=82)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.state.mkdir(parents=True, exist_ok=True)
