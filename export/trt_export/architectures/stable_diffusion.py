@@ -72,12 +72,27 @@ class InpaintingDenoiser(Network):
         return predicted
 
 
-class SdxlDenoiser(Network):
-    """As `UNetDenoiser`, with pooled [rows, 1280] and time_ids float32 [rows, 6].
+class Sinusoid(nn.Module):
+    """The library's embedding of numbers, brought to the type that it is joined with.
 
-    The embedded ids are brought to the pooled prompt's type before the two are joined: in the library the sum of types
-    decides, and TensorRT has no such rule.
+    The library joins float32 with the pooled prompt's type and lets the wider one decide; TensorRT has no such rule.
     """
+
+    def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embedding, self.dtype = embedding, dtype
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        embedded: torch.Tensor = self.embedding(numbers)
+        return embedded.to(self.dtype)
+
+
+class SdxlDenoiser(Network):
+    """As `UNetDenoiser`, with pooled [rows, 1280] and time_ids float32 [rows, 6]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        model.add_time_proj = Sinusoid(model.add_time_proj, model.dtype)
 
     def forward(
         self,
@@ -87,54 +102,9 @@ class SdxlDenoiser(Network):
         pooled: torch.Tensor,
         time_ids: torch.Tensor,
     ) -> torch.Tensor:
-        model = self.model
-        ids = model.add_time_proj(time_ids.flatten()).unflatten(0, (-1, TIME_IDS)).flatten(1).to(pooled.dtype)
-        extra = model.add_embedding(torch.cat([pooled, ids], dim=-1))
-        predicted: torch.Tensor = _with_embedding(model, sample, timestep, context, extra)
+        more = {"text_embeds": pooled, "time_ids": time_ids}
+        predicted: torch.Tensor = self.model(sample, timestep, context, added_cond_kwargs=more, return_dict=False)[0]
         return predicted
-
-
-def _with_embedding(
-    model: Any, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, extra: torch.Tensor
-) -> torch.Tensor:
-    """The library's forward with `extra` [rows, width] added to the embedded timestep."""
-    time = model.time_embedding(model.time_proj(timestep).to(sample.dtype)) + extra
-    states = model.conv_in(sample)
-    skipped = [states]
-    for block in model.down_blocks:
-        states, residuals = _down(block, states, time, context)
-        skipped += residuals
-    states = model.mid_block(states, time, encoder_hidden_states=context)
-    for block in model.up_blocks:
-        count = len(block.resnets)
-        residuals, skipped = tuple(skipped[-count:]), skipped[:-count]
-        states = _up(block, states, time, context, residuals)
-    predicted: torch.Tensor = model.conv_out(model.conv_act(model.conv_norm_out(states)))
-    return predicted
-
-
-def _down(
-    block: Any, states: torch.Tensor, time: torch.Tensor, context: torch.Tensor
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    attends = getattr(block, "has_cross_attention", False)
-    found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] = (
-        block(states, time, encoder_hidden_states=context) if attends else block(states, time)
-    )
-    return found
-
-
-def _up(
-    block: Any,
-    states: torch.Tensor,
-    time: torch.Tensor,
-    context: torch.Tensor,
-    residuals: tuple[torch.Tensor, ...],
-) -> torch.Tensor:
-    attends = getattr(block, "has_cross_attention", False)
-    found: torch.Tensor = (
-        block(states, residuals, time, encoder_hidden_states=context) if attends else block(states, residuals, time)
-    )
-    return found
 
 
 def make_denoiser(config: Mapping[str, Any]) -> nn.Module:
@@ -217,7 +187,9 @@ _SD2: dict[str, Any] = _SD1 | {
 }
 _INPAINTING = {"in_channels": 9}
 _SMALL: dict[str, Any] = {
-    "block_out_channels": (16, 32, 32, 32),
+    "block_out_channels": (16, 32),  # tracing takes its time by blocks
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "layers_per_block": 1,
     "cross_attention_dim": 32,
     "attention_head_dim": 4,
