@@ -57,9 +57,9 @@ def _errors() -> Iterator[None]:
     """End with what went wrong in one sentence, for what people can do something about."""
     from trt_engines.errors import EngineError
     from trt_export.architectures.registry import UnknownArchitecture
-    from trt_export.building.child import PhaseFailed
     from trt_export.checkpoints.random_checkpoint import NoLayout
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+    from trt_export.child import PhaseFailed
 
     try:
         yield

@@ -193,6 +193,10 @@ def _without_time(model: Any) -> Any:
     return model
 
 
+OVERFLOWING = ("bfloat16", "float32")
+"""Types of networks that pass half precision's largest value in their widest blocks for some pictures."""
+
+
 def _pair(
     makers: tuple[Any, Any],
     config: Mapping[str, Any],
@@ -202,7 +206,7 @@ def _pair(
     scale: int,
     parameters: tuple[int, int],
     costs: tuple[Cost, Cost],
-    precisions: tuple[str, ...] = ("bfloat16", "float32"),  # half precision overflows in the widest blocks
+    precisions: tuple[str, ...] = OVERFLOWING,
 ) -> tuple[ComponentSpec, ComponentSpec]:
     """Decoder and encoder of one autoencoder whose latents have `scale` pixels per position."""
     latent_axes = (
@@ -272,29 +276,27 @@ FLUX_VAE_DECODER, FLUX_VAE_ENCODER = _pair(
     ),
 )
 
-_KL_COSTS = (
-    Cost(cell=8, per_cell=605_507_616.0, per_cell_squared=2_048.0, activation_bytes_per_cell=98_320.0),
-    Cost(cell=8, per_cell=264_233_088.0, per_cell_squared=2_048.0, activation_bytes_per_cell=81_920.0),
-)
-STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER = _pair(
-    (make_kl_decoder, make_kl_encoder),
-    _KL | {"latent_channels": 4, "scaling_factor": 0.18215},
-    _KL | _SMALL_KL | {"latent_channels": 4, "scaling_factor": 0.18215},
-    channels=4,
-    scale=8,
-    parameters=(49_490_199, 34_163_664),
-    costs=_KL_COSTS,
-    precisions=("float16", "bfloat16", "float32"),
-)
-SDXL_VAE_DECODER, SDXL_VAE_ENCODER = _pair(
-    (make_kl_decoder, make_kl_encoder),
-    _KL | {"latent_channels": 4, "scaling_factor": 0.13025},
-    _KL | _SMALL_KL | {"latent_channels": 4, "scaling_factor": 0.13025},
-    channels=4,
-    scale=8,
-    parameters=(49_490_199, 34_163_664),
-    costs=_KL_COSTS,
-)
+
+def _four_channels(scaling_factor: float, precisions: tuple[str, ...]) -> tuple[ComponentSpec, ComponentSpec]:
+    """The autoencoder of Stable Diffusion 1, 2 and XL, which differ in their weights."""
+    config = _KL | {"latent_channels": 4, "scaling_factor": scaling_factor}
+    return _pair(
+        (make_kl_decoder, make_kl_encoder),
+        config,
+        config | _SMALL_KL,
+        channels=4,
+        scale=8,
+        parameters=(49_490_199, 34_163_664),
+        costs=(
+            Cost(cell=8, per_cell=605_507_616.0, per_cell_squared=2_048.0, activation_bytes_per_cell=98_320.0),
+            Cost(cell=8, per_cell=264_233_088.0, per_cell_squared=2_048.0, activation_bytes_per_cell=81_920.0),
+        ),
+        precisions=precisions,
+    )
+
+
+STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER = _four_channels(0.18215, ("float16", "bfloat16", "float32"))
+SDXL_VAE_DECODER, SDXL_VAE_ENCODER = _four_channels(0.13025, OVERFLOWING)
 
 _FLUX2_VAE = _KL | {"latent_channels": 32, "batch_norm_eps": 1e-4}
 FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER = _pair(

@@ -339,11 +339,12 @@ def _clip(
     )
 
 
+_CLIP_L = _clip_config(768, 12, 12, "quick_gelu")
 CLIP_L_LAYERS = _clip(
     "text_encoder",
     make_clip_layers,
     _layers_tensors,
-    _clip_config(768, 12, 12, "quick_gelu"),
+    _CLIP_L,
     parameters=123_060_480,
     flops=13_298_503_680.0,
 )
@@ -363,7 +364,7 @@ CLIP_L_PENULTIMATE = _clip(
     "text_encoder",
     make_clip_penultimate,
     _penultimate_tensors,
-    _clip_config(768, 12, 12, "quick_gelu"),
+    _CLIP_L,
     parameters=123_060_480,
     flops=13_298_503_680.0,
 )

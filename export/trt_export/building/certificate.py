@@ -17,9 +17,9 @@ from torch import nn
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
 from trt_export.architectures.architecture import ComponentSpec, Kind, Tensor
-from trt_export.building.child import Tell
 from trt_export.building.order import sizes_of
 from trt_export.checkpoints.binding import BoundTensor
+from trt_export.child import Tell
 
 PSNR_LEAST = 35.0
 """dB, of an output's range: below, a picture is visibly another one (the rule of thumb of cache-dit)."""
@@ -150,13 +150,11 @@ def _reference(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.M
 
 def float32_values(weight: BoundTensor) -> np.ndarray:
     """The values of a bound weight, computed as its graph does: float32 in the library's shape."""
-    parts = []
-    for piece in weight.pieces:
-        raw = np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset)
-        parts.append(raw)
-    joined = np.concatenate(parts)
+    joined = np.concatenate(
+        [np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in weight.pieces]
+    )
     if weight.dtype == "BF16":
-        values = (joined.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        values = _from_bfloat16(joined)
     elif weight.dtype == "F8_E4M3":
         float8: Any = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
         values = joined.view(float8).astype(np.float32)
@@ -165,6 +163,11 @@ def float32_values(weight: BoundTensor) -> np.ndarray:
     if weight.scale is not None:
         values = values * np.fromfile(weight.scale.file, np.float32, 1, offset=weight.scale.offset)
     return values.reshape(weight.shape)
+
+
+def _from_bfloat16(raw: np.ndarray) -> np.ndarray:
+    """Bytes of bfloat16 values, the upper halves of float32 ones, as float32."""
+    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _session(graph: Path) -> onnxruntime.InferenceSession:
@@ -187,8 +190,7 @@ def _mapped(tensor: TensorProto, folder: Path) -> Any:
     offset, length = int(place["offset"]), int(place["length"])
     raw = np.memmap(folder / place["location"], np.uint8, "r", offset, (length,))
     if tensor.data_type == TensorProto.BFLOAT16:
-        wide = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        return onnxruntime.OrtValue.ortvalue_from_numpy(wide.reshape(tuple(tensor.dims)))
+        return onnxruntime.OrtValue.ortvalue_from_numpy(_from_bfloat16(raw).reshape(tuple(tensor.dims)))
     if tensor.data_type == TensorProto.FLOAT8E4M3FN:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
             np.array(raw).reshape(tuple(tensor.dims)), tensor.data_type

@@ -15,7 +15,7 @@ import onnx
 
 from trt_engines.bucket import Bucket
 from trt_engines.builders.builder import BuildRequest, Progress
-from trt_engines.builders.preflight import Machine, obstacles
+from trt_engines.builders.preflight import DISK_PER_WEIGHT_BYTE, Machine, obstacles
 from trt_engines.builders.tensorrt import TensorRt
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.store.identity import Identity, digest
@@ -25,17 +25,16 @@ from trt_engines.store.store import Store
 from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import architecture
 from trt_export.building.certificate import certify
-from trt_export.building.child import PhaseFailed, Tell, run_phase
 from trt_export.building.order import Order
 from trt_export.checkpoints.binding import BoundTensor, bind
 from trt_export.checkpoints.keymap import KeyMap
 from trt_export.checkpoints.safetensors_file import StoredTensor
+from trt_export.child import Tell, run_phase
 from trt_export.graphs.bound import BoundGraph, bind_graph, link_files
 from trt_export.graphs.bound import digest as weights_digest
 from trt_export.graphs.cache import GraphCache
 from trt_export.graphs.exporter import export_graph, parameters
 
-PHASES = ("export", "bind", "compile", "certify")
 PLAN, GRAPH, SIDE = "engine.plan", "graph.onnx", "side.safetensors"
 
 BUILDERS = {builder.name: builder for builder in (TensorRtRtx(), TensorRt())}
@@ -127,7 +126,7 @@ def build_engine(
         report("bind", 1.0)
         # Written for this checkpoint; links and the graph in the cache are not counted.
         written = sum(file.stat().st_size for file in folder.iterdir() if not file.is_symlink())
-        with store.building(identity, needed=int(bound.weight_bytes * 1.1)) as staging:
+        with store.building(identity, needed=int(bound.weight_bytes * DISK_PER_WEIGHT_BYTE)) as staging:
             fresh = staging.published is None
             if fresh:
                 _finish(order, staging, request, weights, folder, bound, exported, bind_seconds, report, stop)
@@ -242,6 +241,3 @@ def certify_by_name(
     """A phase: compare a bound graph with PyTorch."""
     spec: ComponentSpec = architecture(family).component(component).configured(config)
     return certify(spec, graph, weights, buckets, timestep, tell)
-
-
-__all__ = ["PHASES", "Built", "CannotBuild", "PhaseFailed", "build_engine"]

@@ -11,19 +11,9 @@ from typing import Any
 from trt_engines.model import find_models
 from trt_export.architectures.architecture import Architecture
 from trt_export.architectures.registry import architecture
-from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_header
-
-FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "text_encoder": ("text_encoder",),
-    "text_encoder_2": ("text_encoder_2",),
-    "denoiser": ("unet", "transformer", "prior"),
-    "denoiser_stage_b": ("decoder",),
-    "vae_decoder": ("vae", "vqgan"),
-    "vae_encoder": ("vae", "vqgan"),
-}
-"""Where a diffusers folder keeps the networks of an architecture, the first that is there."""
-
-PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
+from trt_export.checkpoints.checkpoint import FOLDERS, Checkpoint, open_checkpoint
+from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.checkpoints.signatures import detect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +23,7 @@ class Source:
     name: str
     architecture: Architecture
     configs: Mapping[str, Mapping[str, Any]]  # of each component
-    tensors: Mapping[str, Mapping[str, StoredTensor]]  # of each component's files, by their names there
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Every file of weights."""
-        return tuple(sorted({one.file for tensors in self.tensors.values() for one in tensors.values()}))
+    checkpoint: Checkpoint
 
 
 def open_source(model: str, models: Path | None = None, family: str | None = None) -> Source:
@@ -53,52 +38,22 @@ def open_source(model: str, models: Path | None = None, family: str | None = Non
     """
     known = find_models([models] if models else [])
     if found := known.get(model):
-        return _folder(found.name, found.folder, architecture(family or found.architecture))
+        return _source(found.name, found.folder, family or found.architecture)
     path = Path(model).expanduser()
-    if path.is_dir():
-        return _folder(path.name, path, architecture(_named(family, path)))
-    if path.suffix in PICKLED:
-        raise UnreadableCheckpoint(
-            f"{path} is a pickle: reading it runs code from whoever made it. Convert it once, in a process that runs "
-            f"none: trt-worker convert {path} {path.with_suffix('.safetensors')}"
-        )
-    if not path.is_file():
+    if not path.exists():
         names = ", ".join(sorted(known)) or "none"
         raise UnreadableCheckpoint(f"{model!r} is neither a file, a folder nor a known model; known are {names}")
-    entry = architecture(_named(family, path))
-    tensors = read_header(path)
-    return Source(
-        name=path.stem,
-        architecture=entry,
-        configs={one.name: one.config for one in entry.components},
-        tensors={one.name: tensors for one in entry.components},
-    )
+    return _source(path.name if path.is_dir() else path.stem, path, family)
 
 
-def _named(family: str | None, path: Path) -> str:
-    if family is None:
-        raise UnreadableCheckpoint(
-            f"{path} does not say what architecture it is of; name it with --architecture (trt-worker plan lists them)"
-        )
-    return family
-
-
-def _folder(name: str, folder: Path, entry: Architecture) -> Source:
-    """A diffusers folder: each network with its configuration and its files."""
-    configs, tensors = {}, {}
+def _source(name: str, path: Path, family: str | None) -> Source:
+    checkpoint = open_checkpoint(path)
+    entry = architecture(family or detect(checkpoint))
+    configs = {}
     for component in entry.components:
-        place = next((folder / one for one in FOLDERS[component.name] if (folder / one).is_dir()), None)
-        if place is None:
-            raise UnreadableCheckpoint(
-                f"{folder} has no folder {' or '.join(FOLDERS[component.name])} for the {component.name} of "
-                f"{entry.title}"
-            )
-        configs[component.name] = _config(place / "config.json")
-        files = sorted(place.glob("*.safetensors"))
-        if not files:
-            raise UnreadableCheckpoint(f"{place} holds no .safetensors file")
-        tensors[component.name] = {key: one for file in files for key, one in read_header(file).items()}
-    return Source(name=name, architecture=entry, configs=configs, tensors=tensors)
+        folder = next((one for one in FOLDERS[component.name] if one in checkpoint.parts), None)
+        configs[component.name] = _config(path / folder / "config.json") if folder else component.config
+    return Source(name=name, architecture=entry, configs=configs, checkpoint=checkpoint)
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -9,15 +9,15 @@ import resource
 import shlex
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trt_engines.store.files import megabytes, whole_file
-from trt_export.building.child import run_phase
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
+from trt_export.child import own_memory, run_phase
 
 PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 """Endings of files that PyTorch's own `save` writes."""
@@ -156,8 +156,7 @@ def _bytes(values: torch.Tensor) -> memoryview:
 
 def bound(size: int) -> None:
     """Bound the memory and the files of this process for good, for a checkpoint of `size` bytes."""
-    virtual = next(line for line in _status() if line.startswith("VmSize:"))
-    memory = int(virtual.split()[1]) * 1024 + 2 * size + SPARE_BYTES
+    memory = own_memory("VmSize") + 2 * size + SPARE_BYTES
     for limit, most in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, 2 * size + (64 << 20)),
@@ -166,7 +165,3 @@ def bound(size: int) -> None:
     ):
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(limit, (most, most) if hard == resource.RLIM_INFINITY or most < hard else (hard, hard))
-
-
-def _status() -> Iterator[str]:
-    yield from Path("/proc/self/status").read_text().splitlines()

@@ -74,7 +74,7 @@ def parameters(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def example_inputs(
     component: ComponentSpec, sizes: Mapping[Quantity, int], dtype: torch.dtype
 ) -> tuple[torch.Tensor, ...]:
-    """Inputs of a bucket without meaning: zeros, and true where a tensor is a mask."""
+    """Inputs of a bucket without meaning: ones, which are true where a tensor is a mask."""
     kinds = {Kind.REAL: dtype, Kind.FLOAT32: torch.float32, Kind.INT64: torch.int64, Kind.BOOL: torch.bool}
     return tuple(torch.ones(tensor.at(sizes), dtype=kinds[tensor.kind]) for tensor in component.inputs)
 

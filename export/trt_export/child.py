@@ -77,15 +77,14 @@ def _serve(work: Callable[..., Any], arguments: tuple[Any, ...], connection: Con
     except Exception as exc:  # noqa: BLE001 - whatever it is, the parent reports it
         connection.send(("failed", str(exc) or type(exc).__name__))
     else:
-        connection.send(("done", (result, _peak_bytes())))
+        connection.send(("done", (result, own_memory("VmHWM"))))
 
 
-def _peak_bytes() -> int:
-    """Most resident memory of this program; unlike getrusage's, not that of the process it was started from."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def own_memory(kind: str) -> int:
+    """Bytes of this program's memory, by the kernel's word in /proc/self/status: VmSize (virtual now), VmHWM (the most
+    resident; unlike getrusage's, not that of the process it was started from)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{kind}:"))
+    return int(line.split()[1]) * 1024
 
 
 def _death(code: int | None) -> str:
