@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU: the embedded default, and the oracle the other backends are held to."""
+"""ONNX Runtime: on the CPU the embedded default, and the oracle the other backends are held to; on a card a fallback.
+
+Nothing here was run on a card: that the CUDA provider computes the same is ONNX Runtime's word.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,16 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeBackend:
-    """Runs a model's ONNX graphs on the processor; one session per graph serves every bucket.
+    """Runs a model's ONNX graphs; one session per graph serves every bucket.
 
     Args:
         threads: threads of one engine call; 0 takes every core this process may use.
+        cuda: compute on the first card that the process sees; tensors stay in host memory and are copied at each call.
     """
 
-    name = "onnxruntime"
-
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, *, cuda: bool = False) -> None:
+        self.name = "onnxruntime-cuda" if cuda else "onnxruntime"
+        self._provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
         self._threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[Path, onnxruntime.InferenceSession] = {}
 
@@ -56,11 +60,15 @@ class OnnxRuntimeBackend:
             options.inter_op_num_threads = 1
             options.log_severity_level = 3
             try:
-                self._sessions[graph] = onnxruntime.InferenceSession(
-                    str(graph), sess_options=options, providers=["CPUExecutionProvider"]
-                )
+                session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[self._provider])
             except Exception as error:
                 raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
+            if (used := session.get_providers()[0]) != self._provider:  # it falls back without an error
+                raise EngineFault(
+                    f"ONNX Runtime does not compute with {self._provider} here and would use {used}: this needs "
+                    "onnxruntime-gpu with the CUDA and cuDNN libraries that its release notes name"
+                )
+            self._sessions[graph] = session
         return self._sessions[graph]
 
 
