@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.footprint import single_precision
 from trt_engines.errors import EngineFault
 from trt_engines.interface import Interface, TensorSpec, interface_of
-from trt_engines.model import Component
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,12 +46,18 @@ class OnnxRuntimeBackend:
             return f"{spec.model.name} has no {spec.component.value} graph"
         return None
 
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return single_precision(spec)
+
     def load(self, spec: EngineSpec) -> OnnxRuntimeEngine:
         session = self._session(spec.model.graphs[spec.component])
         layers = 1
         if spec.component is Component.TEXT_ENCODER:
             layers = int(session.get_outputs()[0].shape[0])
         return OnnxRuntimeEngine(spec, session, interface_of(spec, text_layers=layers))
+
+    def unload(self, model: Model, component: Component) -> None:
+        self._sessions.pop(model.graphs[component], None)
 
     def _session(self, graph: Path) -> onnxruntime.InferenceSession:
         if graph not in self._sessions:

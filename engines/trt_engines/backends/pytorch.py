@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.footprint import single_precision
 from trt_engines.errors import EngineFault, OutOfMemory
 from trt_engines.interface import interface_of
-from trt_engines.model import Component
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 
 _ARCHITECTURES = frozenset({"stable_diffusion_1"})
 
@@ -44,6 +46,9 @@ class PyTorchBackend:
             return f"{spec.model.name} has no {spec.component.value} weights"
         return None
 
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return single_precision(spec)
+
     def load(self, spec: EngineSpec) -> PyTorchEngine:
         import torch
 
@@ -57,9 +62,12 @@ class PyTorchBackend:
             raise EngineFault(f"PyTorch cannot load {spec.label}: {error}") from error
         return PyTorchEngine(spec, module, device)
 
+    def unload(self, model: Model, component: Component) -> None:
+        self._modules.pop((model.name, _module_of(component)), None)
+
     def _module(self, spec: EngineSpec, device: str) -> Any:
         """The eager module that computes a component; encoder and decoder share one VAE."""
-        kind = Component.VAE_DECODER if spec.component is Component.VAE_ENCODER else spec.component
+        kind = _module_of(spec.component)
         key = (spec.model.name, kind)
         if key not in self._modules:
             import torch
@@ -110,6 +118,11 @@ class PyTorchEngine:
 
     def close(self) -> None:
         self._tensors.clear()
+
+
+def _module_of(component: Component) -> Component:
+    """Encoder and decoder are parts of one VAE."""
+    return Component.VAE_DECODER if component is Component.VAE_ENCODER else component
 
 
 def _card() -> str:
