@@ -103,7 +103,7 @@ def demo(
     import anyio
 
     from trt_worker.demo import contact_sheet, run_demo
-    from trt_worker.report import write_figures
+    from trt_engines.figures import write_figures
     from trt_worker.telemetry.logs import configure_logs
 
     logs = HOME / "logs"
@@ -140,7 +140,7 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
         if finding.mend:
             typer.echo(f"{'':>5}  {'':<14} -> {finding.mend}")
     if json:
-        from trt_worker.report import write_figures
+        from trt_engines.figures import write_figures
 
         write_figures(json, {finding.what: f"{finding.mark}: {finding.text}" for finding in findings})
     raise typer.Exit(1 if any(finding.mark == "fault" for finding in findings) else 0)

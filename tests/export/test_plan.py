@@ -37,6 +37,7 @@ WIDTH = Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=8)
 TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
 LATENT = Tensor(name="sample", shape=(ROWS, 4, HEIGHT, WIDTH))
 CONTEXT = Tensor(name="context", shape=(ROWS, TOKENS, 768))
+TIMESTEP = Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32)
 IDS = Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64)
 
 
@@ -85,7 +86,7 @@ def an_architecture(denoiser_parameters: int = 860_000_000, **changes: Any) -> A
                 parameters=123_000_000,
                 cost=Cost(cell=0, per_token=2.4e8, activation_bytes_per_token=20_000),
             ),
-            a_component("denoiser", (LATENT, CONTEXT), parameters=denoiser_parameters),
+            a_component("denoiser", (LATENT, TIMESTEP, CONTEXT), parameters=denoiser_parameters),
             a_component("vae_decoder", (LATENT,), parameters=49_500_000, precisions=("bfloat16", "float32")),
         ),
     )
@@ -147,6 +148,33 @@ def test_weights_that_do_not_fit_at_all_are_streamed() -> None:
     assert plan.denoiser.streamed_bytes > 10 * GB
     assert plan.vram_bytes <= plan.usable_bytes
     assert "read from host memory at every step" in render(plan, an_architecture(denoiser_parameters=12_000_000_000))
+
+
+def test_a_text_encoder_that_does_not_fit_is_streamed_too() -> None:
+    text = a_component("text_encoder", (IDS,), parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
+    family = replace(an_architecture(), components=(text, *an_architecture().components[1:]))
+
+    plan = a_plan(family, ACard(memory_bytes=6 * GB))
+
+    encoder = plan.engine("text_encoder")
+    assert encoder is not None
+    assert encoder.streamed_bytes > 4 * GB
+    assert plan.denoiser is not None
+    assert plan.denoiser.profiles.covered_jobs == 1
+    assert plan.vram_bytes <= plan.usable_bytes
+
+
+def test_a_model_that_fits_in_no_way_is_laid_out_as_small_as_can_be_and_counts_no_memory() -> None:
+    family = an_architecture()
+    decoder = replace(family.component("vae_decoder"), parameters=20_000_000_000)
+    family = replace(family, components=(*family.components[:2], decoder))
+
+    plan = a_plan(family)
+
+    assert plan.layout.startswith("one network at a time")
+    assert plan.problems
+    assert 0 <= plan.vram_bytes <= plan.usable_bytes
+    assert " -" not in render(plan, family)
 
 
 def test_smaller_weights_are_offered_only_where_the_card_computes_in_them() -> None:

@@ -18,6 +18,7 @@ class TensorRt:
 
     name = "tensorrt"
     install = "install it with: pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com"
+    ahead_of_time = False
 
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""
