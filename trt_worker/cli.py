@@ -102,8 +102,8 @@ def demo(
     """Serve mixed jobs of a local grid on this machine and check every image."""
     import anyio
 
-    from trt_worker.demo import contact_sheet, run_demo
     from trt_engines.figures import write_figures
+    from trt_worker.demo import contact_sheet, run_demo
     from trt_worker.telemetry.logs import configure_logs
 
     logs = HOME / "logs"
