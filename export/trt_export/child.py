@@ -115,9 +115,15 @@ def _serve(connection: Connection) -> None:
     """One piece of work, in the process that was started for it."""
     # A killed builder takes this process along, or it would go on writing where the next build works.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    turn = threading.Lock()
+
+    def tell(step: str, share: float) -> None:
+        with turn:  # libraries tell from threads of their own
+            connection.send(("progress", step, share))
+
     try:
         work, arguments = connection.recv()
-        result = work(*arguments, lambda step, share: connection.send(("progress", step, share)))
+        result = work(*arguments, tell)
     except Exception as exc:  # noqa: BLE001 - whatever it is, the parent reports it
         connection.send(("failed", str(exc) or type(exc).__name__))
     else:
