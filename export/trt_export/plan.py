@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trt_engines.builders.footprint import build_memory, build_seconds
 from trt_engines.profiles.cost import Budgets, NetworkCost
+from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
 from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
@@ -108,8 +109,14 @@ class BuildPlan:
     disk_bytes: int
     build_seconds: float
     build_bytes: int  # largest of the builds: they run one after the other
-    problems: tuple[str, ...]  # why something cannot be built or run
+    unserved: tuple[str, ...]  # why the card cannot run something
+    unbuildable: tuple[str, ...]  # why this machine cannot build something
     alternatives: tuple[Alternative, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that stands in the way."""
+        return (*self.unserved, *self.unbuildable)
 
     def engine(self, component: str) -> EnginePlan | None:
         """The engine of a component; None: it cannot be built."""
@@ -161,8 +168,8 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
     """
     usable = int(card.memory_bytes * (1 - SPARE)) - CONTEXT_BYTES
     chosen = {one.name: precision_of(one, card) for one in architecture.components}
-    problems = [card.unsupported] if card.unsupported else []
-    problems += [
+    unserved = [card.unsupported] if card.unsupported else []
+    unserved += [
         f"{name}: none of {', '.join(architecture.component(name).precisions)} runs on SM{card.sm}; "
         "the PyTorch fallback serves it"
         for name, precision in chosen.items()
@@ -202,7 +209,8 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
         disk_bytes=sum(engine.profiles.disk_bytes for engine in engines),
         build_seconds=sum(engine.build_seconds for engine in engines),
         build_bytes=max((engine.build_bytes for engine in engines), default=0),
-        problems=(*problems, *_problems(engines, limits)),
+        unserved=(*unserved, *_unserved(engines)),
+        unbuildable=tuple(_unbuildable(engines, limits)),
         alternatives=tuple(alternatives),
     )
 
@@ -360,10 +368,14 @@ def _vram(layout: _Layout, engines: tuple[EnginePlan, ...]) -> int:
     return most
 
 
-def _problems(engines: Iterable[EnginePlan], limits: Limits) -> Iterable[str]:
+def _unserved(engines: Iterable[EnginePlan]) -> Iterator[str]:
     for engine in engines:
         if not engine.profiles.profiles:
             yield f"{engine.component}: {engine.profiles.uncovered[0].reason}"
+
+
+def _unbuildable(engines: Iterable[EnginePlan], limits: Limits) -> Iterator[str]:
+    for engine in engines:
         if engine.build_bytes > limits.host_bytes:
             yield (
                 f"{engine.component}: building it takes about {engine.build_bytes / 1e9:.1f} GB of memory and "
@@ -378,6 +390,17 @@ def _chunk(component: ComponentSpec, architecture: Architecture) -> int | None:
     if not isinstance(length, int) or any(tokens % length for tokens in architecture.tokens):
         return None
     return length
+
+
+def default_for(family: Architecture) -> Histogram:
+    """The default histogram of an architecture."""
+    denoiser = next(one for one in family.components if one.role is Role.DENOISER)
+    return default_histogram(
+        native_pixels=family.native_pixels,
+        tokens=family.tokens,
+        guidance_rows=family.guidance_rows,
+        size_step=network_cost(denoiser, family, denoiser.precisions[0]).size_multiple,
+    )
 
 
 def heaviest(histogram: Histogram, count: int) -> list[Demand]:

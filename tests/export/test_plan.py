@@ -1,14 +1,14 @@
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
-import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from trt_engines.errors import EngineRefused
 from trt_engines.profiles.histogram import Demand, Histogram, write_histogram
 from trt_export.architectures.architecture import (
     Architecture,
@@ -19,16 +19,18 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
+from trt_export.cli import app
 from trt_export.plan import (
     BuildPlan,
     Limits,
     component_histogram,
+    default_for,
     heaviest,
     make_plan,
     network_cost,
     precision_of,
 )
-from trt_export.plan_report import default_for, figures, make_command, render
+from trt_export.plan_report import figures, render
 
 GB = 10**9
 ROWS = Axis(name="rows", quantity=Quantity.ROWS)
@@ -321,43 +323,50 @@ def test_the_report_says_every_engine_the_coverage_and_the_frequent_sizes() -> N
     assert f"{first.width}x{first.height}r{first.rows}t{first.tokens}" in text
 
 
-def run(arguments: list[str], written: dict[Path, Mapping[str, object]] | None = None) -> Any:
-    def find_card(name: str) -> ACard:
-        if name != "RTX 3060":
-            raise EngineRefused(f"there is no card {name!r}; known is RTX 3060")
-        return ACard()
-
-    sink: dict[Path, Mapping[str, object]] = {} if written is None else written
-    app = typer.Typer()
-    app.command()(make_command(find_card, sink.__setitem__))
-    return CliRunner().invoke(app, arguments)
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["plan", *arguments])
 
 
-def test_the_command_prints_a_registered_architecture_and_hands_its_figures_on(tmp_path: Path) -> None:
+def test_the_command_prints_a_registered_architecture_and_writes_its_figures(tmp_path: Path) -> None:
     tally, target = tmp_path / "tally.json", tmp_path / "plan.json"
     write_histogram(tally, [Demand(width=1024, height=1024, rows=1, tokens=256, weight=7)])
-    written: dict[Path, Mapping[str, object]] = {}
 
-    result = run(
-        ["flux_dev", "--gpu", "RTX 3060", "--histogram", str(tally), "--json", str(target), "--disk-gb", "100"], written
-    )
+    result = run("flux_dev", "--gpu", "RTX 3060", "--histogram", str(tally), "--json", str(target), "--disk-gb", "100")
 
     assert result.exit_code == 0, result.output
     assert "Flux.1 dev on RTX 3060" in result.output
-    assert list(written[target]) == ["flux_dev on RTX 3060"]
+    assert list(orjson.loads(target.read_bytes())["figures"]) == ["flux_dev on RTX 3060"]
+
+
+def test_a_model_is_planned_in_its_own_sizes(tmp_path: Path) -> None:
+    tally = tmp_path / "tally.json"
+    write_histogram(tally, [Demand(width=128, height=128, rows=2, tokens=77)])
+
+    result = run("shapes-tiny", "--gpu", "SM86", "--histogram", str(tally))
+
+    assert result.exit_code == 0, result.output
+    (disk,) = (line for line in result.output.splitlines() if line.startswith("  disk"))
+    assert disk.endswith("0.1 GB in 4 engines")  # the architecture's own sizes take gigabytes
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have a card")
+def test_without_a_card_the_option_that_names_one_is_told() -> None:
+    result = run("flux_dev")
+
+    assert result.exit_code == 2
+    assert '--gpu "RTX 3060"' in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["flux_dev"], "--gpu"),
-        (["flux_dev", "--gpu", "Voodoo 2"], "known is RTX 3060"),
-        (["no_such_model", "--gpu", "RTX 3060"], "known are"),
+        (["flux_dev", "--gpu", "Voodoo 2"], "no card is known as 'Voodoo 2'"),
+        (["no_such_model", "--gpu", "RTX 3060"], "known architectures are"),
         (["flux_dev", "--gpu", "RTX 3060", "--histogram", "none.json"], "none.json"),
     ],
 )
 def test_a_wrong_name_or_file_is_answered_with_what_would_be_right(arguments: list[str], said: str) -> None:
-    result = run(arguments)
+    result = run(*arguments)
 
     assert result.exit_code == 2
     assert said in result.output

@@ -100,6 +100,10 @@ class EngineBuilder(Protocol):
     def ahead_of_time(self) -> bool:
         """Whether it builds for cards that the machine does not have."""
 
+    @property
+    def reproducible(self) -> str:
+        """What of an engine differs from build to build of one request, and why; empty: nothing."""
+
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""
 

@@ -16,6 +16,7 @@ class TensorRtRtx:
     name = "tensorrt-rtx"
     install = "install it with: pip install tensorrt-rtx"
     ahead_of_time = True
+    reproducible = ""
 
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from trt_engines.store.errors import WaitingStopped
 
-
 POLL_SECONDS = 0.2
 
 

@@ -200,9 +200,11 @@ class Store:
         with room_for(root, "the folder of a build"):
             root.mkdir(parents=True, exist_ok=True)
             self.lock("scratch").parent.mkdir(parents=True, exist_ok=True)
-        with share(self.lock("scratch"), lambda: keep_only(root, ())):
-            with tempfile.TemporaryDirectory(dir=root) as folder:
-                yield Path(folder)
+        with (
+            share(self.lock("scratch"), lambda: keep_only(root, ())),
+            tempfile.TemporaryDirectory(dir=root) as folder,
+        ):
+            yield Path(folder)
 
     def remove(self, name: str, *, unfinished: bool = False) -> bool:
         """Remove an engine, or a build that was stopped; False if a process is at it. Works on a full disk."""
