@@ -10,7 +10,7 @@ from typing import Protocol
 from trt_engines.profiles.cost import Budgets, NetworkCost
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
+from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 """Of one weight."""
@@ -88,6 +88,7 @@ class EnginePlan:
     """One engine to build."""
 
     component: str
+    role: Role
     precision: str
     weight_bytes: int
     streamed_bytes: int  # of the weights, kept in host memory
@@ -129,8 +130,9 @@ class BuildPlan:
 
     @property
     def denoiser(self) -> EnginePlan | None:
-        """The engine that nearly all of the time is spent in, the last of them where a family has two."""
-        return next((engine for engine in reversed(self.engines) if "denoiser" in engine.component), None)
+        """The engine of the denoiser; of several, the one that serves the fewest jobs, the first of equals."""
+        found = [engine for engine in self.engines if engine.role is Role.DENOISER]
+        return min(found, key=lambda engine: engine.profiles.covered_jobs, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +237,11 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
     its length is fixed. Images are encoded and decoded one by one: their activations are the largest of all, and what a
     batch would save is small at their sizes.
     """
-    if component.sees(Quantity.WIDTH):
-        vae = component.name.startswith("vae")
-        return Histogram.of(replace(one, rows=1) for one in histogram.demands) if vae else histogram
+    if component.role in (Role.DECODER, Role.ENCODER):
+        return Histogram.of(replace(one, rows=1) for one in histogram.demands)
+    if component.role is Role.DENOISER:
+        share = 1 if component.guided else architecture.guidance_rows
+        return Histogram.of(replace(one, rows=-(-one.rows // share)) for one in histogram.demands)
     length = _chunk(component, architecture)
     return Histogram.of(
         replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
@@ -255,7 +259,7 @@ def network_cost(component: ComponentSpec, architecture: Architecture, precision
     def activation_bytes(*, width: int, height: int, tokens: int) -> float:
         return scale * cost.activation_bytes(width=width, height=height, tokens=tokens)
 
-    sizes = [a.unit * a.multiple for a in component.axes if a.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
+    sizes = [axis.step for axis in component.axes if axis.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
     return NetworkCost(
         flops=flops,
         activation_bytes=activation_bytes,
@@ -284,28 +288,30 @@ def _engines(
     disk, engines = limits.disk_bytes, []
     for component in parts:
         name = component.name
-        if image_only and "denoiser" not in name:
+        denoises = component.role is Role.DENOISER
+        if image_only and not denoises:
             continue
         others = sum(weights[other] for other in layout.resident(name, weights.keys(), text) - {name})
         cost = network_cost(component, architecture, precisions[name])
         demands = component_histogram(component, architecture, histogram)
         vram = usable - others
-        if layout.streams and "denoiser" in name:
+        if layout.streams and denoises:
             cost = replace(cost, streamed_bytes=_streamed(cost, demands, vram))
         budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
-        if "denoiser" not in name:
+        if not denoises:
             budgets = replace(budgets, profiles=min(budgets.profiles, MINOR_PROFILES), least_gain=MINOR_GAIN)
-        engine = _engine(name, precisions[name], cost, plan_profiles(demands, budgets, cost))
+        engine = _engine(component, precisions[name], cost, plan_profiles(demands, budgets, cost))
         disk -= engine.profiles.disk_bytes
         engines.append(engine)
     return tuple(engines)
 
 
-def _engine(name: str, precision: str, cost: NetworkCost, profiles: ProfilePlan) -> EnginePlan:
+def _engine(component: ComponentSpec, precision: str, cost: NetworkCost, profiles: ProfilePlan) -> EnginePlan:
     count = len(profiles.profiles)
     memory = BUILD_MEMORY + BUILD_MEMORY_PER_PROFILE * (count - 1) if count else 0.0
     return EnginePlan(
-        component=name,
+        component=component.name,
+        role=component.role,
         precision=precision,
         weight_bytes=cost.weight_bytes,
         streamed_bytes=cost.streamed_bytes,
@@ -328,10 +334,10 @@ def _covered(engines: tuple[EnginePlan, ...]) -> float:
     of it is enough.
     """
     shares = [
-        engine.profiles.covered_jobs if "denoiser" in engine.component else float(bool(engine.profiles.profiles))
+        engine.profiles.covered_jobs if engine.role is Role.DENOISER else float(bool(engine.profiles.profiles))
         for engine in engines
     ]
-    return min(shares) if any("denoiser" in engine.component for engine in engines) else 0.0
+    return min(shares) if any(engine.role is Role.DENOISER for engine in engines) else 0.0
 
 
 def _smaller_weights(
@@ -347,7 +353,7 @@ def _smaller_weights(
     """The fastest layout that a denoiser in float8 allows, where it is faster than the chosen one or serves more."""
     if "float8" not in card.precisions:
         return []
-    smaller = {name: "float8" if "denoiser" in name else precision for name, precision in precisions.items()}
+    smaller = precisions | {one.name: "float8" for one in architecture.denoisers if one.name in precisions}
     for layout in _LAYOUTS[: _LAYOUTS.index(chosen) + 1]:
         share = _covered(_engines(architecture, layout, usable, limits, histogram, smaller))
         if share > covered or (share >= ENOUGH and layout is not chosen):

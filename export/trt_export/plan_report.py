@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from trt_engines.errors import EngineError
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Histogram, read_histogram
 from trt_engines.profiles.profile import Profile
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
+from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
 from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost
 
 SIZES = 5
@@ -31,12 +32,12 @@ BAD_REQUEST = 2
 
 def default_for(family: Architecture) -> Histogram:
     """The default histogram of an architecture."""
-    denoiser = next(one for one in family.components if "denoiser" in one.name)
+    costs = [network_cost(one, family, one.precisions[0]) for one in family.denoisers]
     return default_histogram(
         native_pixels=family.native_pixels,
         tokens=family.tokens,
         guidance_rows=family.guidance_rows,
-        size_step=network_cost(denoiser, family, denoiser.precisions[0]).size_multiple,
+        size_step=math.lcm(*(cost.size_multiple for cost in costs)),
     )
 
 
@@ -60,7 +61,7 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
         )
         if engine.streamed_bytes:
             yield f"  {'':<16}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
-        if engine.component.startswith("vae") and ranges.profiles and ranges.uncovered:
+        if engine.role in (Role.DECODER, Role.ENCODER) and ranges.profiles and ranges.uncovered:
             yield f"  {'':<16}{_percent(1 - ranges.covered_jobs)} of jobs are too large for it and go through in tiles"
     denoiser = plan.denoiser
     if denoiser is not None:

@@ -17,6 +17,7 @@ from trt_export.architectures.architecture import (
     Cost,
     Kind,
     Quantity,
+    Role,
     Tensor,
 )
 from trt_export.plan import (
@@ -55,8 +56,10 @@ def never_made(config: Mapping[str, Any]) -> nn.Module:
 
 
 def a_component(name: str, inputs: tuple[Tensor, ...], **changes: Any) -> ComponentSpec:
+    roles = {"text_encoder": Role.TEXT_ENCODER, "denoiser": Role.DENOISER, "vae_decoder": Role.DECODER}
     plain = ComponentSpec(
         name=name,
+        role=roles[name],
         make=never_made,
         config={},
         small_config={},

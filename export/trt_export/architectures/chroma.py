@@ -11,7 +11,7 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost
+from trt_export.architectures.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost, Role
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.architectures.flux import (
     CONTEXT,
@@ -107,6 +107,7 @@ CHROMA = Architecture(
     name="chroma",
     title="Chroma",
     prediction="flow",
+    timesteps=1,
     latent_channels=16,
     latent_scale=8,
     native_pixels=1024 * 1024,
@@ -115,6 +116,7 @@ CHROMA = Architecture(
         replace(T5_XXL, name="text_encoder"),
         ComponentSpec(
             name="denoiser",
+            role=Role.DENOISER,
             make=make_denoiser,
             config=_CONFIG,
             small_config=_CONFIG

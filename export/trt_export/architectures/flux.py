@@ -18,6 +18,7 @@ from trt_export.architectures.architecture import (
     Cost,
     Kind,
     Quantity,
+    Role,
     Tensor,
 )
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
@@ -183,6 +184,7 @@ _COST = Cost(
 
 _SCHNELL = ComponentSpec(
     name="denoiser",
+    role=Role.DENOISER,
     make=make_denoiser,
     config=_CONFIG | {"guidance_embeds": False},
     small_config=_SMALL | {"guidance_embeds": False},
@@ -194,6 +196,7 @@ _SCHNELL = ComponentSpec(
 )
 _DEV = ComponentSpec(
     name="denoiser",
+    role=Role.DENOISER,
     make=make_denoiser,
     config=_CONFIG | {"guidance_embeds": True},
     small_config=_SMALL | {"guidance_embeds": True},
@@ -210,6 +213,7 @@ def _flux(name: str, title: str, denoiser: ComponentSpec, note: str) -> Architec
         name=name,
         title=title,
         prediction="flow",
+        timesteps=1,
         latent_channels=16,
         latent_scale=8,
         native_pixels=1024 * 1024,

@@ -17,6 +17,7 @@ from trt_export.architectures.architecture import (
     ComponentSpec,
     Cost,
     Quantity,
+    Role,
     Tensor,
 )
 from trt_export.architectures.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
@@ -128,6 +129,7 @@ FLUX2_KLEIN_4B = Architecture(
     name="flux2_klein_4b",
     title="FLUX.2 Klein 4B",
     prediction="flow",
+    timesteps=1,
     latent_channels=128,
     latent_scale=16,
     native_pixels=1024 * 1024,
@@ -136,6 +138,7 @@ FLUX2_KLEIN_4B = Architecture(
         qwen3_4b((9, 18, 27), (1, 2, 3), parameters=3_114_088_192, cost=_TEXT_COST),
         ComponentSpec(
             name="denoiser",
+            role=Role.DENOISER,
             make=make_denoiser,
             config=_CONFIG,
             small_config=_CONFIG

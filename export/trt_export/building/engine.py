@@ -39,9 +39,6 @@ PLAN, GRAPH, SIDE = "engine.plan", "graph.onnx", "side.safetensors"
 
 BUILDERS = {builder.name: builder for builder in (TensorRtRtx(), TensorRt())}
 
-MIDDLE_TIMESTEP = {"flow": 0.5}
-"""By what a network predicts; the others count discrete steps, of which 500 is the middle."""
-
 Report = Callable[[str, float], None]
 """Takes a phase and the share of it that is done."""
 
@@ -174,7 +171,7 @@ def _finish(
         )
     report("compile", 1.0)
     began = time.monotonic()
-    timestep = MIDDLE_TIMESTEP.get(architecture(order.architecture).prediction, 500.0)
+    timestep = architecture(order.architecture).timesteps / 2
     place = (order.architecture, order.component.name, dict(order.component.config))
     arguments = (*place, folder / GRAPH, weights, order.buckets, timestep)
     certified = run_phase(certify_by_name, arguments, lambda share: report("certify", share), stop)
