@@ -129,10 +129,14 @@ class BuildPlan:
         return next((engine for engine in self.engines if engine.component == component), None)
 
     @property
+    def denoisers(self) -> tuple[EnginePlan, ...]:
+        """The engines that nearly all of the time is spent in."""
+        return tuple(engine for engine in self.engines if engine.role is Role.DENOISER)
+
+    @property
     def denoiser(self) -> EnginePlan | None:
-        """The engine of the denoiser; of several, the one that serves the fewest jobs, the first of equals."""
-        found = [engine for engine in self.engines if engine.role is Role.DENOISER]
-        return min(found, key=lambda engine: engine.profiles.covered_jobs, default=None)
+        """The denoiser that serves the fewest jobs, the first of equals; None: none can be built."""
+        return min(self.denoisers, key=lambda engine: engine.profiles.covered_jobs, default=None)
 
 
 @dataclass(frozen=True, slots=True)

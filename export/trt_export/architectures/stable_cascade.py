@@ -44,12 +44,15 @@ EFFNET_SCALE = 32
 
 
 class CascadeDenoiser(Network):
-    """What both stages have in common: embedded times, and norms that half precision does not overflow."""
+    """What both stages have in common: embedded times, and layers that engines can compute in half precision."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         for block in [one for one in model.modules() if isinstance(one, SDCascadeResBlock)]:
             block.channelwise[2] = ResponseNorm(block.channelwise[2])
+        for upscaler in model.up_upscalers:
+            if isinstance(upscaler, nn.Sequential) and isinstance(upscaler[1], nn.ConvTranspose2d):
+                upscaler[1] = Doubling(upscaler[1])
 
     def times(self, timestep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """What modulates every level: the time, and the further conditions, which are zero: [rows, width]."""
@@ -76,6 +79,22 @@ class ResponseNorm(nn.Module):
         norm = torch.linalg.vector_norm(states, dim=(1, 2), keepdim=True, dtype=torch.float32)
         share = (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)).to(states.dtype)
         return self.gamma * (states * share) + self.beta + states
+
+
+class Doubling(nn.Module):
+    """A transposed convolution of stride 2 and as small a kernel, as a matrix product and a pixel shuffle.
+
+    The same numbers: its windows do not overlap. TensorRT-RTX 1.7 compiles no transposed convolution in bfloat16.
+    """
+
+    def __init__(self, convolution: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Args: states [rows, channels, h, w]. Returns: [rows, less, 2h, 2w]."""
+        patches = (states.permute(0, 2, 3, 1) @ self.weight.flatten(1)).permute(0, 3, 1, 2)
+        return functional.pixel_shuffle(patches, 2) + self.bias[:, None, None]
 
 
 class StageC(CascadeDenoiser):
@@ -312,6 +331,7 @@ STAGE_A_DECODER = ComponentSpec(
     outputs=(_PIXELS,),
     parameters=15_706_842,
     cost=Cost(cell=STAGE_B_SCALE, per_cell=33_148_416.0, activation_bytes_per_cell=16_904.0),
+    precisions=("float16", "float32"),  # of bfloat16 TensorRT-RTX 1.7 compiles no transposed convolution
 )
 STAGE_A_ENCODER = ComponentSpec(
     name="vae_encoder",
