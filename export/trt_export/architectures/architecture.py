@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Quantity(StrEnum):
@@ -68,6 +69,14 @@ class Tensor:
         return tuple(part.elements(sizes[part.quantity]) if isinstance(part, Axis) else part for part in self.shape)
 
 
+class Role(StrEnum):
+    """When a network runs in a job."""
+
+    TEXT_ENCODER = "text encoder"  # once, on the prompt
+    DENOISER = "denoiser"  # at every step
+    AUTOENCODER = "autoencoder"  # once an image, on the way into latents or out of them
+
+
 CONTEXT_MASK = Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL)
 """Text tokens that are looked at."""
 
@@ -117,15 +126,6 @@ Ports = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 """Inputs and outputs of a network."""
 
 
-class Role(StrEnum):
-    """What a network does for a picture."""
-
-    TEXT_ENCODER = "text encoder"  # once for a prompt
-    DENOISER = "denoiser"  # at every step, which is nearly all of the work; some families have two, one after the other
-    DECODER = "decoder"  # latents to pixels, picture by picture
-    ENCODER = "encoder"  # pixels to latents, picture by picture
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSpec:
     """One network of an architecture.
@@ -137,7 +137,6 @@ class ComponentSpec:
     """
 
     name: str  # "text_encoder", "text_encoder_2", "denoiser", "vae_decoder", "vae_encoder"
-    role: Role
     make: Callable[[Mapping[str, Any]], nn.Module]
     config: Mapping[str, Any]
     small_config: Mapping[str, Any]
@@ -154,6 +153,13 @@ class ComponentSpec:
         """The same network of another configuration, such as a smaller model of the family."""
         inputs, outputs = self.tensors(config) if self.tensors else (self.inputs, self.outputs)
         return replace(self, config=config, inputs=inputs, outputs=outputs)
+
+    @property
+    def role(self) -> Role:
+        """When it runs, by what it takes: what sees no picture reads the prompt, what takes a timestep denoises."""
+        if not self.sees(Quantity.WIDTH):
+            return Role.TEXT_ENCODER
+        return Role.DENOISER if any(one.name == "timestep" for one in self.inputs) else Role.AUTOENCODER
 
     @property
     def small(self) -> ComponentSpec:

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Role, Tensor
+from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
 from trt_export.architectures.patches import PATCH, attend
 from trt_export.network import Network
 
@@ -222,7 +222,6 @@ def _pair(
     decoder, encoder = (
         ComponentSpec(
             name=name,
-            role=role,
             make=make,
             config=config,
             small_config=small,
@@ -232,9 +231,9 @@ def _pair(
             cost=cost,
             precisions=precisions,
         )
-        for name, role, make, source, target, count, cost in (
-            ("vae_decoder", Role.DECODER, makers[0], latent, pixels, parameters[0], costs[0]),
-            ("vae_encoder", Role.ENCODER, makers[1], pixels, latent, parameters[1], costs[1]),
+        for name, make, source, target, count, cost in (
+            ("vae_decoder", makers[0], latent, pixels, parameters[0], costs[0]),
+            ("vae_encoder", makers[1], pixels, latent, parameters[1], costs[1]),
         )
     )
     return decoder, encoder

@@ -11,7 +11,7 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost, Role
+from trt_export.architectures.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.architectures.flux import (
     CONTEXT,
@@ -116,7 +116,6 @@ CHROMA = Architecture(
         replace(T5_XXL, name="text_encoder"),
         ComponentSpec(
             name="denoiser",
-            role=Role.DENOISER,
             make=make_denoiser,
             config=_CONFIG,
             small_config=_CONFIG

@@ -18,7 +18,6 @@ from trt_export.architectures.architecture import (
     Cost,
     Kind,
     Quantity,
-    Role,
     Tensor,
 )
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
@@ -184,7 +183,6 @@ _COST = Cost(
 
 _SCHNELL = ComponentSpec(
     name="denoiser",
-    role=Role.DENOISER,
     make=make_denoiser,
     config=_CONFIG | {"guidance_embeds": False},
     small_config=_SMALL | {"guidance_embeds": False},
@@ -196,7 +194,6 @@ _SCHNELL = ComponentSpec(
 )
 _DEV = ComponentSpec(
     name="denoiser",
-    role=Role.DENOISER,
     make=make_denoiser,
     config=_CONFIG | {"guidance_embeds": True},
     small_config=_SMALL | {"guidance_embeds": True},

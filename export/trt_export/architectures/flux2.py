@@ -17,7 +17,6 @@ from trt_export.architectures.architecture import (
     ComponentSpec,
     Cost,
     Quantity,
-    Role,
     Tensor,
 )
 from trt_export.architectures.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
@@ -138,7 +137,6 @@ FLUX2_KLEIN_4B = Architecture(
         qwen3_4b((9, 18, 27), (1, 2, 3), parameters=3_114_088_192, cost=_TEXT_COST),
         ComponentSpec(
             name="denoiser",
-            role=Role.DENOISER,
             make=make_denoiser,
             config=_CONFIG,
             small_config=_CONFIG

@@ -10,17 +10,7 @@ from diffusers import Krea2Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import (
-    ROWS,
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Quantity,
-    Role,
-    Tensor,
-)
+from trt_export.architectures.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
 from trt_export.architectures.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
 from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIME_UNITS, TIMESTEP, joint_rotation
 from trt_export.architectures.patches import attend, key_mask, pack, unpack
@@ -164,7 +154,6 @@ KREA_2_TURBO = Architecture(
         qwen3_vl_4b(tuple(range(2, 36, 3)), (1, 2, 3), parameters=3_921_534_720, cost=_TEXT_COST),
         ComponentSpec(
             name="denoiser",
-            role=Role.DENOISER,
             make=make_denoiser,
             config=_CONFIG,
             small_config=_CONFIG

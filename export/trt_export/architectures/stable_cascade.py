@@ -27,7 +27,6 @@ from trt_export.architectures.architecture import (
     Kind,
     Ports,
     Quantity,
-    Role,
     Tensor,
 )
 from trt_export.architectures.efficientnet import EFFICIENTNET_V2_S, SMALL_EFFICIENTNET, make_encoder
@@ -271,7 +270,6 @@ def _denoiser(
     inputs, outputs = tensors(config)
     return ComponentSpec(
         name=name,
-        role=Role.DENOISER,
         make=make,
         config=config,
         small_config=small,
@@ -323,7 +321,6 @@ _LATENT = Tensor(name="latent", shape=(ROWS, STAGE_B_CHANNELS, *_sides("", STAGE
 _PIXELS = Tensor(name="pixels", shape=(ROWS, 3, *_sides("pixel_", 1, STAGE_B_SCALE)))
 STAGE_A_DECODER = ComponentSpec(
     name="vae_decoder",
-    role=Role.DECODER,
     make=make_stage_a_decoder,
     config=_STAGE_A,
     small_config=_SMALL_STAGE_A,
@@ -335,7 +332,6 @@ STAGE_A_DECODER = ComponentSpec(
 )
 STAGE_A_ENCODER = ComponentSpec(
     name="vae_encoder",
-    role=Role.ENCODER,
     make=make_stage_a_encoder,
     config=_STAGE_A,
     small_config=_SMALL_STAGE_A,
@@ -346,7 +342,6 @@ STAGE_A_ENCODER = ComponentSpec(
 )
 EFFNET_ENCODER = ComponentSpec(
     name="effnet_encoder",
-    role=Role.ENCODER,
     make=make_encoder,
     config=EFFICIENTNET_V2_S,
     small_config=SMALL_EFFICIENTNET,

@@ -20,7 +20,6 @@ from trt_export.architectures.architecture import (
     Kind,
     Ports,
     Quantity,
-    Role,
     Tensor,
 )
 from trt_export.architectures.autoencoders import (
@@ -169,7 +168,6 @@ def _denoiser(
     inputs, outputs = tensors(config)
     return ComponentSpec(
         name="denoiser",
-        role=Role.DENOISER,
         make=make,
         config=config,
         small_config={**config, **small},

@@ -29,7 +29,6 @@ from trt_export.architectures.architecture import (
     Cost,
     Kind,
     Ports,
-    Role,
     Tensor,
 )
 from trt_export.architectures.patches import attend
@@ -284,7 +283,6 @@ def _tapped(model_class: Any, config_class: Any, config: Mapping[str, Any], *, c
 
 CLIP_L_POOLED = ComponentSpec(
     name="text_encoder",
-    role=Role.TEXT_ENCODER,
     make=make_clip,
     config={
         "vocab_size": 49408,
@@ -371,7 +369,6 @@ def _clip(
     inputs, outputs = tensors(config)
     return ComponentSpec(
         name=name,
-        role=Role.TEXT_ENCODER,
         make=make,
         config=config,
         small_config=small,
@@ -437,7 +434,6 @@ OPEN_CLIP_BIGG_LAST = _clip(
 
 T5_XXL = ComponentSpec(
     name="text_encoder_2",
-    role=Role.TEXT_ENCODER,
     make=make_t5,
     config={
         "vocab_size": 32128,
@@ -509,7 +505,6 @@ def qwen3_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameters: 
     """
     return ComponentSpec(
         name="text_encoder",
-        role=Role.TEXT_ENCODER,
         make=make_qwen3,
         config=_QWEN3_4B | {"taps": taps},
         small_config=_SMALL_QWEN3 | {"taps": small_taps, "hidden_size": _wide(taps, small_taps)},
@@ -529,7 +524,6 @@ def qwen3_vl_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameter
     """The language model of Qwen3-VL-4B up to its last tap; for text its three position axes are one."""
     return ComponentSpec(
         name="text_encoder",
-        role=Role.TEXT_ENCODER,
         make=make_qwen3_vl,
         config=_QWEN3_4B | {"taps": taps, "rope_parameters": _VL_ROPE},
         small_config=_SMALL_QWEN3

@@ -9,17 +9,7 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import (
-    ROWS,
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Quantity,
-    Role,
-    Tensor,
-)
+from trt_export.architectures.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
 from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIMESTEP
 from trt_export.architectures.patches import attend, key_mask, pack_channels_last, unpack_channels_last
@@ -169,7 +159,6 @@ Z_IMAGE_TURBO = Architecture(
         qwen3_4b((35,), (2,), parameters=3_921_534_720, cost=_TEXT_COST),
         ComponentSpec(
             name="denoiser",
-            role=Role.DENOISER,
             make=make_denoiser,
             config=_CONFIG,
             small_config=_CONFIG
