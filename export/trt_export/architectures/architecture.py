@@ -38,7 +38,7 @@ class Axis:
 
     @property
     def step(self) -> int:
-        """What sizes must be multiples of for none to be rounded up; 1 where no whole number of pixels does that."""
+        """What sizes must be multiples of; 1 where an element is no whole number of pixels, so that all are rounded."""
         step = Fraction(self.unit) * self.multiple
         return step.numerator if step.denominator == 1 else 1
 
