@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+import torch
+from torch import nn
 
 from trt_export.architectures import measure
 from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Quantity, Role
@@ -43,6 +45,15 @@ def test_flops_and_parameters_are_what_is_counted(component: ComponentSpec) -> N
 
 def test_krea_dev_shares_every_graph_of_dev() -> None:
     assert architecture("flux_krea_dev").components == architecture("flux_dev").components
+
+
+@pytest.mark.parametrize("component", NETWORKS.values())
+def test_no_network_that_offers_bfloat16_has_a_transposed_convolution(component: ComponentSpec) -> None:
+    """TensorRT-RTX 1.7 parses one in bfloat16 and then fails to compile it."""
+    with torch.device("meta"):
+        kinds = {type(module) for module in component.make(component.small_config).modules()}
+
+    assert "bfloat16" not in component.precisions or nn.ConvTranspose2d not in kinds
 
 
 @pytest.mark.parametrize("entry", ARCHITECTURES, ids=lambda entry: entry.name)
