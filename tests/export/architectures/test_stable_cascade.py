@@ -97,7 +97,7 @@ def test_the_text_encoder_hides_padding_as_the_librarys_attention_mask_does(leng
 
 def test_the_norm_over_a_picture_stays_finite_in_half_precision() -> None:
     ours, _ = pair("denoiser_stage_b", StableCascadeUNet)
-    norm = ours.half().model.down_blocks[0][0].channelwise[2]  # type: ignore[index,union-attr]
+    norm = ours.half().model.down_blocks[0][0].channelwise[2]
 
     assert bool(torch.isfinite(norm(torch.full((1, 64, 64, 64), 100.0, dtype=torch.float16))).all())
 
@@ -105,7 +105,7 @@ def test_the_norm_over_a_picture_stays_finite_in_half_precision() -> None:
 def test_the_image_encoder_computes_what_torchvisions_efficientnet_computes() -> None:
     """EFFNET_LATENT is of torchvision 0.28's `efficientnet_v2_s`, which the project does without, and a mapper."""
     encoder = make_encoder(EFFICIENTNET_V2_S)
-    weights = encoder.model.state_dict()  # type: ignore[union-attr]
+    weights = encoder.model.state_dict()
     for number, (name, tensor) in enumerate(weights.items()):
         if tensor.is_floating_point():
             tensor.copy_(_wave(number, tensor, centre=1.0 if name.endswith(("running_var", "1.weight")) else 0.0))
