@@ -43,6 +43,9 @@ def random_checkpoint(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or float8.")] = "float16",
     small: Annotated[bool, typer.Option("--small", help="The small networks that tests use.")] = False,
+    network: Annotated[
+        list[str] | None, typer.Option("--network", help="Only this network, as in denoiser; give it once for each.")
+    ] = None,
 ) -> None:
     """Write a checkpoint of random weights in the architecture's original layout."""
     from trt_engines.store.files import megabytes
@@ -52,7 +55,12 @@ def random_checkpoint(
     if dtype not in TYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(TYPES)}", param_hint="--dtype")
     with _errors():
-        size = write_random(target, random_tensors(architecture(name), small=small), seed=seed, dtype=dtype)
+        family = architecture(name)
+        if unknown := set(network or ()) - {component.name for component in family.components}:
+            known = ", ".join(component.name for component in family.components)
+            raise typer.BadParameter(f"{', '.join(sorted(unknown))}: networks are {known}", param_hint="--network")
+        tensors = random_tensors(family, small=small, networks=network or ())
+        size = write_random(target, tensors, seed=seed, dtype=dtype)
         typer.echo(f"{target}: {megabytes(size)}")
 
 

@@ -123,9 +123,14 @@ class BuildPlan:
         return next((engine for engine in self.engines if engine.component == component), None)
 
     @property
+    def denoisers(self) -> tuple[EnginePlan, ...]:
+        """The engines that nearly all of the time is spent in."""
+        return tuple(engine for engine in self.engines if engine.role is Role.DENOISER)
+
+    @property
     def denoiser(self) -> EnginePlan | None:
-        """The engine that nearly all of the time is spent in, the last of them where a family has two."""
-        return next((engine for engine in reversed(self.engines) if engine.role is Role.DENOISER), None)
+        """The denoiser that serves the fewest jobs, the first of equals; None: none can be built."""
+        return min(self.denoisers, key=lambda engine: engine.profiles.covered_jobs, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +238,11 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
     its length is fixed. Images are encoded and decoded one by one: their activations are the largest of all, and what a
     batch would save is small at their sizes.
     """
-    if component.sees(Quantity.WIDTH):
-        one_by_one = component.role is Role.AUTOENCODER
-        return Histogram.of(replace(one, rows=1) for one in histogram.demands) if one_by_one else histogram
+    if component.role is Role.AUTOENCODER:
+        return Histogram.of(replace(one, rows=1) for one in histogram.demands)
+    if component.role is Role.DENOISER:
+        share = 1 if component.guided else architecture.guidance_rows
+        return Histogram.of(replace(one, rows=-(-one.rows // share)) for one in histogram.demands)
     length = _chunk(component, architecture)
     return Histogram.of(
         replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
@@ -253,7 +260,7 @@ def network_cost(component: ComponentSpec, architecture: Architecture, precision
     def activation_bytes(*, width: int, height: int, tokens: int) -> float:
         return scale * cost.activation_bytes(width=width, height=height, tokens=tokens)
 
-    sizes = [a.unit * a.multiple for a in component.axes if a.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
+    sizes = [axis.step for axis in component.axes if axis.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
     return NetworkCost(
         flops=flops,
         activation_bytes=activation_bytes,
@@ -345,10 +352,7 @@ def _smaller_weights(
     """The fastest layout that a denoiser in float8 allows, where it is faster than the chosen one or serves more."""
     if "float8" not in card.precisions:
         return []
-    smaller = {
-        name: "float8" if architecture.component(name).role is Role.DENOISER else precision
-        for name, precision in precisions.items()
-    }
+    smaller = precisions | {one.name: "float8" for one in architecture.denoisers if one.name in precisions}
     for layout in _LAYOUTS[: _LAYOUTS.index(chosen) + 1]:
         share = _covered(_engines(architecture, layout, usable, limits, histogram, smaller))
         if share > covered or (share >= ENOUGH and layout is not chosen):
@@ -394,12 +398,12 @@ def _chunk(component: ComponentSpec, architecture: Architecture) -> int | None:
 
 def default_for(family: Architecture) -> Histogram:
     """The default histogram of an architecture."""
-    denoiser = next(one for one in family.components if one.role is Role.DENOISER)
+    costs = [network_cost(one, family, one.precisions[0]) for one in family.denoisers]
     return default_histogram(
         native_pixels=family.native_pixels,
         tokens=family.tokens,
         guidance_rows=family.guidance_rows,
-        size_step=network_cost(denoiser, family, denoiser.precisions[0]).size_multiple,
+        size_step=math.lcm(*(cost.size_multiple for cost in costs)),
     )
 
 

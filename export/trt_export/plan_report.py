@@ -28,20 +28,21 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
     yield f"  memory      {plan.layout}: {_gb(plan.vram_bytes)} at most"
     yield f"  disk        {_gb(plan.disk_bytes)} in {_count(len(plan.engines), 'engine')}"
     yield f"  build       about {_duration(plan.build_seconds)}, {_gb(plan.build_bytes)} of memory at most"
-    yield f"  {'engine':<16}{'type':<10}{'plan':>9}{'context':>9}{'build':>9}{'memory':>9}  profiles"
+    yield f"  {'engine':<18}{'type':<10}{'plan':>9}{'context':>9}{'build':>9}{'memory':>9}  profiles"
     for engine in plan.engines:
         ranges = engine.profiles
         yield (
-            f"  {engine.component:<16}{engine.precision:<10}{_gb(ranges.disk_bytes):>9}"
+            f"  {engine.component:<18}{engine.precision:<10}{_gb(ranges.disk_bytes):>9}"
             f"{_gb(ranges.activation_bytes):>9}{_duration(engine.build_seconds):>9}{_gb(engine.build_bytes):>9}"
             f"  {', '.join(_profile(one, family.component(engine.component)) for one in ranges.profiles) or 'none'}"
         )
         if engine.streamed_bytes:
-            yield f"  {'':<16}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
+            yield f"  {'':<18}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
         if engine.role is Role.AUTOENCODER and ranges.profiles and ranges.uncovered:
-            yield f"  {'':<16}{_percent(1 - ranges.covered_jobs)} of jobs are too large for it and go through in tiles"
-    denoiser = plan.denoiser
-    if denoiser is not None:
+            yield f"  {'':<18}{_percent(1 - ranges.covered_jobs)} of jobs are too large for it and go through in tiles"
+    for denoiser in plan.denoisers:
+        if len(plan.denoisers) > 1:
+            yield f"  steps       {denoiser.component}:"
         yield from _expected(denoiser)
         yield from _sizes(denoiser, plan, family)
         yield from _left_out(denoiser)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,13 +24,23 @@ class Quantity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A named dynamic axis: its size in a bucket is `quantity / unit`, and always a multiple of `multiple`."""
+    """A named dynamic axis: its size in a bucket is `quantity / unit`, rounded up to a multiple of `multiple`."""
 
     name: str
     quantity: Quantity
-    unit: int = 1  # pixels (or tokens) per element
+    unit: int | Fraction = 1  # pixels (or tokens) per element
     multiple: int = 1  # in elements: what the network's own down-sampling or packing asks for
     least: int = 1  # elements: the network does not take fewer
+
+    def elements(self, size: int) -> int:
+        """Its size in a bucket. Args: size: the bucket's, in pixels, rows or tokens."""
+        return self.multiple * math.ceil(Fraction(size) / (self.unit * self.multiple))
+
+    @property
+    def step(self) -> int:
+        """What sizes must be multiples of; 1 where an element is no whole number of pixels, so that all are rounded."""
+        step = Fraction(self.unit) * self.multiple
+        return step.numerator if step.denominator == 1 else 1
 
 
 ROWS = Axis(name="rows", quantity=Quantity.ROWS)
@@ -54,7 +66,7 @@ class Tensor:
 
     def at(self, sizes: Mapping[Quantity, int]) -> tuple[int, ...]:
         """The shape in a bucket: pixels, rows and tokens to elements."""
-        return tuple(sizes[part.quantity] // part.unit if isinstance(part, Axis) else part for part in self.shape)
+        return tuple(part.elements(sizes[part.quantity]) if isinstance(part, Axis) else part for part in self.shape)
 
 
 class Role(StrEnum):
@@ -79,7 +91,7 @@ class Cost:
     + per_token_squared * tokens^2, a multiply-add counting as two.
     """
 
-    cell: int  # pixels along one side of an image cell; 0: the network sees no image
+    cell: float  # pixels along one side of an image cell; 0: the network sees no image
     fixed: float = 0.0
     per_cell: float = 0.0
     per_cell_squared: float = 0.0
@@ -133,6 +145,7 @@ class ComponentSpec:
     parameters: int  # weights of the full size
     cost: Cost
     precisions: tuple[str, ...] = ("float16", "bfloat16", "float32")  # best first; see each entry for why one is absent
+    guided: bool = True  # of a denoiser: it runs rows for the negative prompt, where the family does at all
     tensors: Callable[[Mapping[str, Any]], Ports] | None = None
     """Inputs and outputs of a configuration, where its widths show in them; None: they are the same for all."""
 
@@ -171,11 +184,12 @@ class Architecture:
     title: str  # as people write it: "Stable Diffusion 1.5"
     prediction: str  # "epsilon", "v_prediction" or "flow"
     latent_channels: int
-    latent_scale: int  # pixels per latent position and axis
+    latent_scale: int | Fraction  # pixels per latent position and axis, rounded up
     native_pixels: int  # pixels of one picture the family was trained for, as in 512 * 512
     tokens: tuple[int, ...]  # lengths of text that buckets are made for, shortest first
     components: tuple[ComponentSpec, ...]
     size_step: int = 64  # pixels: widths and heights are multiples of it
+    timesteps: int = 1000  # the networks' time runs from 0 to this: steps of training, or 1 where it is a ratio
     guidance_rows: int = 2  # denoiser rows of one image: 2 with classifier-free guidance, 1 for distilled models
     notes: Mapping[str, str] = field(default_factory=dict)  # facts a reader needs: sources of numbers, traps
 
@@ -188,3 +202,8 @@ class Architecture:
             if component.name == name:
                 return component
         raise KeyError(f"{self.name} has no component {name!r}; it has {', '.join(c.name for c in self.components)}")
+
+    @property
+    def denoisers(self) -> tuple[ComponentSpec, ...]:
+        """The networks that are stepped, in the order in which a picture goes through them."""
+        return tuple(component for component in self.components if component.role is Role.DENOISER)

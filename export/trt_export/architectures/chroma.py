@@ -107,6 +107,7 @@ CHROMA = Architecture(
     name="chroma",
     title="Chroma",
     prediction="flow",
+    timesteps=1,
     latent_channels=16,
     latent_scale=8,
     native_pixels=1024 * 1024,

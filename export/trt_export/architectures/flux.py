@@ -210,6 +210,7 @@ def _flux(name: str, title: str, denoiser: ComponentSpec, note: str) -> Architec
         name=name,
         title=title,
         prediction="flow",
+        timesteps=1,
         latent_channels=16,
         latent_scale=8,
         native_pixels=1024 * 1024,

@@ -128,6 +128,7 @@ FLUX2_KLEIN_4B = Architecture(
     name="flux2_klein_4b",
     title="FLUX.2 Klein 4B",
     prediction="flow",
+    timesteps=1,
     latent_channels=128,
     latent_scale=16,
     native_pixels=1024 * 1024,

@@ -145,6 +145,7 @@ KREA_2_TURBO = Architecture(
     name="krea_2_turbo",
     title="Krea 2 Turbo",
     prediction="flow",
+    timesteps=1,
     latent_channels=16,
     latent_scale=8,
     native_pixels=1024 * 1024,

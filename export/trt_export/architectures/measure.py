@@ -101,11 +101,11 @@ def activation_bytes(
     return float(live.most)
 
 
-def fitted(component: ComponentSpec, *, base: int = 64, tokens: int = 64) -> Cost:
+def fitted(component: ComponentSpec, *, base: int = 128, tokens: int = 64) -> Cost:
     """The polynomial through counts at a few sizes.
 
     Args: base: pixels along the side of the smallest picture, tokens: of the shortest text; both as small as the
-        network allows, so that counting is quick.
+        networks allow without rounding up, so that counting is quick.
     """
     module = meta_module(component)
     cell = component.cost.cell

@@ -7,6 +7,7 @@ from trt_export.architectures.chroma import CHROMA
 from trt_export.architectures.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
 from trt_export.architectures.flux2 import FLUX2_KLEIN_4B
 from trt_export.architectures.krea2 import KREA_2_TURBO
+from trt_export.architectures.stable_cascade import STABLE_CASCADE
 from trt_export.architectures.stable_diffusion import (
     SDXL,
     STABLE_DIFFUSION_1,
@@ -24,6 +25,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     STABLE_DIFFUSION_2_V,
     STABLE_DIFFUSION_2_INPAINTING,
     SDXL,
+    STABLE_CASCADE,
     FLUX_SCHNELL,
     FLUX_DEV,
     FLUX_KREA_DEV,

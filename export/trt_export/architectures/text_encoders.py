@@ -21,7 +21,16 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trt_export.architectures.architecture import CONTEXT_MASK, ROWS, TOKENS, ComponentSpec, Cost, Kind, Ports, Tensor
+from trt_export.architectures.architecture import (
+    CONTEXT_MASK,
+    ROWS,
+    TOKENS,
+    ComponentSpec,
+    Cost,
+    Kind,
+    Ports,
+    Tensor,
+)
 from trt_export.architectures.patches import attend
 from trt_export.architectures.rotary import rotate_halves, rotation
 from trt_export.network import Network
@@ -64,13 +73,32 @@ class ClipPenultimateAndPooled(Network):
         return states[-2], self.model.text_projection(_pooled(text, input_ids, states[-1]))
 
 
-def _clip_layers(model: Any, input_ids: torch.Tensor) -> list[torch.Tensor]:
-    """The embedded text, then the state after each layer: [rows, tokens, width]."""
+class ClipLastAndPooled(Network):
+    """input_ids int64 [rows, 77] -> context [rows, 77, width], not normed, and pooled [rows, projected].
+
+    Context is the last layer; pooled is that, normed, at the first end token, projected. Tokens past the first end
+    token are padding that no token looks at.
+    """
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        text = self.model.text_model
+        position = torch.arange(input_ids.shape[1], dtype=torch.float32, device=input_ids.device)
+        kept = position <= _first_end(text, input_ids, position)
+        earlier = position[None, :] <= position[:, None]
+        last = _clip_layers(text, input_ids, (earlier & kept[:, None, :])[:, None])[-1]
+        return last, self.model.text_projection(_pooled(text, input_ids, last))
+
+
+def _clip_layers(model: Any, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """The embedded text, then the state after each layer: [rows, tokens, width].
+
+    Args: mask: bool, broadcast to [rows, heads, tokens, tokens]; None: a token looks at those up to its own.
+    """
     embeddings = model.embeddings
     states = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[: input_ids.shape[1]]
     found = [states]
     for layer in model.encoder.layers:
-        states = states + _clip_attention(layer.self_attn, layer.layer_norm1(states))
+        states = states + _clip_attention(layer.self_attn, layer.layer_norm1(states), mask)
         states = states + layer.mlp(layer.layer_norm2(states))
         found.append(states)
     return found
@@ -78,20 +106,24 @@ def _clip_layers(model: Any, input_ids: torch.Tensor) -> list[torch.Tensor]:
 
 def _pooled(model: Any, input_ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """The last layer, normed, at the first end token: [rows, width]."""
-    length = input_ids.shape[1]
-    position = torch.arange(length, dtype=torch.float32, device=input_ids.device)
-    ends = torch.where(input_ids == model.config.eos_token_id, position, float(length - 1))
-    first = (position == ends.amin(dim=1, keepdim=True)).to(states.dtype)
+    position = torch.arange(input_ids.shape[1], dtype=torch.float32, device=input_ids.device)
+    first = (position == _first_end(model, input_ids, position)).to(states.dtype)
     pooled: torch.Tensor = (first.unsqueeze(1) @ model.final_layer_norm(states)).squeeze(1)
     return pooled
 
 
-def _clip_attention(attention: Any, states: torch.Tensor) -> torch.Tensor:
+def _first_end(model: Any, input_ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """The place of the first end token, or the last place of a text without any: [rows, 1]."""
+    ends = torch.where(input_ids == model.config.eos_token_id, position, float(input_ids.shape[1] - 1))
+    return ends.amin(dim=1, keepdim=True)
+
+
+def _clip_attention(attention: Any, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     query, key, value = (
         projection(states).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
     projected: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return projected
 
@@ -214,8 +246,17 @@ def make_clip_penultimate_and_pooled(config: Mapping[str, Any]) -> nn.Module:
     The end token is set right: configurations converted from OpenCLIP carry a wrong one (2), which the library replaces
     by the largest token number, and that is the same token.
     """
+    return ClipPenultimateAndPooled(_projecting(config)).eval()
+
+
+def make_clip_last_and_pooled(config: Mapping[str, Any]) -> nn.Module:
+    """As `make_clip_penultimate_and_pooled`, with the last layer."""
+    return ClipLastAndPooled(_projecting(config)).eval()
+
+
+def _projecting(config: Mapping[str, Any]) -> Any:
     end = {"eos_token_id": config["vocab_size"] - 1}
-    return ClipPenultimateAndPooled(CLIPTextModelWithProjection(CLIPTextConfig(**{**config, **end}))).eval()
+    return CLIPTextModelWithProjection(CLIPTextConfig(**{**config, **end}))
 
 
 def make_t5(config: Mapping[str, Any]) -> nn.Module:
@@ -370,15 +411,26 @@ CLIP_L_PENULTIMATE = _clip(
 )
 """SDXL's first."""
 
+_OPEN_CLIP_BIGG = _clip_config(1280, 32, 20, "gelu", projection_dim=1280)
 OPEN_CLIP_BIGG = _clip(
     "text_encoder_2",
     make_clip_penultimate_and_pooled,
     _projected_tensors,
-    _clip_config(1280, 32, 20, "gelu", projection_dim=1280),
+    _OPEN_CLIP_BIGG,
     parameters=694_659_840,
     flops=97_863_303_680.0,
 )
-"""SDXL's second, and Stable Cascade's."""
+"""SDXL's second."""
+
+OPEN_CLIP_BIGG_LAST = _clip(
+    "text_encoder",
+    make_clip_last_and_pooled,
+    _projected_tensors,
+    _OPEN_CLIP_BIGG,
+    parameters=694_659_840,
+    flops=97_863_303_680.0,
+)
+"""Stable Cascade's."""
 
 T5_XXL = ComponentSpec(
     name="text_encoder_2",

@@ -150,6 +150,7 @@ Z_IMAGE_TURBO = Architecture(
     name="z_image_turbo",
     title="Z-Image Turbo",
     prediction="flow",
+    timesteps=1,
     latent_channels=16,
     latent_scale=8,
     native_pixels=1024 * 1024,

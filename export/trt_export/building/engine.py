@@ -35,9 +35,6 @@ from trt_export.graphs.exporter import parameters
 
 PLAN, GRAPH, SIDE = "engine.plan", "graph.onnx", "side.safetensors"
 
-MIDDLE_TIMESTEP = {"flow": 0.5}
-"""By what a network predicts; the others count discrete steps, of which 500 is the middle."""
-
 
 class CannotBuild(Exception):
     """A build that cannot work was not started; the message has every reason."""
@@ -216,7 +213,7 @@ def _certified(order: Order, staging: Staging, bound: _Bound, report: Tell, stop
         return Certificate(verdict=done.notes["verdict"], figures=done.notes["figures"])
     report("certify", 0.0)
     began = time.monotonic()
-    timestep = MIDDLE_TIMESTEP.get(architecture(order.architecture).prediction, 500.0)
+    timestep = architecture(order.architecture).timesteps / 2
     place = (order.architecture, order.component.name, dict(order.component.config))
     arguments: tuple[Any, ...] = (*place, bound.request.graph, bound.weights, order.certified, timestep)
     certified = run_phase(certify_by_name, arguments, report, stop)

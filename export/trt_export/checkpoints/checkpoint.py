@@ -18,6 +18,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "denoiser_stage_b": ("decoder",),
     "vae_decoder": ("vae", "vqgan"),
     "vae_encoder": ("vae", "vqgan"),
+    "effnet_encoder": ("effnet_encoder",),
 }
 """Where a diffusers folder keeps the networks of an architecture, the first that is there."""
 

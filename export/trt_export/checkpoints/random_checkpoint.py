@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,16 +81,22 @@ def parameters_of(component: ComponentSpec) -> dict[str, tuple[int, ...]]:
 
 
 def random_tensors(
-    architecture: Architecture, *, small: bool = False, tables: Callable[[str, str], Sequence[KeyMap]] = key_maps
+    architecture: Architecture,
+    *,
+    small: bool = False,
+    networks: Collection[str] = (),
+    tables: Callable[[str, str], Sequence[KeyMap]] = key_maps,
 ) -> dict[str, Published]:
-    """The tensors of a file of all networks of an architecture, in the first layout and under the first prefix of each.
+    """The tensors of a file of networks of an architecture, in the first layout and under the first prefix of each.
 
-    Args: small: the networks for tests. tables: of an architecture's component.
+    Args: small: the networks for tests. networks: those of the file by their names; all without any. tables: of an
+        architecture's component.
 
-    Raises: NoLayout.
+    Raises: NoLayout; KeyError: the architecture has no such network.
     """
     found: dict[str, Published] = {}
-    for component in architecture.components:
+    chosen = [architecture.component(name) for name in networks] or architecture.components
+    for component in chosen:
         known = tables(architecture.name, component.name)
         if not known:
             raise NoLayout(f"no original layout is known for the {component.name} of {architecture.title}")
@@ -98,7 +104,10 @@ def random_tensors(
         for name, one in own.items():
             stored = known[0].prefixes[0] + name
             if found.setdefault(stored, one).shape != one.shape:
-                raise NoLayout(f"two networks of {architecture.title} would have the tensor {stored!r} differently")
+                raise NoLayout(
+                    f"two networks of {architecture.title} would have the tensor {stored!r} differently; they are "
+                    "published in files of their own, so write one at a time and name its networks with --network"
+                )
     return found
 
 

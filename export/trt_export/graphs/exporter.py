@@ -112,7 +112,7 @@ def _dynamic_shapes(component: ComponentSpec) -> tuple[dict[int, Any], ...]:
 
     def dim(axis: Axis) -> Any:
         if axis.name not in dims:
-            most = _MOST[axis.quantity] // axis.unit // axis.multiple
+            most = axis.elements(_MOST[axis.quantity]) // axis.multiple
             base = torch.export.Dim(axis.name, min=-(-axis.least // axis.multiple), max=most)
             dims[axis.name] = base if axis.multiple == 1 else axis.multiple * base
         return dims[axis.name]
@@ -129,7 +129,7 @@ def _name_axes(graph: onnx.GraphProto, component: ComponentSpec) -> None:
     for value in (*graph.input, *graph.output):
         for size, part in zip(value.type.tensor_type.shape.dim, described[value.name].shape, strict=True):
             if isinstance(part, Axis):
-                size.dim_param = part.quantity if part.unit == 1 else f"{part.quantity}/{part.unit}"
+                size.dim_param = part.quantity if part.unit == 1 else f"{part.quantity}/{float(part.unit):g}"
 
 
 def _is_buffer(name: str, program: Any, weights: set[str]) -> bool:

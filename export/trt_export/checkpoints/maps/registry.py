@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from trt_export.checkpoints.keymap import KeyMap
-from trt_export.checkpoints.maps import ldm
+from trt_export.checkpoints.maps import cascade, ldm
 
-MODULES = (ldm,)
+MODULES = (ldm, cascade)
 
 
 def key_maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
