@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trt_export.checkpoints.checkpoint import Checkpoint
+from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-"""What stands in front of a denoiser's names; the first one under which a signature fits counts."""
 
 Shape = tuple[int, ...]
 
@@ -39,7 +37,7 @@ def detect(checkpoint: Checkpoint) -> str:
     tensors = {name: stored.shape for name, stored in checkpoint.of("denoiser").items()}
     nearest: tuple[float, Signature, str] | None = None
     for signature in SIGNATURES:
-        for prefix in PREFIXES:
+        for prefix in DENOISER_PREFIXES:
             found = differences(signature, tensors, prefix)
             if not found:
                 return signature.architecture
