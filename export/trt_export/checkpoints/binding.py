@@ -84,8 +84,9 @@ def _layout(
     best: tuple[int, Lookup, str] | None = None
     for table in (*tables, diffusers(names, prefixes=("", PREFIX))):
         lookup = Lookup(table)
+        places = [[place.stored for place in lookup.places(name)] for name in names]
         for prefix in table.prefixes:
-            count = sum(any(prefix + place.stored in tensors for place in lookup.places(name)) for name in names)
+            count = sum(any(prefix + stored in tensors for stored in some) for some in places)
             if best is None or count > best[0]:
                 best = (count, lookup, prefix)
     if best is None or best[0] == 0:

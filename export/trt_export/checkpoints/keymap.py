@@ -192,14 +192,16 @@ def _place(entry: Entry, numbers: Sequence[str], position: int) -> Place:
 
 def _overlaps(what: str, patterns: Sequence[str]) -> Iterator[str]:
     """Pairs of patterns that one name could match."""
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[tuple[str, list[str]]]] = {}
     for pattern in patterns:
+        numbers = _NUMBER.findall(pattern)
         others = alike.setdefault(_skeleton(pattern), [])
-        yield from (f"the {what} {pattern!r} also matches {other!r}" for other in others if _overlap(pattern, other))
-        others.append(pattern)
+        yield from (
+            f"the {what} {pattern!r} also matches {other!r}" for other, theirs in others if _overlap(numbers, theirs)
+        )
+        others.append((pattern, numbers))
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Whether two patterns of one skeleton have a name in common."""
-    pairs = zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True)
-    return all(a == b or _PLACE in (a, b) for a, b in pairs)
+def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two patterns of one skeleton, by their numbers and placeholders, have a name in common."""
+    return all(a == b or _PLACE in (a, b) for a, b in zip(one, other, strict=True))
