@@ -45,7 +45,7 @@ class BoundTensor:
     name: str  # the exported module's: "model." and the library's own
     dtype: str  # one of BINDABLE
     shape: tuple[int, ...]  # the library's
-    pieces: tuple[Piece, ...]  # joined along the first axis; nearly always one
+    pieces: tuple[Piece, ...]  # joined along the first axis: one, or equal ones that lie side by side in another order
     scale: Piece | None = None  # float8 only: one float32; a weight is its value times the scale
 
 
