@@ -1,4 +1,9 @@
-"""What architecture a checkpoint is of, by a few names and shapes of its denoiser."""
+"""What architecture a checkpoint is of, by a few names and shapes of its denoiser.
+
+Nothing else of a file is asked: metadata is free text, and absent in most. So a fine-tune is its base model, and so is
+a model that was only trained otherwise: the undistilled Z-Image, Krea 2 and FLUX.2 Klein have the shapes, and with them
+the graphs, of the distilled ones that are known here; guidance and steps are the recipe's.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +59,17 @@ def detect(checkpoint: Checkpoint) -> str:
         f"{checkpoint.path} is of no known architecture: {reason}. Known are {known}; if it is one of these all the "
         "same, name it with --architecture"
     )
+
+
+def unsaid(architecture: str) -> str | None:
+    """What the files of an architecture cannot say of themselves, as a sentence for people; None: nothing."""
+    if twins := TWINS.get(architecture):
+        names = " or ".join(twins)
+        return (
+            f"the checkpoint has the same names and shapes as one of {names}; it is taken for {architecture}. If it is "
+            f"not, say so: --architecture {twins[0]}"
+        )
+    return None
 
 
 def differences(signature: Signature, tensors: Mapping[str, Shape], prefix: str) -> Sequence[str]:

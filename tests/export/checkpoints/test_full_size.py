@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import describe, parameters_of, random_tensors
-from trt_export.checkpoints.safetensors_file import SIZES, encode_header
 from trt_export.checkpoints.signatures import TWINS, detect
 
 SECOND = {twin for twins in TWINS.values() for twin in twins}
@@ -25,16 +24,10 @@ LARGEST_SIDE_FILES = 50_000_000
 """Bytes beside its engines that a further checkpoint may cost."""
 
 
-def a_file_with_holes(file: Path, described: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """A safetensors file whose values take no place on the disk: all are zero."""
-    header = encode_header(described)
-    with file.open("wb") as stream:
-        stream.write(header)
-        stream.truncate(len(header) + sum(math.prod(shape) * SIZES[word] for word, shape in described.values()))
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_all_networks_is_told_and_bound_in_place_but_for_a_small_side_file(tmp_path: Path, name: str) -> None:
+def test_a_file_of_all_networks_is_told_and_bound_in_place_but_for_a_small_side_file(
+    tmp_path: Path, name: str, file_with_holes: Callable[..., None]
+) -> None:
     tensors = random_tensors(architecture(name))
     shapes = {
         component.name: {PREFIX + key: shape for key, shape in parameters_of(component).items()}
@@ -43,7 +36,7 @@ def test_a_file_of_all_networks_is_told_and_bound_in_place_but_for_a_small_side_
 
     for dtype in ("bfloat16", "float8"):  # float16 costs what bfloat16 does, float32 at most twice that
         file = tmp_path / f"{dtype}.safetensors"
-        a_file_with_holes(file, describe(tensors, dtype))
+        file_with_holes(file, describe(tensors, dtype))
         checkpoint = open_checkpoint(file)
 
         assert detect(checkpoint) == name
