@@ -2,7 +2,8 @@
 
 Sources: black-forest-labs/flux and flux2 (their `autoencoder.py`), diffusers' scripts/convert_flux2_to_diffusers.py,
 and Wan-Video/Wan2.1's `vae.py`, whose names Qwen-Image's file has. The tests hold Flux' and Qwen-Image's tables to
-diffusers' converters; for FLUX.2 the installed diffusers has none.
+diffusers' converters; for FLUX.2, of which the installed diffusers has none, only what it shares with Flux. No table
+here was held to a published file.
 """
 
 from __future__ import annotations

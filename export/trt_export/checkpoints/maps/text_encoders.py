@@ -1,7 +1,7 @@
 """Text encoders of the flow families: files have the names of the transformers library, behind various prefixes.
 
 Sources: transformers' modules; the prefixes are those of published files as ComfyUI's loaders name them
-(`text_encoders.NAME.transformer.` where all networks are in one file).
+(`text_encoders.NAME.transformer.` where all networks are in one file). They were not held to the files themselves.
 """
 
 from __future__ import annotations
