@@ -38,7 +38,7 @@ def convert(
 
 @app.command(name="random-checkpoint")
 def random_checkpoint(
-    name: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="Such as stable_diffusion_1 or sdxl.")],
+    name: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="Such as sdxl or flux_dev.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or float8.")] = "float16",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from trt_export.architectures.architecture import ComponentSpec, Kind, Quantity, Tensor
+from trt_export.checkpoints.safetensors_file import SIZES, encode_header
 
 Sizes = Mapping[Quantity, int]
 
@@ -49,6 +52,19 @@ def _inputs_of(component: ComponentSpec, at: Sizes, dtype: torch.dtype = torch.f
                 return torch.randn(shape, generator=generator).to(dtype)
 
     return tuple(values(tensor) for tensor in component.inputs)
+
+
+def _file_with_holes(file: Path, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """A safetensors file of these types and shapes whose values take no place on the disk: all are zero."""
+    header = encode_header(described)
+    with file.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + sum(math.prod(shape) * SIZES[word] for word, shape in described.values()))
+
+
+@pytest.fixture
+def file_with_holes() -> Callable[[Path, Mapping[str, tuple[str, tuple[int, ...]]]], None]:
+    return _file_with_holes
 
 
 @pytest.fixture

@@ -275,7 +275,8 @@ def make_qwen3_vl(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _tapped(model_class: Any, config_class: Any, config: Mapping[str, Any], *, counts_kept: bool) -> nn.Module:
-    own = {key: value for key, value in config.items() if key != "taps"}
+    # A published configuration is of all layers, `layer_types` one word for each.
+    own = {key: value for key, value in config.items() if key not in ("taps", "num_hidden_layers", "layer_types")}
     model = model_class(config_class(**own, num_hidden_layers=max(config["taps"])))
     model.norm = nn.Identity()  # past the last tap
     return QwenTaps(model, config["taps"], counts_kept=counts_kept).eval()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trt_export.architectures.architecture import Architecture, ComponentSpec
@@ -14,7 +15,17 @@ from trt_export.architectures.registry import architecture
 from trt_export.building.located import Located, locate
 from trt_export.checkpoints.checkpoint import FOLDERS, Checkpoint, open_checkpoint
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.checkpoints.signatures import detect
+from trt_export.checkpoints.signatures import detect, unsaid
+
+CONFIG = "config.json"
+
+OURS = ("taps",)
+"""Keys of a configuration that no library's has: which layers of a language model are read."""
+
+Networks = Mapping[str, Path]
+"""Files or folders of single networks, as `open_checkpoint` takes them."""
+
+NO_NETWORKS: Networks = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,43 +35,66 @@ class Source:
     name: str
     architecture: Architecture  # its components with the model's own configurations, parameters and costs
     checkpoint: Checkpoint
+    assumption: str | None = None  # what was taken for granted because no file says it, as a sentence for people
 
 
-def open_source(model: str, models: Path | None = None, family: str | None = None) -> Source:
+def open_source(
+    model: str, models: Path | None = None, family: str | None = None, networks: Networks = NO_NETWORKS
+) -> Source:
     """Find a model by its name, or open the checkpoint at a path.
 
     Args:
-        model: a model folder's name; or a path: a diffusers folder, or a safetensors file of all networks.
+        model: a model folder's name; or a path: a diffusers folder, a safetensors file of all networks or of the
+            denoiser, or a folder of files that together are all networks.
         models: folder of further model folders.
         family: name of the architecture, where the files do not say it.
 
     Raises: UnreadableCheckpoint, UnknownArchitecture, ModelUnusable.
     """
-    return open_located(locate(model, models), family)
+    return open_located(locate(model, models), family, networks)
 
 
-def open_located(located: Located, family: str | None = None) -> Source:
+def open_located(located: Located, family: str | None = None, networks: Networks = NO_NETWORKS) -> Source:
     """As `open_source`, of a model that was found. Raises: UnreadableCheckpoint, UnknownArchitecture."""
-    checkpoint = open_checkpoint(located.path)
-    entry = architecture(family or located.family or detect(checkpoint))
-    components = tuple(_component(one, checkpoint) for one in entry.components)
-    return Source(name=located.name, architecture=replace(entry, components=components), checkpoint=checkpoint)
+    checkpoint = open_checkpoint(located.path, networks)
+    said = family or located.family
+    entry = architecture(said or detect(checkpoint))
+    components = tuple(_component(one, located.path, networks) for one in entry.components)
+    return Source(
+        name=located.name,
+        architecture=replace(entry, components=components),
+        checkpoint=checkpoint,
+        assumption=None if said else unsaid(entry.name),
+    )
 
 
-def _component(component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
+def _component(component: ComponentSpec, path: Path, networks: Networks) -> ComponentSpec:
     """The component as the model has it; a single file says no configuration, and has the architecture's own."""
-    folder = next((one for one in FOLDERS[component.name] if one in checkpoint.parts), None)
-    if folder is None:
+    config = _config(component, path, networks)
+    if config is None:
         return component
-    component = component.configured(_config(checkpoint.path / folder / "config.json"))
+    component = component.configured(config)
     parameters = sum(weight.numel() for weight in meta_module(component).parameters())
     if parameters == component.parameters:
         return component
     return replace(component, parameters=parameters, cost=fitted(component))  # a smaller model of the family
 
 
-def _config(file: Path) -> dict[str, Any]:
-    """A network's configuration without the library's notes on it."""
+def _config(component: ComponentSpec, path: Path, networks: Networks) -> Mapping[str, Any] | None:
+    """What the network's diffusers folder says of it; None: it has none."""
+    names = (component.name, *FOLDERS[component.name])
+    given = next((networks[name] for name in names if name in networks), None)
+    folder = given or next((path / name for name in names if (path / name).is_dir()), None)
+    if folder is None or (given and not (given / CONFIG).is_file()):
+        return None
+    whole = _read(folder / CONFIG)
+    # The half that reads text, of a model that looks at pictures as well.
+    read: Mapping[str, Any] = whole.get("text_config", whole)
+    return {**read, **{key: component.config[key] for key in OURS if key in component.config}}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A configuration without the library's notes on it."""
     try:
         read: Mapping[str, Any] = json.loads(file.read_bytes())
     except (OSError, ValueError) as exc:

@@ -45,7 +45,7 @@ class BoundTensor:
     name: str  # the exported module's: "model." and the library's own
     dtype: str  # one of BINDABLE
     shape: tuple[int, ...]  # the library's
-    pieces: tuple[Piece, ...]  # joined along the first axis; nearly always one
+    pieces: tuple[Piece, ...]  # joined along the first axis: one, or equal ones that lie side by side in another order
     scale: Piece | None = None  # float8 only: one float32; a weight is its value times the scale
 
 
@@ -100,17 +100,17 @@ def _layout(
     best: tuple[int, Lookup, str] | None = None
     for table in (*tables, diffusers(names, prefixes=("", PREFIX))):
         lookup = Lookup(table)
+        places = [[place.stored for place in lookup.places(name)] for name in names]
         for prefix in table.prefixes:
-            places = (lookup.by_library(name) for name in names)
-            count = sum(place is not None and prefix + place.stored in tensors for place in places)
+            count = sum(any(prefix + stored in tensors for stored in some) for some in places)
             if best is None or count > best[0]:
                 best = (count, lookup, prefix)
     if best is None or best[0] == 0:
         held = ", ".join(sorted(tensors)[:3]) or "nothing"
         raise WeightsMissing(
             f"{_files(tensors)}: none of the network's {len(names)} weights is there in any known layout; it holds "
-            f"{len(tensors)} tensors ({held}, ..). It may be of another architecture: name the right one with "
-            "--architecture"
+            f"{len(tensors)} tensors ({held}, ..). It may be of another architecture (name the right one with "
+            "--architecture), or without this network, which then is in a file that has to be named or put beside it"
         )
     return best[1], best[2]
 
@@ -123,11 +123,12 @@ def _bind_one(
     tensors: Mapping[str, StoredTensor],
     rewritten: dict[str, Values],
 ) -> BoundTensor:
-    shape, place = names[name], lookup.by_library(name)
-    if place is None:
+    shape, places = names[name], lookup.places(name)
+    if not places:
         raise WeightsMissing(
             f"the {lookup.table.layout} layout has no name for the weight {name!r}: its table lacks it"
         )
+    place = next((one for one in places if prefix + one.stored in tensors), places[0])
     stored = tensors.get(prefix + place.stored)
     if stored is None:
         close = difflib.get_close_matches(prefix + place.stored, tensors, n=3, cutoff=0.6)
@@ -137,7 +138,8 @@ def _bind_one(
         )
     if stored.dtype not in BINDABLE:
         raise WeightsMissing(
-            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(BINDABLE)}"
+            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(BINDABLE)}. "
+            "Take the model's bf16, fp16 or fp8 (e4m3) file, not one quantised otherwise"
         )
     part = _part(stored, place, names)
     change = place.entry.change
@@ -176,7 +178,7 @@ def _part(stored: StoredTensor, place: Place, names: Mapping[str, tuple[int, ...
 
 def _same_values(stored: tuple[int, ...], shape: tuple[int, ...], change: Change) -> bool:
     """Whether a stored shape is the library's but for axes of one element, and for what the table changes."""
-    wanted = shape[::-1] if change is Change.TRANSPOSED else shape
+    wanted = {Change.TRANSPOSED: shape[::-1], Change.FLATTENED: (math.prod(shape),)}.get(change, shape)
     return [size for size in stored if size != 1] == [size for size in wanted if size != 1]
 
 
@@ -185,13 +187,21 @@ def _scale(stored: StoredTensor, tensors: Mapping[str, StoredTensor]) -> Values:
     stem = stored.name.removesuffix(".weight")
     for ending in SCALES:
         if found := tensors.get(stem + ending):
-            if math.prod(found.shape) != 1 or found.dtype != "F32":
+            if math.prod(found.shape) != 1 or found.dtype not in _FLOATS:
                 raise WeightsMissing(
-                    f"{found.file}: the scale {found.name!r} is {found.dtype} {found.shape}; one F32 for the whole "
-                    "weight is what engines take"
+                    f"{found.file}: the scale {found.name!r} is {found.dtype} {found.shape}; one number for the whole "
+                    "weight is what engines take. Take the model's bf16 or fp16 file, or one with a scale per tensor"
                 )
-            return Values(dtype="F32", shape=(), data=read_bytes(found))
+            return Values(dtype="F32", shape=(), data=_float32(found))
     return Values(dtype="F32", shape=(), data=np.float32(1).tobytes())
+
+
+def _float32(number: StoredTensor) -> bytes:
+    """One stored number as float32; the upper half of one is a bfloat16."""
+    data = read_bytes(number)
+    if number.dtype == "BF16":
+        return bytes(2) + data
+    return np.frombuffer(data, _FLOATS[number.dtype]).astype(np.float32).tobytes()
 
 
 def _moved(tensor: BoundTensor, side: Mapping[str, StoredTensor]) -> BoundTensor:
@@ -214,3 +224,4 @@ def _files(tensors: Mapping[str, StoredTensor]) -> str:
 
 _SCALE = "#scale"
 _RAW: dict[int, type[np.generic]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_FLOATS: dict[str, type[np.generic]] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}

@@ -24,6 +24,9 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
 
 SAFETENSORS = frozenset({".safetensors", ".sft"})
 
+MARKERS = frozenset({"scaled_fp8"})
+"""Names that files of any network have, whose values say nothing: ComfyUI's sign of scaled float8 weights."""
+
 Tensors = Mapping[str, StoredTensor]
 
 
@@ -135,7 +138,7 @@ def _merged(files: Iterable[Path]) -> Tensors:
     found: dict[str, StoredTensor] = {}
     for file in files:
         for key, tensor in read_header(file).items():
-            if (other := found.setdefault(key, tensor)) is not tensor:
+            if (other := found.setdefault(key, tensor)) is not tensor and key not in MARKERS:
                 raise UnreadableCheckpoint(
                     f"{other.file} and {file} both have {key!r}: a folder of several models is none; name the file "
                     "that is meant, and those of its other networks by what they are"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ class Change(StrEnum):
     NONE = "none"
     TRANSPOSED = "transposed"  # two axes exchanged: cannot be bound in place
     HALVES_SWAPPED = "halves_swapped"  # the first axis' two halves stand the other way round
+    FLATTENED = "flattened"  # all axes as one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class KeyMap:
     prefixes: tuple[str, ...]  # what may stand in front of stored names in a file; the first one found there counts
     entries: tuple[Entry, ...]
     unused: tuple[str, ...] = ()  # stored names, patterns too, that files have beside and no parameter needs
+    tied: tuple[tuple[str, ...], ...] = ()  # parameters that are one: a file has the tensor of any of them, or of all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,14 @@ class Lookup:
                 return _place(entry, numbers, position)
         return None
 
+    def places(self, name: str) -> tuple[Place, ...]:
+        """Where the library's parameter `name` may lie: in its own tensor, or in that of a parameter it is tied to."""
+        tied = (other for group in self.table.tied if name in group for other in group if other != name)
+        found = (self.by_library(other) for other in tied)
+        elsewhere = (replace(place, library=(name,)) for place in found if place)
+        own = self.by_library(name)
+        return (*([own] if own else []), *elsewhere)
+
     def is_unused(self, name: str) -> bool:
         """Whether the stored tensor `name` is one that no parameter needs."""
         return any(match(pattern, name) is not None for pattern in self._unused.get(_skeleton(name), ()))
@@ -145,6 +155,12 @@ def faults(table: KeyMap) -> tuple[str, ...]:
         found += [
             f"{p!r} has digits beside a placeholder" for p in (entry.stored, *entry.library) if _TOUCHING.search(p)
         ]
+    tied = {name for group in table.tied for name in group}
+    found += [
+        f"{entry.stored!r} holds a tied parameter and others, or changes it"
+        for entry in table.entries
+        if tied.intersection(entry.library) and (len(entry.library) > 1 or entry.change is not Change.NONE)
+    ]
     stored = [entry.stored for entry in table.entries] + list(table.unused)
     library = [name for entry in table.entries for name in entry.library]
     return (*found, *_overlaps("stored name", stored), *_overlaps("parameter", library))
@@ -176,14 +192,16 @@ def _place(entry: Entry, numbers: Sequence[str], position: int) -> Place:
 
 def _overlaps(what: str, patterns: Sequence[str]) -> Iterator[str]:
     """Pairs of patterns that one name could match."""
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[tuple[str, list[str]]]] = {}
     for pattern in patterns:
+        numbers = _NUMBER.findall(pattern)
         others = alike.setdefault(_skeleton(pattern), [])
-        yield from (f"the {what} {pattern!r} also matches {other!r}" for other in others if _overlap(pattern, other))
-        others.append(pattern)
+        yield from (
+            f"the {what} {pattern!r} also matches {other!r}" for other, theirs in others if _overlap(numbers, theirs)
+        )
+        others.append((pattern, numbers))
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Whether two patterns of one skeleton have a name in common."""
-    pairs = zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True)
-    return all(a == b or _PLACE in (a, b) for a, b in pairs)
+def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two patterns of one skeleton, by their numbers and placeholders, have a name in common."""
+    return all(a == b or _PLACE in (a, b) for a, b in zip(one, other, strict=True))

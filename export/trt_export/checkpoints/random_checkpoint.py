@@ -48,18 +48,27 @@ class Published:
         """As it is stored."""
         shapes = tuple(self.parts.values())
         joined = (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
-        return joined[::-1] if self.change is Change.TRANSPOSED else joined
+        match self.change:
+            case Change.TRANSPOSED:
+                return joined[::-1]
+            case Change.FLATTENED:
+                return (math.prod(joined),)
+            case Change.NONE | Change.HALVES_SWAPPED:
+                return joined
 
 
 def published(parameters: Mapping[str, tuple[int, ...]], table: KeyMap) -> dict[str, Published]:
-    """The tensors that a file in a layout has for a network, by their names without a prefix.
+    """The tensors that a file in a layout has for a network, by their names without a prefix; tied ones once.
 
     Args: parameters: the library's names and shapes.
 
     Raises: NoLayout: the table lacks a parameter, or the network lacks one that lies between its own.
     """
     lookup, found = Lookup(table), dict[str, Published]()
+    repeated = {name for group in table.tied for name in group[1:] if group[0] in parameters}
     for name in parameters:
+        if name in repeated:
+            continue
         place = lookup.by_library(name)
         if place is None or not all(one in parameters for one in place.library):
             raise NoLayout(f"the {table.layout} layout has no place for the weight {name!r}")
@@ -121,7 +130,7 @@ def write_random(file: Path, tensors: Mapping[str, Published], *, seed: int, dty
 
     Returns: bytes written. Raises: StoreFull.
     """
-    described, makers = _described(tensors, dtype), _values(tensors, seed, dtype)
+    described, makers = describe(tensors, dtype), _values(tensors, seed, dtype)
     header = encode_header(described)
     size = len(header) + sum(math.prod(shape) * SIZES[word] for word, shape in described.values())
     with whole_file(file, f"{file.name} ({megabytes(size)})") as stream:
@@ -131,7 +140,11 @@ def write_random(file: Path, tensors: Mapping[str, Published], *, seed: int, dty
     return size
 
 
-def _described(tensors: Mapping[str, Published], dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+def describe(tensors: Mapping[str, Published], dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (in safetensors' words) and shape of everything a file has, scales included, in its order.
+
+    Args: dtype: one of TYPES.
+    """
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, one in tensors.items():
         own = _type_of(name, one, dtype)
@@ -142,7 +155,7 @@ def _described(tensors: Mapping[str, Published], dtype: str) -> dict[str, tuple[
 
 
 def _values(tensors: Mapping[str, Published], seed: int, dtype: str) -> Iterator[bytes]:
-    """The bytes of all tensors in the order of `_described`."""
+    """The bytes of all tensors in the order of `describe`."""
     for name, one in tensors.items():
         own = _type_of(name, one, dtype)
         center, spread = _distribution(name, one.shape)
@@ -156,7 +169,8 @@ def _values(tensors: Mapping[str, Published], seed: int, dtype: str) -> Iterator
 def _type_of(name: str, one: Published, dtype: str) -> str:
     if dtype != "float8":
         return dtype
-    table = any(word in name for word in ("embedding", "embed_tokens", "shared"))  # looked up, not multiplied with
+    words = ("embedding", "embed_tokens", "shared", "relative_attention_bias")
+    table = any(word in name for word in words)  # looked up, not multiplied with
     matrix = len(one.shape) == 2 and name.endswith(".weight") and one.change is not Change.TRANSPOSED
     return "float8" if matrix and not table else "float16"
 
@@ -167,8 +181,8 @@ def _scale_name(name: str) -> str:
 
 def _distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """Mean and standard deviation of a tensor's values."""
-    if len(shape) > 1:
-        return 0.0, math.prod(shape[1:]) ** -0.5
+    if (summed := math.prod(shape[1:])) > 1:
+        return 0.0, summed**-0.5
     scales = name.endswith(("weight", "scale", "gamma", "running_var"))
     return (1.0, 0.05) if scales else (0.0, 0.05)
 

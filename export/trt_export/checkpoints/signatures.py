@@ -1,4 +1,9 @@
-"""What architecture a checkpoint is of, by a few names and shapes of its denoiser."""
+"""What architecture a checkpoint is of, by a few names and shapes of its denoiser.
+
+Nothing else of a file is asked: metadata is free text, and absent in most. So a fine-tune is its base model, and so is
+a model that was only trained otherwise: the undistilled Z-Image, Krea 2 and FLUX.2 Klein have the shapes, and with them
+the graphs, of the distilled ones that are known here; guidance and steps are the recipe's.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trt_export.checkpoints.checkpoint import Checkpoint
+from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-"""What stands in front of a denoiser's names; the first one under which a signature fits counts."""
 
 Shape = tuple[int, ...]
 
@@ -39,7 +42,7 @@ def detect(checkpoint: Checkpoint) -> str:
     tensors = {name: stored.shape for name, stored in checkpoint.of("denoiser").items()}
     nearest: tuple[float, Signature, str] | None = None
     for signature in SIGNATURES:
-        for prefix in PREFIXES:
+        for prefix in DENOISER_PREFIXES:
             found = differences(signature, tensors, prefix)
             if not found:
                 return signature.architecture
@@ -56,6 +59,17 @@ def detect(checkpoint: Checkpoint) -> str:
         f"{checkpoint.path} is of no known architecture: {reason}. Known are {known}; if it is one of these all the "
         "same, name it with --architecture"
     )
+
+
+def unsaid(architecture: str) -> str | None:
+    """What the files of an architecture cannot say of themselves, as a sentence for people; None: nothing."""
+    if twins := TWINS.get(architecture):
+        names = " or ".join(twins)
+        return (
+            f"the checkpoint has the same names and shapes as one of {names}; it is taken for {architecture}. If it is "
+            f"not, say so: --architecture {twins[0]}"
+        )
+    return None
 
 
 def differences(signature: Signature, tensors: Mapping[str, Shape], prefix: str) -> Sequence[str]:

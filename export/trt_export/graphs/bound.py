@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -40,7 +39,7 @@ def bind_graph(graph: onnx.ModelProto, tensors: Iterable[BoundTensor]) -> BoundG
     """The graph with its weights where a checkpoint has them.
 
     A weight of another type than the graph's gets a Cast behind it, a float8 weight a DequantizeLinear with its scale,
-    and one in several pieces a Concat. Nothing is read but for the digest.
+    and one whose halves are swapped a Split and a Concat. Nothing is read but for the digest.
 
     Raises: ValueError: a weight of the graph is not among the tensors, or differs in shape.
     """
@@ -122,31 +121,46 @@ def _places(tensors: Iterable[BoundTensor]) -> dict[Path, str]:
 def _initializers(
     tensor: BoundTensor, wanted: int, places: Mapping[Path, str]
 ) -> tuple[list[TensorProto], list[onnx.NodeProto]]:
-    """The stored values of a weight and the nodes that make the weight of them."""
-    stored = ELEMENTS[tensor.dtype]
+    """The stored values of a weight and the nodes that make the weight of them.
+
+    Pieces in another order than the file's are parted after they have the graph's type: TensorRT takes a float8
+    constant for nothing but a DequantizeLinear.
+    """
+    stored, piece = ELEMENTS[tensor.dtype], _whole(tensor.pieces)
     if stored == wanted and len(tensor.pieces) == 1:
-        return [_external(tensor.name, stored, tensor.shape, tensor.pieces[0], places)], []
-    made, nodes = [], []
-    names = [f"{tensor.name}.stored{number}" for number in range(len(tensor.pieces))]
-    per_row = math.prod(tensor.shape[1:]) * helper.tensor_dtype_to_np_dtype(stored).itemsize
-    for name, piece in zip(names, tensor.pieces, strict=True):
-        shape = (piece.length // per_row, *tensor.shape[1:]) if len(names) > 1 else tensor.shape
-        made.append(_external(name, stored, shape, piece, places))
-    current = names[0]
-    if len(names) > 1:
-        current = tensor.name if stored == wanted else f"{tensor.name}.joined"
-        nodes.append(helper.make_node("Concat", names, [current], name=f"{tensor.name}.join", axis=0))
+        return [_external(tensor.name, stored, tensor.shape, piece, places)], []
+    name = f"{tensor.name}.stored"
+    typed = tensor.name if len(tensor.pieces) == 1 else f"{tensor.name}.typed" if stored != wanted else name
+    made, nodes = [_external(name, stored, tensor.shape, piece, places)], []
     if tensor.scale is not None:
         scale = f"{tensor.name}.scale"
         made.append(_external(scale, TensorProto.FLOAT, (), tensor.scale, places))
-        typed = f"{scale}.cast"
-        nodes.append(helper.make_node("Cast", [scale], [typed], name=f"{scale}.to", to=wanted))
+        nodes.append(helper.make_node("Cast", [scale], [f"{scale}.cast"], name=f"{scale}.to", to=wanted))
         nodes.append(
-            helper.make_node("DequantizeLinear", [current, typed], [tensor.name], name=f"{tensor.name}.dequantize")
+            helper.make_node("DequantizeLinear", [name, f"{scale}.cast"], [typed], name=f"{tensor.name}.dequantize")
         )
     elif stored != wanted:
-        nodes.append(helper.make_node("Cast", [current], [tensor.name], name=f"{tensor.name}.cast", to=wanted))
+        nodes.append(helper.make_node("Cast", [name], [typed], name=f"{tensor.name}.cast", to=wanted))
+    if len(tensor.pieces) > 1:
+        nodes += _reordered(tensor, typed)
     return made, nodes
+
+
+def _whole(pieces: Sequence[Piece]) -> Piece:
+    """The byte range that pieces, which lie side by side in one file, take together."""
+    first = min(pieces, key=lambda piece: piece.offset)
+    return replace(first, length=sum(piece.length for piece in pieces))
+
+
+def _reordered(tensor: BoundTensor, typed: str) -> list[onnx.NodeProto]:
+    """Nodes that put equal pieces of `typed`, as they lie in the file, into the weight's order."""
+    parts = {piece: f"{tensor.name}.part{number}" for number, piece in enumerate(tensor.pieces)}
+    as_stored = [parts[piece] for piece in sorted(tensor.pieces, key=lambda piece: piece.offset)]
+    split = helper.make_node(
+        "Split", [typed], as_stored, name=f"{tensor.name}.split", axis=0, num_outputs=len(as_stored)
+    )
+    joined = helper.make_node("Concat", list(parts.values()), [tensor.name], name=f"{tensor.name}.join", axis=0)
+    return [split, joined]
 
 
 def _external(name: str, element: int, shape: tuple[int, ...], piece: Piece, places: Mapping[Path, str]) -> TensorProto:

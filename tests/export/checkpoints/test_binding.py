@@ -21,7 +21,11 @@ TABLE = KeyMap(
         Entry(stored="out.weight", library=("final.weight",)),
         Entry(stored="projection", library=("project.weight",), change=Change.TRANSPOSED),
         Entry(stored="shift", library=("scale_shift",), change=Change.HALVES_SWAPPED),
+        Entry(stored="table", library=("modulation",), change=Change.FLATTENED),
+        Entry(stored="tokens.weight", library=("tokens.weight",)),
+        Entry(stored="words.weight", library=("words.weight",)),
     ),
+    tied=(("tokens.weight", "words.weight"),),
 )
 
 
@@ -90,6 +94,34 @@ def test_a_linear_layer_stored_as_a_convolution_of_one_by_one_is_bound_as_it_lie
     assert _bind(tmp_path, tensors, {"final.weight": (4, 3)})["model.final.weight"].shape == (4, 3)
 
 
+def test_a_flattened_weight_is_bound_as_it_lies(tmp_path: Path) -> None:
+    stored = np.arange(12, dtype=np.float32)
+    tensors = _saved(tmp_path, {"table": stored})
+
+    bound = _bind(tmp_path, tensors, {"modulation": (6, 2)})["model.modulation"]
+
+    assert bound.shape == (6, 2)
+    assert (_values(bound.pieces[0], np.float32) == stored).all()
+
+
+@pytest.mark.parametrize("name", ["tokens.weight", "words.weight"])
+def test_a_tied_weight_that_a_file_leaves_out_is_the_other_ones(tmp_path: Path, name: str) -> None:
+    stored = np.arange(6, dtype=np.float32).reshape(3, 2)
+    tensors = _saved(tmp_path, {"net.words.weight": stored})
+
+    bound = _bind(tmp_path, tensors, {name: (3, 2)})[f"model.{name}"]
+
+    assert (_values(bound.pieces[0], np.float32) == stored.ravel()).all()
+
+
+def test_a_tied_weight_that_a_file_has_is_its_own(tmp_path: Path) -> None:
+    tensors = _saved(tmp_path, {"tokens.weight": np.ones((3, 2), np.float32), "words.weight": np.eye(3, 2, dtype="f4")})
+
+    bound = _bind(tmp_path, tensors, {"words.weight": (3, 2)})["model.words.weight"]
+
+    assert list(_values(bound.pieces[0], np.float32)) == [1, 0, 0, 1, 0, 0]
+
+
 def test_a_file_in_the_librarys_own_names_needs_no_table(tmp_path: Path) -> None:
     tensors = _saved(tmp_path, {"final.weight": np.ones((4, 3), np.float32), "other": np.ones(1, np.float32)})
 
@@ -111,6 +143,56 @@ def test_a_float8_weight_comes_with_its_scale_or_with_one(tmp_path: Path, ending
     assert _values(bound.scale, np.float32) == scale
 
 
+@pytest.mark.parametrize(
+    ("dtype", "data"),
+    [
+        ("F64", np.float64(0.75).tobytes()),
+        ("F16", np.float16(0.75).tobytes()),
+        ("BF16", np.float32(0.75).tobytes()[2:]),
+    ],
+)
+def test_a_scale_of_another_type_is_read_all_the_same(tmp_path: Path, dtype: str, data: bytes) -> None:
+    tensors = {
+        "out.weight": Values(dtype="F8_E4M3", shape=(2, 3), data=bytes(6)),
+        "out.scale_weight": Values(dtype=dtype, shape=(1,), data=data),
+    }
+    (tmp_path / "model.safetensors").write_bytes(b"".join(encode(tensors)))
+
+    bound = _bind(tmp_path, read_header(tmp_path / "model.safetensors"), {"final.weight": (2, 3)})["model.final.weight"]
+
+    assert bound.scale is not None
+    assert _values(bound.scale, np.float32) == 0.75
+
+
+def test_parts_of_a_fused_float8_weight_share_its_scale_and_swapped_halves_keep_theirs(tmp_path: Path) -> None:
+    tensors = {
+        "blocks.0.qkv.weight": Values(dtype="F8_E4M3", shape=(6, 1), data=bytes(6)),
+        "blocks.0.qkv.weight_scale": Values(dtype="F32", shape=(), data=np.float32(0.5).tobytes()),
+        "shift": Values(dtype="F8_E4M3", shape=(4, 1), data=bytes(4)),
+        "shift.scale_weight": Values(dtype="F32", shape=(1,), data=np.float32(2).tobytes()),
+        "scaled_fp8": Values(dtype="F8_E4M3", shape=(0,), data=b""),
+    }
+    (tmp_path / "model.safetensors").write_bytes(b"".join(encode(tensors)))
+    shapes = {f"l.0.{part}.weight": (2, 1) for part in "qkv"} | {"scale_shift": (4, 1)}
+
+    bound = _bind(tmp_path, read_header(tmp_path / "model.safetensors"), shapes)
+
+    scales = {name: float(_values(one.scale, np.float32)[0]) for name, one in bound.items() if one.scale}
+    assert scales == {f"model.l.0.{part}.weight": 0.5 for part in "qkv"} | {"model.scale_shift": 2.0}
+    assert len(bound["model.scale_shift"].pieces) == 2
+
+
+def test_a_scale_for_each_row_is_refused_with_what_to_take_instead(tmp_path: Path) -> None:
+    tensors = {
+        "out.weight": Values(dtype="F8_E4M3", shape=(2, 3), data=bytes(6)),
+        "out.weight_scale": Values(dtype="F32", shape=(2, 1), data=bytes(8)),
+    }
+    (tmp_path / "model.safetensors").write_bytes(b"".join(encode(tensors)))
+
+    with pytest.raises(WeightsMissing, match=r"'out.weight_scale' is F32 \(2, 1\); one number .* bf16 or fp16 file"):
+        _bind(tmp_path, read_header(tmp_path / "model.safetensors"), {"final.weight": (2, 3)})
+
+
 def test_a_missing_weight_is_named_with_the_closest_keys(tmp_path: Path) -> None:
     tensors = _saved(tmp_path, {"outt.weight": np.ones((4, 3), np.float32), "shift": np.ones((2, 2), np.float32)})
 
@@ -128,12 +210,12 @@ def test_a_weight_of_another_shape_is_told_with_both(tmp_path: Path) -> None:
 def test_a_checkpoint_of_something_else_is_told_as_that(tmp_path: Path) -> None:
     tensors = _saved(tmp_path, {"encoder.x": np.ones(1, np.float32)})
 
-    with pytest.raises(WeightsMissing, match=r"none of the network's 1 weights .* --architecture"):
+    with pytest.raises(WeightsMissing, match=r"none of the network's 1 weights .* --architecture\), or without"):
         _bind(tmp_path, tensors, {"final.weight": (4, 3)})
 
 
 def test_a_weight_of_integers_is_refused(tmp_path: Path) -> None:
     tensors = _saved(tmp_path, {"out.weight": np.ones((4, 3), np.int8)})
 
-    with pytest.raises(WeightsMissing, match="of type I8; graphs read F16"):
+    with pytest.raises(WeightsMissing, match=r"of type I8; graphs read F16.* fp8 \(e4m3\) file"):
         _bind(tmp_path, tensors, {"final.weight": (4, 3)})

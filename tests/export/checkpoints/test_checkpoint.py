@@ -132,6 +132,13 @@ def test_two_models_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_a_sign_that_both_files_carry_is_no_reason_to_take_them_for_two_models(tmp_path: Path) -> None:
+    a_file(tmp_path / "krea2_turbo_fp8.safetensors", ("blocks.0.x", "scaled_fp8"))
+    a_file(tmp_path / "qwen3vl_4b_fp8_scaled.safetensors", ("model.layers.0.x", "scaled_fp8"))
+
+    assert set(open_checkpoint(tmp_path).of("denoiser")) == {"blocks.0.x", "model.layers.0.x", "scaled_fp8"}
+
+
 def test_a_network_that_no_architecture_has_is_refused(tmp_path: Path) -> None:
     file = a_file(tmp_path / "a.safetensors")
 

@@ -11,8 +11,13 @@ from trt_export.checkpoints.keymap import Change, Entry, KeyMap, Lookup, diffuse
 QKV = Entry(stored="blocks.{}.qkv.weight", library=("layers.{}.q.weight", "layers.{}.k.weight", "layers.{}.v.weight"))
 
 
-def a_table(*entries: Entry, prefixes: tuple[str, ...] = ("",), unused: tuple[str, ...] = ()) -> KeyMap:
-    return KeyMap(layout="test", prefixes=prefixes, entries=entries, unused=unused)
+def a_table(
+    *entries: Entry,
+    prefixes: tuple[str, ...] = ("",),
+    unused: tuple[str, ...] = (),
+    tied: tuple[tuple[str, ...], ...] = (),
+) -> KeyMap:
+    return KeyMap(layout="test", prefixes=prefixes, entries=entries, unused=unused, tied=tied)
 
 
 def an_entry(stored: str, *library: str) -> Entry:
@@ -74,6 +79,7 @@ def test_a_librarys_own_layout_names_everything_as_it_is() -> None:
             a_table(Entry(stored="a", library=("b", "c"), change=Change.TRANSPOSED)),
             "holds several parameters and is changed as well",
         ),
+        (a_table(an_entry("a", "b", "c"), tied=(("b", "d"),)), "holds a tied parameter and others"),
     ],
 )
 def test_a_table_that_could_be_read_in_two_ways_is_refused(table: KeyMap, complaint: str) -> None:
@@ -92,6 +98,14 @@ def test_the_first_prefix_that_a_file_has_tensors_under_counts() -> None:
         == "model.diffusion_model."
     )
     assert lookup.prefix(["vae.x", "net.y"]) is None
+
+
+def test_a_tied_parameter_may_lie_in_its_own_tensor_or_in_the_other_ones() -> None:
+    lookup = Lookup(a_table(an_entry("a", "x"), an_entry("b", "y"), an_entry("c", "z"), tied=(("x", "y"),)))
+
+    assert [(place.stored, place.library) for place in lookup.places("y")] == [("b", ("y",)), ("a", ("y",))]
+    assert [place.stored for place in lookup.places("z")] == ["c"]
+    assert lookup.places("w") == ()
 
 
 def test_names_that_nothing_needs_are_known_as_such() -> None:

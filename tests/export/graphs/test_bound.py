@@ -69,29 +69,37 @@ def test_weights_of_any_type_and_order_are_what_the_graph_computes_with(
     assert np.allclose(_computed(bound.proto, folder, X), X @ weight)
 
 
-def test_a_float8_weight_is_its_value_times_its_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_float8_weight_is_its_value_times_its_scale(tmp_path: Path, halves: bool) -> None:
     source, folder = tmp_path / "model.safetensors", tmp_path / "graph"
     folder.mkdir()
     float8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
     values = WEIGHT.astype(float8)
-    tensor = _bound(source, "F8_E4M3", values.tobytes(), scale=0.5)
+    tensor = _bound(source, "F8_E4M3", values.tobytes(), halves=halves, scale=0.5)
 
     bound = bind_graph(_graph(TensorProto.FLOAT), [tensor])
     _copy_files(dict(bound.files), folder)
 
-    assert np.allclose(_computed(bound.proto, folder, X), X @ (values.astype(np.float32) * 0.5), rtol=1e-5)
+    weight = np.concatenate([values[4:], values[:4]]) if halves else values
+    assert np.allclose(_computed(bound.proto, folder, X), X @ (weight.astype(np.float32) * 0.5), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "stored", "scale", "sm"),
-    [("F16", np.float16, None, 86), ("F32", np.float32, None, 86), ("F8_E4M3", np.uint8, 0.5, 89)],
+    ("dtype", "stored", "scale", "sm", "halves"),
+    [
+        ("F16", np.float16, None, 86, True),
+        ("F32", np.float32, None, 86, False),
+        ("F8_E4M3", np.uint8, 0.5, 89, False),
+        ("F8_E4M3", np.uint8, 0.5, 89, True),
+    ],
 )
 def test_the_real_builder_reads_the_checkpoint_through_a_link(
-    tmp_path: Path, dtype: str, stored: type[np.generic], scale: float | None, sm: int
+    tmp_path: Path, dtype: str, stored: type[np.generic], scale: float | None, sm: int, halves: bool
 ) -> None:
     folder = tmp_path / "graph"
     folder.mkdir()
-    tensor = _bound(tmp_path / "model.safetensors", dtype, WEIGHT.astype(stored).tobytes(), scale=scale)
+    data = WEIGHT.astype(stored).tobytes()
+    tensor = _bound(tmp_path / "model.safetensors", dtype, data, halves=halves, scale=scale)
     bound = bind_graph(_graph(TensorProto.FLOAT16), [tensor])
     link_files(bound, folder)
     onnx.save(bound.proto, folder / "graph.onnx")

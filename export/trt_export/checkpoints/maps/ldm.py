@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
+from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES, affine, row
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -25,14 +26,14 @@ def unet(attention: Sequence[bool], *, pooled: bool = False) -> KeyMap:
     """
     return KeyMap(
         layout="ldm",
-        prefixes=("model.diffusion_model.", "diffusion_model.", ""),
+        prefixes=DENOISER_PREFIXES,
         entries=tuple(_unet(attention, pooled=pooled)),
     )
 
 
 def _unet(attention: Sequence[bool], *, pooled: bool) -> Iterator[Entry]:
     levels = len(attention)
-    yield from _affine(
+    yield from affine(
         ("time_embed.0", "time_embedding.linear_1"),
         ("time_embed.2", "time_embedding.linear_2"),
         ("input_blocks.0.0", "conv_in"),
@@ -40,7 +41,7 @@ def _unet(attention: Sequence[bool], *, pooled: bool) -> Iterator[Entry]:
         ("out.2", "conv_out"),
     )
     if pooled:
-        yield from _affine(
+        yield from affine(
             ("label_emb.0.0", "add_embedding.linear_1"),
             ("label_emb.0.2", "add_embedding.linear_2"),
         )
@@ -53,7 +54,7 @@ def _unet(attention: Sequence[bool], *, pooled: bool) -> Iterator[Entry]:
                 yield from _transformer(f"input_blocks.{number}.1", f"{block}.attentions.{layer}")
             number += 1
         if level < levels - 1:
-            yield from _affine((f"input_blocks.{number}.0.op", f"{block}.downsamplers.0.conv"))
+            yield from affine((f"input_blocks.{number}.0.op", f"{block}.downsamplers.0.conv"))
             number += 1
     yield from _residual("middle_block.0", "mid_block.resnets.0")
     yield from _transformer("middle_block.1", "mid_block.attentions.0")
@@ -68,11 +69,11 @@ def _unet(attention: Sequence[bool], *, pooled: bool) -> Iterator[Entry]:
             number += 1
         if level < levels - 1:
             after = 2 if attends else 1
-            yield from _affine((f"output_blocks.{number - 1}.{after}.conv", f"{block}.upsamplers.0.conv"))
+            yield from affine((f"output_blocks.{number - 1}.{after}.conv", f"{block}.upsamplers.0.conv"))
 
 
 def _residual(stored: str, library: str) -> Iterator[Entry]:
-    return _affine(
+    return affine(
         (f"{stored}.in_layers.0", f"{library}.norm1"),
         (f"{stored}.in_layers.2", f"{library}.conv1"),
         (f"{stored}.emb_layers.1", f"{library}.time_emb_proj"),
@@ -88,10 +89,10 @@ def _transformer(stored: str, library: str) -> Iterator[Entry]:
     attentions = [f"{block}.{attention}" for attention in ("attn1", "attn2")]
     biased = ("norm", "proj_in", "proj_out", *(f"{one}.to_out.0" for one in attentions))
     biased += tuple(f"{block}.{layer}" for layer in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2"))
-    yield from _affine(*((f"{stored}.{name}", f"{library}.{name}") for name in biased))
+    yield from affine(*((f"{stored}.{name}", f"{library}.{name}") for name in biased))
     for attention in attentions:
         for name in (f"{attention}.to_{part}.weight" for part in "qkv"):
-            yield _entry(f"{stored}.{name}", f"{library}.{name}")
+            yield row(f"{stored}.{name}", f"{library}.{name}")
 
 
 def autoencoder(*prefixes: str) -> tuple[KeyMap, ...]:
@@ -100,8 +101,8 @@ def autoencoder(*prefixes: str) -> tuple[KeyMap, ...]:
     Args: prefixes: of the original layout, where they are not Stable Diffusion's.
     """
     rows = tuple(_autoencoder())
-    names = [name for row in rows for name in row.library]
-    old = tuple(_entry(_renamed(name), name) for name in names)
+    names = [name for one in rows for name in one.library]
+    old = tuple(row(_renamed(name), name) for name in names)
     return (
         KeyMap(layout="ldm", prefixes=prefixes or ("first_stage_model.", "vae.", ""), entries=rows),
         KeyMap(layout="diffusers before 0.18", prefixes=("",), entries=old),
@@ -109,9 +110,9 @@ def autoencoder(*prefixes: str) -> tuple[KeyMap, ...]:
 
 
 def _autoencoder() -> Iterator[Entry]:
-    yield from _affine(("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv"))
+    yield from affine(("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv"))
     for side in ("encoder", "decoder"):
-        yield from _affine(
+        yield from affine(
             (f"{side}.conv_in", f"{side}.conv_in"),
             (f"{side}.norm_out", f"{side}.conv_norm_out"),
             (f"{side}.conv_out", f"{side}.conv_out"),
@@ -119,20 +120,20 @@ def _autoencoder() -> Iterator[Entry]:
         for number in range(2):
             yield from _plain_residual(f"{side}.mid.block_{number + 1}", f"{side}.mid_block.resnets.{number}")
         attention = (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0"))
-        yield from _affine(
+        yield from affine(
             *((f"{side}.mid.attn_1.{one}", f"{side}.mid_block.attentions.0.{other}") for one, other in attention)
         )
     yield from _plain_residual("encoder.down.{}.block.{}", "encoder.down_blocks.{}.resnets.{}")
-    yield from _affine(("encoder.down.{}.downsample.conv", "encoder.down_blocks.{}.downsamplers.0.conv"))
+    yield from affine(("encoder.down.{}.downsample.conv", "encoder.down_blocks.{}.downsamplers.0.conv"))
     for level in range(VAE_LEVELS):  # the file counts the way up from the finest level
         stored, library = f"decoder.up.{VAE_LEVELS - 1 - level}", f"decoder.up_blocks.{level}"
         yield from _plain_residual(f"{stored}.block.{{}}", f"{library}.resnets.{{}}")
-        yield from _affine((f"{stored}.upsample.conv", f"{library}.upsamplers.0.conv"))
+        yield from affine((f"{stored}.upsample.conv", f"{library}.upsamplers.0.conv"))
 
 
 def _plain_residual(stored: str, library: str) -> Iterator[Entry]:
     same = ((f"{stored}.{name}", f"{library}.{name}") for name in ("norm1", "conv1", "norm2", "conv2"))
-    return _affine(*same, (f"{stored}.nin_shortcut", f"{library}.conv_shortcut"))
+    return affine(*same, (f"{stored}.nin_shortcut", f"{library}.conv_shortcut"))
 
 
 def _renamed(name: str) -> str:
@@ -152,7 +153,7 @@ def clip(*prefixes: str, inner: str = "") -> KeyMap:
     return KeyMap(
         layout="transformers",
         prefixes=prefixes,
-        entries=tuple(_entry(name, inner + name) for name in names),
+        entries=tuple(row(name, inner + name) for name in names),
         unused=("embeddings.position_ids",),
     )
 
@@ -179,29 +180,18 @@ def open_clip(*prefixes: str, inner: str = "", projected: bool = False) -> KeyMa
     )
     block, layer = "transformer.resblocks.{}", f"{inner}encoder.layers.{{}}"
     rows = [
-        _entry("token_embedding.weight", f"{inner}embeddings.token_embedding.weight"),
-        _entry("positional_embedding", f"{inner}embeddings.position_embedding.weight"),
-        *_affine(("ln_final", f"{inner}final_layer_norm")),
-        *_affine(*((f"{block}.{stored}", f"{layer}.{library}") for stored, library in renamed)),
+        row("token_embedding.weight", f"{inner}embeddings.token_embedding.weight"),
+        row("positional_embedding", f"{inner}embeddings.position_embedding.weight"),
+        *affine(("ln_final", f"{inner}final_layer_norm")),
+        *affine(*((f"{block}.{stored}", f"{layer}.{library}") for stored, library in renamed)),
     ]
     for kind in ("weight", "bias"):
-        parts = tuple(f"{layer}.self_attn.{part}_proj.{kind}" for part in "qkv")
-        rows.append(Entry(stored=f"{block}.attn.in_proj_{kind}", library=parts))
+        parts = (f"{layer}.self_attn.{part}_proj.{kind}" for part in "qkv")
+        rows.append(row(f"{block}.attn.in_proj_{kind}", *parts))
     if projected:
         rows.append(Entry(stored="text_projection", library=("text_projection.weight",), change=Change.TRANSPOSED))
     unused = ("logit_scale", "attn_mask", *(() if projected else ("text_projection",)))
     return KeyMap(layout="open_clip", prefixes=prefixes, entries=tuple(rows), unused=unused)
-
-
-def _affine(*pairs: tuple[str, str]) -> Iterator[Entry]:
-    """Layers with a weight and a bias (in some networks without: a row that nothing asks for is no harm)."""
-    for stored, library in pairs:
-        for kind in ("weight", "bias"):
-            yield _entry(f"{stored}.{kind}", f"{library}.{kind}")
-
-
-def _entry(stored: str, library: str) -> Entry:
-    return Entry(stored=stored, library=(library,))
 
 
 LAYERS = 2

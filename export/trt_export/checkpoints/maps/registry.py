@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from trt_export.checkpoints.keymap import KeyMap
-from trt_export.checkpoints.maps import cascade, ldm
+from trt_export.checkpoints.maps import cascade, chroma, flux, flux2, krea2, ldm, z_image
 
-MODULES = (ldm, cascade)
+MODULES = (ldm, cascade, flux, chroma, z_image, flux2, krea2)
 
 
 def key_maps(architecture: str, component: str) -> tuple[KeyMap, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -15,15 +15,12 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from trt_export.architectures.registry import architecture
-from trt_export.checkpoints.binding import PREFIX, Piece, bind
-from trt_export.checkpoints.keymap import Change, KeyMap, Lookup
+from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps.ldm import maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
-from trt_export.checkpoints.safetensors_file import read_header
 
 FAMILIES = (
     "stable_diffusion_1",
@@ -56,17 +53,6 @@ CLIP = {
     "vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 7, "projection_dim": 8, "bos_token_id": 18, "eos_token_id": 19,
 }  # fmt: skip
-
-
-def _stored(state: dict[str, torch.Tensor], table: KeyMap, prefix: str | None = None) -> dict[str, torch.Tensor]:
-    """A network's weights as the table says that files have them."""
-    before = table.prefixes[0] if prefix is None else prefix
-    found = {}
-    for name, one in published({name: tuple(values.shape) for name, values in state.items()}, table).items():
-        parts = [state[part] for part in one.parts]
-        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
-        found[before + name] = (joined.T if one.change is Change.TRANSPOSED else joined).contiguous()
-    return found
 
 
 def _same(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
@@ -122,14 +108,14 @@ def test_tables_can_be_read_both_ways(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_the_denoisers_table_is_what_the_librarys_converter_does(family: str) -> None:
+def test_the_denoisers_table_is_what_the_librarys_converter_does(family: str, stored_as: Callable[..., Any]) -> None:
     model = UNet2DConditionModel(attention_head_dim=4, norm_num_groups=4, **UNETS[family])
     (table,) = maps(family, "denoiser")
 
-    _same(convert_ldm_unet_checkpoint(_stored(model.state_dict(), table), dict(model.config)), model.state_dict())
+    _same(convert_ldm_unet_checkpoint(stored_as(model.state_dict(), table), dict(model.config)), model.state_dict())
 
 
-def test_the_autoencoders_table_is_what_the_librarys_converter_does() -> None:
+def test_the_autoencoders_table_is_what_the_librarys_converter_does(stored_as: Callable[..., Any]) -> None:
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -137,16 +123,16 @@ def test_the_autoencoders_table_is_what_the_librarys_converter_does() -> None:
         layers_per_block=2,
         norm_num_groups=4,
     )
-    stored = _stored(model.state_dict(), maps("stable_diffusion_1", "vae_decoder")[0])
+    stored = stored_as(model.state_dict(), maps("stable_diffusion_1", "vae_decoder")[0])
 
     assert len(stored) == 248
     _same(convert_ldm_vae_checkpoint(stored, dict(model.config)), model.state_dict())
 
 
-def test_the_second_text_encoders_table_is_what_the_librarys_converter_does() -> None:
+def test_the_second_text_encoders_table_is_what_the_librarys_converter_does(stored_as: Callable[..., Any]) -> None:
     model = CLIPTextModelWithProjection(CLIPTextConfig(**CLIP))
     state = dict(model.state_dict())
-    stored = _stored(state, maps("sdxl", "text_encoder_2")[0])
+    stored = stored_as(state, maps("sdxl", "text_encoder_2")[0])
 
     converted = convert_open_clip_checkpoint(
         SimpleNamespace(config=model.config), stored, prefix="conditioner.embedders.1.model."
@@ -155,39 +141,45 @@ def test_the_second_text_encoders_table_is_what_the_librarys_converter_does() ->
     _same(converted, state)
 
 
-def test_the_text_encoder_of_version_2_is_found_in_both_layouts(tmp_path: Path) -> None:
+def test_the_text_encoder_of_version_2_is_found_in_both_layouts(
+    tmp_path: Path, stored_as: Callable[..., Any], binds_to: Callable[..., Any]
+) -> None:
     state = dict(CLIPTextModel(CLIPTextConfig(**CLIP)).state_dict())
     original, library = maps("stable_diffusion_2", "text_encoder")
-    stored = _stored(state, original)
+    stored = stored_as(state, original)
     converted = convert_open_clip_checkpoint(SimpleNamespace(config=SimpleNamespace(hidden_size=8)), stored)
 
     _same({name.removeprefix("text_model."): values for name, values in converted.items()}, state)
     for table, more in ((original, "cond_stage_model.model.text_projection"), (library, "logit_scale")):
-        tensors = _stored(state, table) | {more: torch.zeros(8, 8)}
-        _bound_like(tmp_path / "w.safetensors", tensors, state, "stable_diffusion_2", "text_encoder")
+        tensors = stored_as(state, table) | {more: torch.zeros(8, 8)}
+        binds_to(tmp_path / "w.safetensors", tensors, state, (original, library))
 
 
 @pytest.mark.parametrize("prefix", maps("stable_diffusion_1", "text_encoder")[0].prefixes)
-def test_the_text_encoder_of_version_1_is_found_behind_every_prefix(tmp_path: Path, prefix: str) -> None:
+def test_the_text_encoder_of_version_1_is_found_behind_every_prefix(
+    tmp_path: Path, prefix: str, stored_as: Callable[..., Any], binds_to: Callable[..., Any]
+) -> None:
     state = dict(CLIPTextModel(CLIPTextConfig(**CLIP)).state_dict())
-    tensors = _stored(state, maps("stable_diffusion_1", "text_encoder")[0], prefix)
+    tensors = stored_as(state, maps("stable_diffusion_1", "text_encoder")[0], prefix)
     tensors[f"{prefix}embeddings.position_ids"] = torch.arange(7)
 
-    _bound_like(tmp_path / "w.safetensors", tensors, state, "stable_diffusion_1", "text_encoder")
+    binds_to(tmp_path / "w.safetensors", tensors, state, maps("stable_diffusion_1", "text_encoder"))
 
 
-def test_each_text_encoder_of_one_file_is_found_among_the_other_ones_weights(tmp_path: Path) -> None:
+def test_each_text_encoder_of_one_file_is_found_among_the_other_ones_weights(
+    tmp_path: Path, stored_as: Callable[..., Any], binds_to: Callable[..., Any]
+) -> None:
     first = dict(CLIPTextModel(CLIPTextConfig(**CLIP)).state_dict())
     second = dict(CLIPTextModelWithProjection(CLIPTextConfig(**CLIP)).state_dict())
-    tensors = _stored(first, maps("sdxl", "text_encoder")[0]) | _stored(second, maps("sdxl", "text_encoder_2")[0])
+    tensors = stored_as(first, maps("sdxl", "text_encoder")[0]) | stored_as(second, maps("sdxl", "text_encoder_2")[0])
 
-    _bound_like(tmp_path / "w.safetensors", tensors, first, "sdxl", "text_encoder")
-    _bound_like(tmp_path / "w.safetensors", tensors, second, "sdxl", "text_encoder_2")
+    binds_to(tmp_path / "w.safetensors", tensors, first, maps("sdxl", "text_encoder"))
+    binds_to(tmp_path / "w.safetensors", tensors, second, maps("sdxl", "text_encoder_2"))
 
 
 @pytest.mark.parametrize("table", range(3))
 def test_an_autoencoder_is_found_in_its_three_layouts_with_attention_as_convolutions_or_not(
-    tmp_path: Path, table: int
+    tmp_path: Path, table: int, stored_as: Callable[..., Any], binds_to: Callable[..., Any]
 ) -> None:
     state = dict(
         AutoencoderKL(
@@ -199,28 +191,9 @@ def test_an_autoencoder_is_found_in_its_three_layouts_with_attention_as_convolut
         ).state_dict()
     )
     tables = maps("sdxl", "vae_decoder")
-    tensors = _stored(state, tables[table]) if table < len(tables) else dict(state)
+    tensors = stored_as(state, tables[table]) if table < len(tables) else dict(state)
     for name in tensors:
         if "mid.attn_1" in name and tensors[name].ndim == 2:
             tensors[name] = tensors[name][:, :, None, None]
 
-    _bound_like(tmp_path / "w.safetensors", tensors, state, "sdxl", "vae_decoder")
-
-
-def _bound_like(
-    file: Path, tensors: dict[str, torch.Tensor], state: dict[str, torch.Tensor], family: str, component: str
-) -> None:
-    """Binding a file with `tensors` finds the values of `state`."""
-    save_file(tensors, file)
-    shapes = {PREFIX + name: tuple(values.shape) for name, values in state.items()}
-
-    bound = bind(shapes, read_header(file), maps(family, component), file.with_name("side.safetensors"))
-
-    assert len(bound) == len(state)
-    for one in bound:
-        values = np.concatenate([_values(piece) for piece in one.pieces]).reshape(one.shape)
-        assert (values == state[one.name.removeprefix(PREFIX)].numpy()).all(), one.name
-
-
-def _values(piece: Piece) -> np.ndarray:
-    return np.frombuffer(piece.file.read_bytes()[piece.offset : piece.offset + piece.length], np.float32)
+    binds_to(tmp_path / "w.safetensors", tensors, state, tables)
