@@ -122,7 +122,8 @@ def _tensors(values: Any) -> Any:
 
 
 def _size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    size: int = tensor.numel() * tensor.element_size()
+    return size
 
 
 def _storage(tensor: torch.Tensor) -> int:
