@@ -70,3 +70,43 @@ def test_no_batch_is_starved_whatever_the_sizes(rows: list[int], steps: int) -> 
         assert chosen is not None
         last[chosen] = float(now)
         assert all(now - when <= 2 + len(keys) for when in last.values())
+
+
+def test_the_row_with_the_least_time_to_spare_joins_first() -> None:
+    rows = [a_row("old", arrived=1, due=60), a_row("long", arrived=2, due=60, left=30)]
+
+    assert [row.job for row in admit(SMALL, 1, rows, now=5).join] == ["long"]
+
+
+def test_a_batch_that_cannot_be_on_time_any_more_hurries_nobody() -> None:
+    batches = [a_batch(SMALL, rows=1, last_step=9.9, due=1.0), a_batch(LARGE, rows=3, last_step=9.8)]
+
+    assert next_batch(batches, now=10, patience=2, guard=5) == LARGE
+
+
+ROWS = st.lists(
+    st.builds(
+        a_row,
+        st.uuids().map(str),
+        key=st.sampled_from([SMALL, LARGE]),
+        arrived=st.floats(0, 10),
+        due=st.floats(0, 100),
+        left=st.floats(0, 50),
+    ),
+    max_size=12,
+)
+
+
+@given(rows=ROWS, room=st.integers(0, 8), now=st.floats(0, 60))
+def test_every_row_joins_or_waits_or_is_late_and_none_is_two_of_these(
+    rows: list[WaitingRow], room: int, now: float
+) -> None:
+    admission = admit(SMALL, room, rows, now)
+
+    assert set(admission.late) == {row for row in rows if now + row.seconds_left > row.due}
+    assert set(admission.join).isdisjoint(admission.late)
+    assert set(admission.join) <= {row for row in rows if row.key == SMALL}
+    on_time = [row for row in rows if row.key == SMALL and row not in admission.late]
+    assert len(admission.join) == min(room, len(on_time))
+    passed_over = [row.due - row.seconds_left for row in on_time if row not in admission.join]
+    assert all(row.due - row.seconds_left <= min(passed_over, default=1e9) for row in admission.join)

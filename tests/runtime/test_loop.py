@@ -174,6 +174,19 @@ def test_a_job_that_is_late_before_it_begins_is_given_up_and_said(a_loop: Any, a
     assert failed.kind == "late"
 
 
+def test_a_job_that_its_measured_steps_make_late_is_given_up_before_it_begins(a_loop: Any, a_run: Any) -> None:
+    collector = a_loop()
+    collector.loop.take(a_run("measured", steps=4), b"")
+    collector.finish()
+
+    collector.loop.take(a_run("hopeless", steps=500, due=monotonic() + 0.05), b"")
+    collector.finish()
+
+    (failed,) = collector.of(frames.Failed)
+    assert (failed.id, failed.kind) == ("hopeless", "late")
+    assert "needs" in failed.message
+
+
 def test_the_same_job_gives_the_same_bytes_again(a_loop: Any, a_run: Any) -> None:
     first, second = a_loop(), a_loop()
     for collector in (first, second):

@@ -14,7 +14,8 @@ from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineError, EngineFault
 from trt_engines.model import Component, Model
-from trt_worker.batch.admission import BatchKey, RunningBatch, WaitingRow, admit, next_batch
+from trt_worker.batch.admission import BatchKey
+from trt_worker.batch.scheduler import Scheduler
 from trt_worker.condition.encode import Conditioner
 from trt_worker.condition.source import encode_source
 from trt_worker.condition.tokenizer import ClipTokenizer
@@ -24,13 +25,6 @@ from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.step_batch import Row, StepBatch
 
-PATIENCE_SECONDS = 2.0
-"""A batch with fewer rows than another waits no longer than this for its next step."""
-
-GUARD_SECONDS = 5.0
-"""A row with less than this to spare before it is due has its batch step first."""
-
-TEXT_ROWS = 4
 PROGRESS_SECONDS = 0.5
 
 Emit = Callable[[frames.FromDevice, "NDArray[np.uint8] | None"], None]
@@ -78,6 +72,7 @@ class DeviceLoop:
         self._decoders: dict[BatchKey, Decoder] = {}
         self._jobs: dict[str, _Job] = {}
         self._batches: dict[BatchKey, StepBatch] = {}
+        self._scheduler = Scheduler(max_rows)
         self._calls = 0
         self._rows = 0
         self._engine_seconds = 0.0
@@ -106,26 +101,32 @@ class DeviceLoop:
     def withdraw(self, job_id: str) -> None:
         """Forget a job; its rows leave before the next step."""
         self._jobs.pop(job_id, None)
+        self._scheduler.leave(job_id)
         for batch in self._batches.values():
             batch.leave(job_id)
 
     def step(self) -> None:
         """Admit waiting rows, advance one batch by one stage, and hand out what is finished."""
         now = monotonic()
-        self._admit(now)
-        views = [self._view(batch) for batch in self._batches.values()]
-        key = next_batch(views, now, patience=PATIENCE_SECONDS, guard=GUARD_SECONDS)
-        if key is None:
+        decision = self._scheduler.decide(now)
+        for row in decision.join:
+            batch = self._batches.get(row.key) or self._new_batch(row.key)
+            batch.join(self._jobs[row.job].waiting.pop(row.index))
+        for row in {row.job: row for row in decision.late}.values():
+            message = f"needs {row.seconds_left:.1f} s more and is due in {row.due - now:.1f} s"
+            self._give_up(self._jobs[row.job], "late", message)
+        if (key := decision.step) is None or not self._batches[key].rows:
             return
         batch = self._batches[key]
-        batch.last_step = now
         jobs = {row.job for row in batch.rows}
+        engines = len(self._engines)
         try:
             report = batch.step()
         except EngineError as error:
             self._batch_failed(batch, error)
             return
         self._count(key, report.images, report.engine_seconds, report.seconds)
+        self._scheduler.stepped(key, report.seconds, typical=engines == len(self._engines))
         for row, latent in report.finished:
             self._decode(key, row, latent)
         self._report(jobs, monotonic())
@@ -165,26 +166,9 @@ class DeviceLoop:
                 negative=negative.context if negative else None,
             )
             job.rows[index] = job.waiting[index] = row
-
-    def _admit(self, now: float) -> None:
-        waiting = [
-            WaitingRow(
-                job=job.run.id,
-                index=index,
-                key=_key(job.run),
-                arrived=job.run.received,
-                due=job.run.due,
-                seconds_left=0.0,
+            self._scheduler.enter(
+                run.id, index, _key(run), arrived=run.received, due=run.due, stages=len(begun.program.c_in)
             )
-            for job in self._jobs.values()
-            for index in job.waiting
-        ]
-        for row in (late := {row.job: row for row in waiting if now > row.due}).values():
-            self._give_up(self._jobs[row.job], "late", f"was due {now - row.due:.1f} s ago and had not begun")
-        for key in dict.fromkeys(row.key for row in waiting if row.job not in late):
-            batch = self._batches.get(key) or self._new_batch(key)
-            for joining in admit(key, batch.room, [row for row in waiting if row.job not in late], now).join:
-                batch.join(self._jobs[joining.job].waiting.pop(joining.index))
 
     def _new_batch(self, key: BatchKey) -> StepBatch:
         model, backend = self._models[key.model], self._backends[key.backend]
@@ -196,17 +180,6 @@ class DeviceLoop:
         batch = self._batches[key] = StepBatch(key, self._max_rows, latent, engine_for)
         return batch
 
-    def _view(self, batch: StepBatch) -> RunningBatch:
-        dues = [self._jobs[row.job].run.due for row in batch.rows]
-        return RunningBatch(
-            key=batch.key,
-            rows=len(batch.rows),
-            room=batch.room,
-            last_step=batch.last_step,
-            due=min(dues, default=float("inf")),
-            seconds_left=0.0,
-        )
-
     def _decode(self, key: BatchKey, row: Row, latent: NDArray[np.float32]) -> None:
         job = self._jobs.get(row.job)
         if job is None:
@@ -214,7 +187,9 @@ class DeviceLoop:
         job.denoised = monotonic()
         try:
             decoder = self._decoders.get(key) or self._new_decoder(key)
+            began = monotonic()
             (pixels,) = decoder.decode(latent[np.newaxis])
+            self._scheduler.decode_speed.measured(key, 1, monotonic() - began)
         except EngineError as error:
             self._give_up(job, "fault", str(error))
             return

@@ -89,7 +89,6 @@ class StepBatch:
         self.key = key
         self.capacity = capacity
         self.rows: list[Row] = []
-        self.last_step = 0.0
         self._engine_for = engine_for
         self._latent = latent
         size = int(np.prod(latent))
