@@ -200,7 +200,11 @@ class DeviceStepBatch:
             self._upload_contexts(engines[tokens], tokens, members)
             calls.append(self._call(engines[tokens], first, tuple(members), together))
             first += len(members)
-        outputs = together or calls[0].engine.part("noise_pred", first)
+        outputs = (
+            together.part(0, first * self._size * value.itemsize)
+            if together
+            else calls[0].engine.part("noise_pred", first)
+        )
         count = len(self.rows)
         combine = row_combine(
             value,
