@@ -106,8 +106,9 @@ class DeviceDecoder(Generic[Tag]):
         """Wait for the stream, drop what is on its way, and give the memory back."""
         self._device.synchronize(self._stream)
         for slot in (*self._free, *(slot for _, slot in self._running)):
-            for buffer in (slot.latent, slot.pixels, slot.flag, slot.host_pixels, slot.host_flag):
-                self._device.free(buffer)
+            buffers = slot.latent, slot.pixels, slot.flag, slot.host_pixels, slot.host_flag
+            for resource in (*buffers, slot.kept, slot.done):
+                self._device.free(resource)
         self._free.clear()
         self._running.clear()
 

@@ -49,19 +49,22 @@ class OnnxRuntimeBackend:
 
     def _session(self, graph: Path) -> onnxruntime.InferenceSession:
         if graph not in self._sessions:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = self._threads
-            options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            try:
-                self._sessions[graph] = onnxruntime.InferenceSession(
-                    str(graph), sess_options=options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:
-                raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
+            self._sessions[graph] = open_graph(graph, self._threads)
         return self._sessions[graph]
+
+
+def open_graph(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A graph on the processor. Raises: EngineFault: it cannot be loaded."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(graph), sess_options=options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
 
 
 class OnnxRuntimeEngine:

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Stream
+from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
 from trt_engines.devices.memory import ALIGNMENT, Allocation, Buffer, Place
 from trt_engines.devices.operations import Bytes, Work
 from trt_engines.devices.transfers import copy_work, fill_work
@@ -53,13 +53,14 @@ class CpuDevice:
         self._memory[allocation] = block
         return Buffer(allocation, 0, size)
 
-    def free(self, resource: Buffer | Graph) -> None:
-        if isinstance(resource, Graph):
-            del self._graphs[resource]
-            return
-        if not resource.whole:
-            raise ValueError("a part of an allocation cannot be freed")
-        del self._memory[resource.allocation]
+    def free(self, resource: Resource) -> None:
+        match resource:
+            case Graph():
+                del self._graphs[resource]
+            case Buffer() if resource.whole:
+                del self._memory[resource.allocation]
+            case Buffer():
+                raise ValueError("a part of an allocation cannot be freed")
 
     def view(
         self, buffer: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, write: bool = False

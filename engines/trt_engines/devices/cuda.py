@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Stream
+from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
 from trt_engines.devices.errors import DeviceFault, DeviceUnavailable
 from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.devices.transfers import direction, fill_work
@@ -78,14 +78,20 @@ class CudaDevice:
         self._memory.add(allocation)
         return Buffer(allocation, 0, size)
 
-    def free(self, resource: Buffer | Graph) -> None:
-        if isinstance(resource, Graph):
-            self._call(self._runtime.cudaGraphExecDestroy(self._graphs.pop(resource)))
-            return
-        if not resource.whole:
-            raise ValueError("a part of an allocation cannot be freed")
-        self._memory.remove(resource.allocation)
-        self._free(resource.allocation)
+    def free(self, resource: Resource) -> None:
+        match resource:
+            case Graph():
+                self._call(self._runtime.cudaGraphExecDestroy(self._graphs.pop(resource)))
+            case Event():
+                self._call(self._runtime.cudaEventDestroy(self._events.pop(resource)))
+            case Stream():
+                self._launchers.pop(resource, None)
+                self._call(self._runtime.cudaStreamDestroy(self._streams.pop(resource)))
+            case Buffer() if resource.whole:
+                self._memory.remove(resource.allocation)
+                self._free(resource.allocation)
+            case Buffer():
+                raise ValueError("a part of an allocation cannot be freed")
 
     def view(
         self, buffer: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, write: bool = False

@@ -60,6 +60,9 @@ class Graph:
     label: str
 
 
+Resource = Buffer | Graph | Event | Stream
+
+
 class Device(Protocol):
     """One card, or what stands in for it. For one thread."""
 
@@ -73,8 +76,8 @@ class Device(Protocol):
     def allocate(self, size: int, place: Place = Place.DEVICE) -> Buffer:
         """Memory of `size` bytes, 256-byte aligned; its content is undefined. Raises: OutOfMemory."""
 
-    def free(self, resource: Buffer | Graph) -> None:
-        """Give back a whole allocation that nothing in flight touches, or a graph that is not in flight."""
+    def free(self, resource: Resource) -> None:
+        """Give back a whole allocation, a graph or a stream with nothing in flight, or an event."""
 
     def view(
         self, buffer: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, write: bool = False

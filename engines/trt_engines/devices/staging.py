@@ -37,3 +37,5 @@ class StagingRing:
         """Give the blocks back. The stream must have been waited for."""
         for block in self._blocks:
             self._device.free(block)
+        for event in self._sent:
+            self._device.free(event)

@@ -13,11 +13,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from trt_engines.backends.onnxruntime import open_graph
 from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.devices.operations import Bytes, Network, NetworkOperation, Work
 from trt_engines.devices.simulated.hazards import BindingUnset, ContextOnTwoStreams, OutsideProfile, Site, site
-from trt_engines.errors import EngineFault
 from trt_engines.interface import Interface, TensorSpec
 from trt_engines.sessions.session import ProfileShapes, covering
 
@@ -40,16 +40,7 @@ def onnx_network(graph: Path, threads: int = 0) -> Network:
         threads: of one call; 0 takes every core this process may use.
     Raises: EngineFault: the graph cannot be loaded.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
+    session = open_graph(graph, threads or len(os.sched_getaffinity(0)))
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -24,7 +24,7 @@ class Library(Protocol):
     name: str
     trt: Any  # its module
 
-    def invalid(self, runtime: Any, plan: bytes) -> str | None:
+    def invalid(self, runtime: Any, plan: bytes | memoryview) -> str | None:
         """Why the plan cannot be loaded here, from its header alone; None: nothing speaks against it."""
 
     def create_context(self, engine: Any) -> Any:
@@ -42,7 +42,7 @@ class TensorRt:
     def __init__(self) -> None:
         self.trt = _load("tensorrt")
 
-    def invalid(self, runtime: Any, plan: bytes) -> str | None:
+    def invalid(self, runtime: Any, plan: bytes | memoryview) -> str | None:
         return None
 
     def create_context(self, engine: Any) -> Any:
@@ -67,7 +67,7 @@ class TensorRtRtx:
         self._saved = cache
         self._cache: Any = None
 
-    def invalid(self, runtime: Any, plan: bytes) -> str | None:
+    def invalid(self, runtime: Any, plan: bytes | memoryview) -> str | None:
         validity, found = runtime.get_engine_validity(plan)
         if validity != self.trt.EngineValidity.INVALID:
             return None

@@ -22,6 +22,7 @@ class TensorRtSession:
     """A plan in a card's memory, on the device that is current in this thread.
 
     Args:
+        plan: may be a view of a mapped file, so that no second copy of the weights is made.
         identity: what the plan was built from, as the store keeps it.
         sm: compute capability of the card, times ten.
         pristine: the built weights, by name, for engines that are refitted; others need none.
@@ -31,7 +32,7 @@ class TensorRtSession:
     def __init__(
         self,
         library: Library,
-        plan: bytes,
+        plan: bytes | memoryview,
         *,
         label: str,
         identity: Identity,

@@ -153,9 +153,10 @@ def live(device: CudaDevice) -> None:
     device.launch_graph(graph, stream)
     device.synchronize(stream)
     device.synchronize(event)
-    device.free(graph)
-    device.free(block)
-    device.free(host)
+    for resource in (graph, block, host, event, stream):
+        device.free(resource)
+    stream = device.create_stream("left")
+    device.create_event("left")
     device.allocate(64)
     device.capture(stream, lambda: None, "nothing")
     assert device.memory_info().free == 5
@@ -186,8 +187,8 @@ def test_everything_that_is_made_is_given_back_once(device: CudaDevice, runtime:
     assert calls["cudaMalloc"] == calls["cudaFree"] == 2
     assert calls["cudaHostAlloc"] == calls["cudaFreeHost"] == 1
     assert calls["cudaGraphInstantiate"] == calls["cudaGraphExecDestroy"] == calls["cudaGraphDestroy"] == 2
-    assert calls["cudaStreamCreateWithFlags"] == calls["cudaStreamDestroy"] == 1
-    assert calls["cudaEventCreateWithFlags"] == calls["cudaEventDestroy"] == 1
+    assert calls["cudaStreamCreateWithFlags"] == calls["cudaStreamDestroy"] == 2
+    assert calls["cudaEventCreateWithFlags"] == calls["cudaEventDestroy"] == 2
 
 
 def test_it_has_every_call_of_the_interface_with_the_same_parameters() -> None:
@@ -210,6 +211,10 @@ def test_a_kernel_is_given_addresses_and_int32_in_the_order_of_its_parameters(
     assert launched is kernel
     assert (config.grid, config.block) == ((3, 2, 1), (BLOCK, 1, 1))
     assert values == [pixels.address, flags.address, decoded.address, 2, 300]
+
+
+def test_a_compiled_file_is_asked_for_its_kernels_as_cuda_core_declares() -> None:
+    inspect.signature(cuda.core.ObjectCode.get_kernel).bind(object(), "row_scale")
 
 
 def test_the_host_sees_pinned_memory_itself(device: CudaDevice, runtime: Runtime) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Stream
+from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import Bytes, Operation, Work
 from trt_engines.devices.simulated.hazards import (
@@ -117,13 +117,18 @@ class SimulatedDevice:
         self._not_while_capturing(where)
         return self._memory.allocate(size, place, where)
 
-    def free(self, resource: Buffer | Graph) -> None:
-        if isinstance(resource, Graph):
-            self._free_graph(resource, site(f"freeing graph {resource.label!r}"))
-            return
-        where = site(f"freeing {resource.size} bytes of {resource.place.value} memory")
-        self._not_while_capturing(where)
-        self._memory.free(resource, self._known, where)
+    def free(self, resource: Resource) -> None:
+        match resource:
+            case Graph():
+                self._free_graph(resource, site(f"freeing graph {resource.label!r}"))
+            case Event():
+                del self._events[resource]
+            case Stream():
+                self._free_stream(resource, site(f"freeing stream {resource.label!r}"))
+            case Buffer():
+                where = site(f"freeing {resource.size} bytes of {resource.place.value} memory")
+                self._not_while_capturing(where)
+                self._memory.free(resource, self._known, where)
 
     def view(
         self, buffer: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, write: bool = False
@@ -287,6 +292,12 @@ class SimulatedDevice:
             if not self._known.knows(stream, number):
                 raise FreedInFlight(launched, where)
         del self._graphs[graph]
+
+    def _free_stream(self, stream: Stream, where: Site) -> None:
+        state = self._streams[stream]
+        if not self._known.knows(stream, state.number):
+            raise FreedInFlight(state.created, where)
+        del self._streams[stream]
 
     def _not_while_capturing(self, where: Site) -> None:
         if self._capture is not None:

@@ -156,6 +156,17 @@ def test_a_graph_in_flight_is_not_freed(card: SimulatedDevice, kit: Any) -> None
     assert places(raised.value) == (first, here() - 2)
 
 
+def test_a_stream_with_work_in_flight_is_not_freed(card: SimulatedDevice, kit: Any) -> None:
+    stream, memory = card.create_stream("work"), kit.device_memory()
+    card.fill(memory, 0, stream)
+
+    with pytest.raises(hazards.FreedInFlight, match="freeing stream 'work'"):
+        card.free(stream)
+
+    card.synchronize(stream)
+    card.free(stream)
+
+
 def test_memory_is_freed_once(card: SimulatedDevice, kit: Any) -> None:
     memory = kit.device_memory()
     card.free(memory)
