@@ -70,8 +70,13 @@ class TensorRtSession:
     def refit(self, weights: Weights, stream: Stream) -> None:
         """Give the engine these weights and otherwise those it was built with. Addresses, and so graphs, stay.
 
-        Raises: EngineFault: the library refused one, or needs more of them; the engine is then not to be used.
+        Raises: EngineFault: the library refused one, or needs more of them: the engine is then not to be used. Or
+        the built value of one is not known; then nothing was changed.
         """
+        if lost := sorted(weights.keys() - self._pristine.keys()):
+            raise EngineFault(
+                f"{self.label}: {', '.join(lost)} could not be put back after a refit: give the session their built values"
+            )
         trt = self._library.trt
         refitter = trt.Refitter(self._engine, self._logger)
         values = weights_to_set(weights, self._changed, self._pristine)
