@@ -20,8 +20,7 @@ from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostPlan, HostSession, onnx_network
-from trt_engines.sessions.session import ShapeRange
+from trt_engines.sessions.host import HostSession, host_plan, onnx_network
 from trt_worker.decode.decoder import Decoder
 from trt_worker.decode.device_decoder import DeviceDecoder
 
@@ -39,8 +38,7 @@ class Bench:
         self.denoise = device.create_stream("denoise")
         interface = interface_of(SPEC)
         (latent,) = interface.inputs
-        profile = {"latent": ShapeRange(min=latent.shape, opt=latent.shape, max=latent.shape)}
-        session = HostSession(device, HostPlan(label=SPEC.label, network=network, profiles=(profile,)))
+        session = HostSession(device, host_plan(SPEC, interface, network))
         self.engine = BoundEngine(device, session, interface, device.create_stream("decode"))
         self.decoder: DeviceDecoder[str] = DeviceDecoder(device, self.engine)
         self._memory = device.allocate(int(np.prod(latent.shape)) * 4)

@@ -20,8 +20,7 @@ from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostPlan, HostSession, onnx_network
-from trt_engines.sessions.session import ShapeRange
+from trt_engines.sessions.host import HostSession, host_plan, onnx_network
 from trt_worker.batch.admission import BatchKey
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
 from trt_worker.runtime.device_step_batch import DeviceStepBatch
@@ -96,9 +95,7 @@ class OnDevice:
     def _engine(self, tokens: int) -> BoundEngine:
         if tokens not in self._engines:
             interface = interface_of(a_spec(tokens))
-            profile = {one.name: ShapeRange(min=one.at(1), opt=one.shape, max=one.shape) for one in interface.inputs}
-            plan = HostPlan(label=a_spec(tokens).label, network=self.network, profiles=(profile,))
-            session = HostSession(self.device, plan)
+            session = HostSession(self.device, host_plan(a_spec(tokens), interface, self.network))
             self._engines[tokens] = BoundEngine(self.device, session, interface, self.stream)
         return self._engines[tokens]
 

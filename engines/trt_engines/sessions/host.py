@@ -13,13 +13,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from trt_engines.backend import EngineSpec
 from trt_engines.backends.onnxruntime import open_graph
 from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.devices.operations import Bytes, Network, NetworkOperation, Work
 from trt_engines.devices.simulated.hazards import BindingUnset, ContextOnTwoStreams, OutsideProfile, Site, site
 from trt_engines.interface import Interface, TensorSpec
-from trt_engines.sessions.session import ProfileShapes, covering
+from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,24 @@ def onnx_network(graph: Path, threads: int = 0) -> Network:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
     return run
+
+
+def host_plan(spec: EngineSpec, interface: Interface, network: Network, *, activation_bytes: int = 1) -> HostPlan:
+    """What stands for an engine that was built for one bucket, from one row to all of its rows.
+
+    Args:
+        interface: of the network in the bucket, see `interface_of`.
+        network: its graph, see `onnx_network`; or anything with the same tensors.
+        activation_bytes: what its calls need on the card that it stands for.
+    """
+    profile = {one.name: ShapeRange(min=one.at(1), opt=one.shape, max=one.shape) for one in interface.inputs}
+    return HostPlan(
+        label=spec.label,
+        network=network,
+        profiles=(profile,),
+        weight_bytes=spec.model.weights[spec.component].stat().st_size,
+        activation_bytes=activation_bytes,
+    )
 
 
 class HostSession:

@@ -75,7 +75,8 @@ class TensorRtSession:
         """
         if lost := sorted(weights.keys() - self._pristine.keys()):
             raise EngineFault(
-                f"{self.label}: {', '.join(lost)} could not be put back after a refit: give the session their built values"
+                f"{self.label}: {', '.join(lost)} could not be put back after a refit: "
+                "give the session their built values"
             )
         trt = self._library.trt
         refitter = trt.Refitter(self._engine, self._logger)

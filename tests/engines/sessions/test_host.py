@@ -20,7 +20,7 @@ from trt_engines.errors import OutOfMemory
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.activation import share_activation
-from trt_engines.sessions.host import HostPlan, HostSession, onnx_network
+from trt_engines.sessions.host import HostSession, host_plan, onnx_network
 from trt_engines.sessions.replay import Replay
 from trt_engines.sessions.session import ShapeRange, covering
 
@@ -202,12 +202,7 @@ def test_a_real_graph_gives_what_its_backend_gives(device: HostComputingDevice) 
     backend = OnnxRuntimeBackend(1).load(spec)
     backend.inputs["latent"][:] = values
     backend.run(2)
-    whole = ShapeRange(min=latent.at(1), opt=latent.shape, max=latent.shape)
-    plan = HostPlan(
-        label=spec.label,
-        network=onnx_network(model.graphs[Component.VAE_DECODER], 1),
-        profiles=({"latent": whole},),
-    )
+    plan = host_plan(spec, interface, onnx_network(model.graphs[Component.VAE_DECODER], 1))
     if isinstance(device, SimulatedDevice):
         device = SimulatedDevice(type(device.properties)(name="big", sm=89, memory_bytes=1 << 30, multiprocessors=1))
     stream = device.create_stream("decode")
