@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -61,6 +61,27 @@ class StepReport:
     images: int
     engine_seconds: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """One row of an engine call: half of what an image needs of the network at a stage."""
+
+    place: int  # of the image in its batch
+    column: int  # CONDITIONAL or UNCONDITIONAL
+    context: NDArray[np.float32]  # [tokens, features]
+
+
+def evaluations_by_tokens(rows: Sequence[Row]) -> dict[int, list[Evaluation]]:
+    """What rows need of the network, by context length; conditional halves come first."""
+    by_tokens: dict[int, list[Evaluation]] = {}
+    for half in range(2):
+        for place, row in enumerate(rows):
+            context = row.negative if half else row.positive
+            if context is not None:
+                one = Evaluation(place=place, column=CONDITIONAL + half, context=context)
+                by_tokens.setdefault(len(context), []).append(one)
+    return by_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,22 +182,15 @@ class StepBatch:
 
     def _lay_out(self) -> None:
         """Group the engine rows of all images by context length and write their contexts, once per membership."""
-        by_tokens: dict[int, list[tuple[int, int, NDArray[np.float32]]]] = {}
-        for half in range(2):
-            for place, row in enumerate(self.rows):
-                context = row.negative if half else row.positive
-                if context is not None:
-                    column = CONDITIONAL + half
-                    by_tokens.setdefault(len(context), []).append((place, column, context))
         calls = []
-        for tokens, members in by_tokens.items():
+        for tokens, members in evaluations_by_tokens(self.rows).items():
             engine = self._engine_for(tokens)
             if len(members) > engine.spec.bucket.rows:
                 raise EngineFault(f"{engine.spec.label}: {len(members)} rows do not fit")
-            for position, (_, _, context) in enumerate(members):
-                engine.inputs["context"][position] = context
-            places = np.array([place for place, _, _ in members])
-            columns = np.array([column for _, column, _ in members])
+            for position, member in enumerate(members):
+                engine.inputs["context"][position] = member.context
+            places = np.array([member.place for member in members])
+            columns = np.array([member.column for member in members])
             calls.append(_Call(engine=engine, places=places, columns=columns))
         self._calls = tuple(calls)
 

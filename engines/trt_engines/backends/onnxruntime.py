@@ -61,23 +61,28 @@ class OnnxRuntimeBackend:
 
     def _session(self, graph: Path) -> onnxruntime.InferenceSession:
         if graph not in self._sessions:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = self._threads
-            options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            try:
-                session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[self._provider])
-            except Exception as error:
-                raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
-            if (used := session.get_providers()[0]) != self._provider:  # it falls back without an error
-                raise EngineFault(
-                    f"ONNX Runtime does not compute with {self._provider} here and would use {used}: this needs "
-                    "onnxruntime-gpu with the CUDA and cuDNN libraries that its release notes name"
-                )
-            self._sessions[graph] = session
+            self._sessions[graph] = open_graph(graph, self._threads, self._provider)
         return self._sessions[graph]
+
+
+def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
+    """A graph, ready to run. Raises: EngineFault: it cannot be loaded, or not where it was asked for."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[provider])
+    except Exception as error:
+        raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
+    if (used := session.get_providers()[0]) != provider:  # it falls back without an error
+        raise EngineFault(
+            f"ONNX Runtime does not compute with {provider} here and would use {used}: this needs onnxruntime-gpu with "
+            "the CUDA and cuDNN libraries that its release notes name"
+        )
+    return session
 
 
 class OnnxRuntimeEngine:

@@ -1,0 +1,18 @@
+"""What can go wrong with a device, beside `OutOfMemory`.
+
+EngineError
++-- DeviceUnavailable   this machine has no such device, or the library for it is missing; says what to install
++-- DeviceFault         the device reported an error; CUDA's are sticky, so the process that sees one must end
+"""
+
+from __future__ import annotations
+
+from trt_engines.errors import EngineError
+
+
+class DeviceUnavailable(EngineError):
+    """There is no such device here, or its driver or library is missing."""
+
+
+class DeviceFault(EngineError):
+    """The device reported an error. Nothing that ran on it can be trusted; the process must end."""

@@ -1,0 +1,70 @@
+"""An engine with its tensors on a device: allocated and bound once, for one bucket on one stream."""
+
+from __future__ import annotations
+
+from math import prod
+
+from trt_engines.devices.device import Device, Stream
+from trt_engines.devices.memory import Buffer
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.sessions.activation import share_activation
+from trt_engines.sessions.replay import Replay
+from trt_engines.sessions.session import Session
+
+
+class BoundEngine:
+    """What a device's loop calls: rows are written into `tensors`, `run` puts the call into the stream.
+
+    Args:
+        activation: memory shared with engines that run in turn with this one; None: its own.
+    Raises: OutOfMemory; EngineRefused: no profile takes the interface's shapes.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        session: Session,
+        interface: Interface,
+        stream: Stream,
+        activation: Buffer | None = None,
+    ) -> None:
+        self.label = session.label
+        self.stream = stream
+        self.rows = max(tensor.shape[tensor.row_axis] for tensor in interface.inputs)
+        self._device = device
+        self._specs = {tensor.name: tensor for tensor in (*interface.inputs, *interface.outputs)}
+        context = session.context(interface, stream)
+        self._buffers = {
+            name: device.allocate(prod(one.shape) * one.dtype.itemsize) for name, one in self._specs.items()
+        }
+        self._own: Buffer | None = None
+        if activation is None:
+            self._own = share_activation(device, [context])
+        else:
+            context.use_activation(activation)
+        self._replay = Replay(device, context, stream)
+        self._replay.bind(self._buffers)
+
+    def spec(self, name: str) -> TensorSpec:
+        """A tensor at full rows."""
+        return self._specs[name]
+
+    def part(self, name: str, rows: int) -> Buffer:
+        """The first rows of a tensor, whose rows must be its first axis."""
+        spec = self._specs[name]
+        if spec.row_axis != 0:
+            raise ValueError(f"{self.label}: rows of {name} do not lie together")
+        return self._buffers[name].part(0, prod(spec.at(rows)) * spec.dtype.itemsize)
+
+    def run(self, rows: int) -> None:
+        """Put one call into the stream. Raises: EngineFault."""
+        self._replay.run(rows)
+
+    def close(self) -> None:
+        """Wait for the stream and give the memory back."""
+        self._device.synchronize(self.stream)
+        self._replay.forget()
+        for buffer in self._buffers.values():
+            self._device.free(buffer)
+        if self._own is not None:
+            self._device.free(self._own)

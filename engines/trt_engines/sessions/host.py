@@ -1,0 +1,172 @@
+"""Engines on devices that compute on the host, checked as strictly as no library does.
+
+The plan stands for a built engine: the graph it was built from, with the profiles it was built for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from trt_engines.backend import EngineSpec
+from trt_engines.backends.onnxruntime import open_graph
+from trt_engines.devices.device import HostComputingDevice, Stream
+from trt_engines.devices.memory import Buffer
+from trt_engines.devices.operations import Bytes, Network, NetworkOperation, Work
+from trt_engines.devices.simulated.hazards import BindingUnset, ContextOnTwoStreams, OutsideProfile, Site, site
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPlan:
+    """What stands for a built engine."""
+
+    label: str
+    network: Network
+    profiles: tuple[ProfileShapes, ...]
+    weight_bytes: int = 0  # of device memory, as long as it is loaded
+    activation_bytes: int = 1  # of device memory, for a call
+
+
+def onnx_network(graph: Path, threads: int = 0) -> Network:
+    """A graph that ONNX Runtime runs on the processor.
+
+    Args:
+        threads: of one call; 0 takes every core this process may use.
+    Raises: EngineFault: the graph cannot be loaded.
+    """
+    session = open_graph(graph, threads or len(os.sched_getaffinity(0)))
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    return run
+
+
+def host_plan(spec: EngineSpec, interface: Interface, network: Network, *, activation_bytes: int = 1) -> HostPlan:
+    """What stands for an engine that was built for one bucket, from one row to all of its rows.
+
+    Args:
+        interface: of the network in the bucket, see `interface_of`.
+        network: its graph, see `onnx_network`; or anything with the same tensors.
+        activation_bytes: what its calls need on the card that it stands for.
+    """
+    profile = {one.name: ShapeRange(min=one.at(1), opt=one.shape, max=one.shape) for one in interface.inputs}
+    return HostPlan(
+        label=spec.label,
+        network=network,
+        profiles=(profile,),
+        weight_bytes=spec.model.weights[spec.component].stat().st_size,
+        activation_bytes=activation_bytes,
+    )
+
+
+class HostSession:
+    """A plan on a device. Raises: OutOfMemory: its weights do not fit."""
+
+    def __init__(self, device: HostComputingDevice, plan: HostPlan) -> None:
+        self.label = plan.label
+        self.profiles = plan.profiles
+        self._device = device
+        self._plan = plan
+        self._weights = device.allocate(plan.weight_bytes) if plan.weight_bytes else None
+
+    def context(self, interface: Interface, stream: Stream) -> HostContext:
+        where = site(f"making a context of {self.label}")
+        number = covering(self.profiles, interface)
+        if number is None:
+            raise OutsideProfile(where, where)
+        return HostContext(self._device, self._plan, interface, self.profiles[number], stream, where)
+
+    def close(self) -> None:
+        if self._weights is not None:
+            self._device.free(self._weights)
+
+
+class HostContext:
+    """One plan, ready for one bucket on one stream."""
+
+    capturable = True
+
+    def __init__(
+        self,
+        device: HostComputingDevice,
+        plan: HostPlan,
+        interface: Interface,
+        profile: ProfileShapes,
+        stream: Stream,
+        made: Site,
+    ) -> None:
+        self.interface = interface
+        self.activation_bytes = plan.activation_bytes
+        self._device = device
+        self._plan = plan
+        self._profile = profile
+        self._stream = stream
+        self._made = made
+        self._activation: Buffer | None = None
+        self._bound: dict[str, Buffer] = {}
+        self._rows = 0
+
+    def use_activation(self, memory: Buffer) -> None:
+        self._activation = memory
+
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        self._bound.update(tensors)
+
+    def set_rows(self, rows: int) -> None:
+        for tensor in self.interface.inputs:
+            if not self._profile[tensor.name].covers(tensor.at(rows)):
+                raise OutsideProfile(self._made, site(f"giving {tensor.name} of {self._plan.label} {rows} rows"))
+        self._rows = rows
+
+    def enqueue(self, stream: Stream) -> None:
+        """Raises: BindingUnset, ContextOnTwoStreams, OutsideProfile (rows were never set)."""
+        if stream is not self._stream:
+            raise ContextOnTwoStreams(self._made, site(f"running {self._plan.label} in stream {stream.label!r}"))
+        if not self._rows:
+            raise OutsideProfile(self._made, site(f"running {self._plan.label} before its rows were set"))
+        if self._activation is None or self._activation.size < self.activation_bytes:
+            raise BindingUnset(self._made, site(f"running {self._plan.label} without activation memory"))
+        inputs = [(tensor, self._place(tensor)) for tensor in self.interface.inputs]
+        outputs = [(tensor, self._place(tensor)) for tensor in self.interface.outputs]
+        rows, network = self._rows, self._plan.network
+
+        def run(bytes_of: Callable[[Buffer], Bytes]) -> None:
+            def array(tensor: TensorSpec, buffer: Buffer) -> NDArray[Any]:
+                return bytes_of(buffer).view(tensor.dtype).reshape(tensor.at(rows))
+
+            results = network({tensor.name: array(tensor, buffer) for tensor, buffer in inputs})
+            for tensor, buffer in outputs:
+                array(tensor, buffer)[...] = results[tensor.name]
+
+        operation = NetworkOperation(
+            engine=self._plan.label,
+            shapes=tuple((tensor.name, tensor.at(rows)) for tensor, _ in (*inputs, *outputs)),
+            rows=rows,
+        )
+        work = Work(
+            operation=operation,
+            reads=tuple(buffer for _, buffer in inputs),
+            writes=(*(buffer for _, buffer in outputs), self._activation),
+            run=run,
+        )
+        self._device.enqueue(work, stream)
+
+    def _place(self, tensor: TensorSpec) -> Buffer:
+        """The bytes of the tensor's rows in this call. Rows that are not the first axis must be all of them."""
+        buffer, rows = self._bound.get(tensor.name), self._rows
+        size = tensor.dtype.itemsize
+        for length in tensor.at(rows):
+            size *= length
+        if buffer is None or buffer.size < size:
+            given = "nothing" if buffer is None else f"{buffer.size} bytes"
+            raise BindingUnset(self._made, site(f"running {self._plan.label} with {given} for {tensor.name}"))
+        return buffer.part(0, size)

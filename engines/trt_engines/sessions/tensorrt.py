@@ -1,0 +1,157 @@
+"""Engines that TensorRT or TensorRT-RTX runs. Only a card can run this; tests hold every call to the libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from trt_engines.devices.device import Stream
+from trt_engines.devices.memory import Buffer
+from trt_engines.errors import EngineFault, EngineRefused, OutOfMemory, StaleEngine
+from trt_engines.interface import Interface
+from trt_engines.sessions.libraries import Library
+from trt_engines.sessions.refit import Weights, weights_to_set
+from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
+from trt_engines.sessions.validity import unfit
+from trt_engines.store.identity import Identity
+
+
+class TensorRtSession:
+    """A plan in a card's memory, on the device that is current in this thread.
+
+    Args:
+        plan: may be a view of a mapped file, so that no second copy of the weights is made.
+        identity: what the plan was built from, as the store keeps it.
+        sm: compute capability of the card, times ten.
+        pristine: the built weights, by name, for engines that are refitted; others need none.
+    Raises: StaleEngine: the plan is not for this library, card or driver; the message says which and what to do.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        plan: bytes | memoryview,
+        *,
+        label: str,
+        identity: Identity,
+        sm: int,
+        pristine: Weights | None = None,
+    ) -> None:
+        self.label = label
+        self._library = library
+        self._logger = _logger(library.trt)
+        self._pristine: Weights = pristine or {}
+        self._changed: frozenset[str] = frozenset()
+        runtime = library.trt.Runtime(self._logger)
+        version = library.trt.__version__
+        if reason := unfit(identity, library.name, version, sm) or library.invalid(runtime, plan):
+            raise StaleEngine(f"{label} cannot run here with {library.name}: {reason}")
+        self._engine = runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise StaleEngine(f"{label} cannot be loaded by {library.name}: {self._logger.last}; rebuild it")
+        self._runtime = runtime
+        self.profiles = _profiles(library.trt, self._engine)
+
+    def context(self, interface: Interface, stream: Stream) -> TensorRtContext:
+        profile = covering(self.profiles, interface)
+        if profile is None:
+            shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in interface.inputs)
+            raise EngineRefused(f"{self.label}: no profile takes {shapes}; build one that does")
+        context = self._library.create_context(self._engine)
+        if context is None:
+            raise OutOfMemory(f"{self.label}: no context could be made: {self._logger.last}")
+        if not context.set_optimization_profile_async(profile, stream.handle):
+            raise EngineFault(f"{self.label}: profile {profile} was refused: {self._logger.last}")
+        capturable = self._library.capturable(context, stream.handle)
+        return TensorRtContext(self.label, context, interface, capturable, self._logger)
+
+    def refit(self, weights: Weights, stream: Stream) -> None:
+        """Give the engine these weights and otherwise those it was built with. Addresses, and so graphs, stay.
+
+        Raises: EngineFault: the library refused one, or needs more of them: the engine is then not to be used. Or
+        the built value of one is not known; then nothing was changed.
+        """
+        if lost := sorted(weights.keys() - self._pristine.keys()):
+            raise EngineFault(
+                f"{self.label}: {', '.join(lost)} could not be put back after a refit: "
+                "give the session their built values"
+            )
+        trt = self._library.trt
+        refitter = trt.Refitter(self._engine, self._logger)
+        values = weights_to_set(weights, self._changed, self._pristine)
+        held = {name: np.ascontiguousarray(value) for name, value in values.items()}  # until the refit has returned
+        for name, value in held.items():
+            if not refitter.set_named_weights(name, trt.Weights(value)):
+                raise EngineFault(f"{self.label} has no weights {name!r} of {value.dtype} {list(value.shape)} to refit")
+        if missing := refitter.get_missing_weights():
+            raise EngineFault(f"{self.label} also needs {', '.join(missing)} to refit {len(held)} weights")
+        if not refitter.refit_cuda_engine_async(stream.handle):
+            raise EngineFault(f"{self.label} could not be refitted: {self._logger.last}")
+        self._changed = frozenset(weights)
+
+    def close(self) -> None:
+        self._engine = None
+        self._runtime = None
+
+
+class TensorRtContext:
+    """One engine, ready for one bucket on one stream."""
+
+    def __init__(self, label: str, context: Any, interface: Interface, capturable: bool, logger: Any) -> None:
+        self.interface = interface
+        self.capturable = capturable
+        self._label = label
+        self._context = context
+        self._logger = logger
+        self.set_rows(max(tensor.shape[tensor.row_axis] for tensor in interface.inputs))
+        self.activation_bytes = int(context.update_device_memory_size_for_shapes())
+
+    def use_activation(self, memory: Buffer) -> None:
+        self._context.set_device_memory(memory.address, memory.size)
+
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        for name, buffer in tensors.items():
+            self._expect(self._context.set_tensor_address(name, buffer.address), f"{name} cannot be bound")
+
+    def set_rows(self, rows: int) -> None:
+        for tensor in self.interface.inputs:
+            shape = tensor.at(rows)
+            self._expect(self._context.set_input_shape(tensor.name, shape), f"{tensor.name} cannot be {list(shape)}")
+
+    def enqueue(self, stream: Stream) -> None:
+        self._expect(self._context.execute_async_v3(stream.handle), "the call was refused")
+
+    def _expect(self, accepted: bool, otherwise: str) -> None:
+        if not accepted:
+            raise EngineFault(f"{self._label}: {otherwise}: {self._logger.last}")
+
+
+def _profiles(trt: Any, engine: Any) -> tuple[ProfileShapes, ...]:
+    names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    return tuple(
+        {name: _range(engine.get_tensor_profile_shape(name, number)) for name in inputs}
+        for number in range(engine.num_optimization_profiles)
+    )
+
+
+def _range(shapes: Any) -> ShapeRange:
+    low, best, high = (tuple(shape) for shape in shapes)
+    return ShapeRange(min=low, opt=best, max=high)
+
+
+def _logger(trt: Any) -> Any:
+    class LastError(trt.ILogger):  # type: ignore[misc, unused-ignore]  # the bindings are not typed
+        """Keeps the library's last error for the message of ours."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = "the library gave no reason"
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (severity.INTERNAL_ERROR, severity.ERROR):
+                self.last = " ".join(msg.split())[:500]
+
+    return LastError()

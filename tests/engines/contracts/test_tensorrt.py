@@ -1,0 +1,220 @@
+"""A session's whole life, every call of it checked against what the libraries declare."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trt_engines.sessions
+from trt_engines.devices.device import Stream
+from trt_engines.devices.memory import Allocation, Buffer, Place
+from trt_engines.errors import EngineFault, EngineRefused, StaleEngine
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.sessions.libraries import TensorRt, TensorRtRtx
+from trt_engines.sessions.tensorrt import TensorRtSession
+from trt_engines.store.identity import Identity
+
+SOURCES = Path(trt_engines.sessions.__file__).parent
+LIBRARIES = {"tensorrt": TensorRt, "tensorrt_rtx": TensorRtRtx}
+NAMES = ("sample", "noise_pred")
+FLOAT = np.dtype(np.float32)
+STREAM = Stream(7, "work")
+StandIn = Callable[[str, Any], None]
+
+
+def interface(rows: int = 4) -> Interface:
+    tensors = [TensorSpec(name=name, shape=(rows, 4, 8, 8), dtype=FLOAT) for name in NAMES]
+    return Interface(inputs=(tensors[0],), outputs=(tensors[1],))
+
+
+class Kit:
+    """A library's double, and sessions over it."""
+
+    def __init__(self, name: str, loaded: tuple[Any, str], stand_in: StandIn, make_library: Any) -> None:
+        module, self.version = loaded
+        mode = module.TensorIOMode
+        self.answers: dict[str, Any] = {
+            "ICudaEngine.num_io_tensors": 2,
+            "ICudaEngine.num_optimization_profiles": 1,
+            "ICudaEngine.get_tensor_name": lambda index: NAMES[index],
+            "ICudaEngine.get_tensor_mode": lambda one: mode.INPUT if one == NAMES[0] else mode.OUTPUT,
+            "ICudaEngine.get_tensor_profile_shape": [(1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8)],
+            "IExecutionContext.update_device_memory_size_for_shapes": 4096,
+            "IRuntimeCache.serialize": b"kernels",
+        }
+        if name == "tensorrt_rtx":
+            self.answers["Runtime.get_engine_validity"] = (module.EngineValidity.VALID, 0)
+        self.module = module
+        double = make_library(module, self.answers, self.version)
+        self.used: set[str] = double.used  # names of all members that were asked for
+        stand_in(name, double)
+        self.library: Any = LIBRARIES[name]()
+
+    def session(self, **changes: Any) -> TensorRtSession:
+        identity = Identity(
+            architecture="stable_diffusion_1",
+            component="denoiser",
+            graph="0" * 64,
+            weights="1" * 64,
+            precision="float16",
+            profiles=(),
+            flags={},
+            library=self.library.name,
+            library_version=self.version,
+            compute_capabilities=(89,),
+        )
+        settings = {"label": "a/denoiser", "identity": identity, "sm": 89} | changes
+        return TensorRtSession(self.library, b"plan", **settings)
+
+
+@pytest.fixture(params=LIBRARIES)
+def kit(request: pytest.FixtureRequest, stand_in: StandIn, make_library: Any) -> Kit:
+    return Kit(request.param, request.getfixturevalue(request.param), stand_in, make_library)
+
+
+@pytest.fixture
+def rtx(tensorrt_rtx: tuple[Any, str], stand_in: StandIn, make_library: Any) -> Kit:
+    return Kit("tensorrt_rtx", tensorrt_rtx, stand_in, make_library)
+
+
+def live(kit: Kit) -> None:
+    """Use every method of a session and of its context, and of what the library has of its own."""
+    session = kit.session(pristine={"kernel": np.zeros(8, np.float16), "bias": np.zeros(4, np.float16)})
+    context = session.context(interface(), STREAM)
+    memory = Buffer(Allocation(Place.DEVICE, 0x7F00_0000_0000, 1 << 20), 0, 1 << 20)
+    context.use_activation(memory)
+    context.bind(dict.fromkeys(NAMES, memory))
+    context.set_rows(2)
+    context.enqueue(STREAM)
+    session.refit({"kernel": np.ones(8, np.float16)}, STREAM)
+    session.refit({"bias": np.ones(4, np.float16)}, STREAM)
+    session.close()
+    if isinstance(kit.library, TensorRtRtx):
+        resumed = TensorRtRtx(b"saved")
+        resumed.create_context(kit.session()._engine)
+        assert resumed.runtime_cache() == b"kernels"
+        kit.answers["Runtime.get_engine_validity"] = (kit.module.EngineValidity.INVALID, 0)
+        with pytest.raises(StaleEngine, match="does not say why"):
+            kit.session()
+
+
+def test_a_session_calls_only_what_its_library_declares(kit: Kit) -> None:
+    live(kit)
+
+    assert {"deserialize_cuda_engine", "execute_async_v3", "set_device_memory", "refit_cuda_engine_async"} <= kit.used
+
+
+def called_on_the_library(code: ast.AST) -> set[str]:
+    """Every attribute that code takes of one of the library's objects, by the names that our sources give them."""
+    objects = {"runtime", "engine", "context", "config", "refitter", "trt", "cache"}
+    taken = set()
+    for node in ast.walk(code):
+        if isinstance(node, ast.Attribute):
+            base = node.value
+            name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
+            if name.lstrip("_") in objects:
+                taken.add(node.attr)
+    return taken - {"__version__"}
+
+
+def test_no_call_of_the_source_is_left_out_of_this_check(kit: Kit) -> None:
+    live(kit)
+
+    libraries = ast.parse((SOURCES / "libraries.py").read_text())
+    own = type(kit.library).__name__
+    (library,) = (node for node in libraries.body if isinstance(node, ast.ClassDef) and node.name == own)
+    session = ast.parse((SOURCES / "tensorrt.py").read_text())
+    assert called_on_the_library(session) | called_on_the_library(library) <= kit.used
+
+
+def test_a_weight_that_could_not_be_put_back_is_not_refitted(kit: Kit) -> None:
+    session = kit.session(pristine={"bias": np.zeros(4, np.float16)})
+
+    with pytest.raises(EngineFault, match="kernel could not be put back after a refit"):
+        session.refit({"kernel": np.ones(8, np.float16)}, STREAM)
+    assert "Refitter" not in kit.used
+
+
+def test_a_double_refuses_what_a_library_would_refuse(kit: Kit) -> None:
+    runtime = kit.library.trt.Runtime(kit.session()._logger)
+    engine = runtime.deserialize_cuda_engine(b"plan")
+
+    with pytest.raises(AttributeError):
+        engine.get_binding_index("sample")
+    with pytest.raises(AssertionError, match="SupportsInt"):
+        engine.get_tensor_name("sample")
+    with pytest.raises(AssertionError, match="too many"):
+        engine.get_tensor_name(1, 2)
+    with pytest.raises(AttributeError):
+        _ = kit.library.trt.TensorIOMode.BOTH
+
+
+def test_a_plan_of_another_version_card_or_library_is_stale_and_is_not_read(kit: Kit) -> None:
+    with pytest.raises(StaleEngine, match=r"built for SM89, and this card is SM86: rebuild"):
+        kit.session(sm=86)
+    assert "deserialize_cuda_engine" not in kit.used
+
+
+def test_tensorrt_loads_only_plans_of_its_own_version(
+    tensorrt: tuple[Any, str], stand_in: StandIn, make_library: Any
+) -> None:
+    kit = Kit("tensorrt", tensorrt, stand_in, make_library)
+    kit.version = "10.9"
+
+    with pytest.raises(StaleEngine, match=r"built with version 10.9, and .* is installed: rebuild it"):
+        kit.session()
+
+
+def test_rtx_says_from_the_header_why_a_plan_cannot_run(rtx: Kit) -> None:
+    diagnostics = rtx.module.EngineInvalidityDiagnostics
+    both = int(diagnostics.UNSUPPORTED_CC) | int(diagnostics.OLD_CUDA_DRIVER)
+    rtx.answers["Runtime.get_engine_validity"] = (rtx.module.EngineValidity.INVALID, both)
+
+    with pytest.raises(StaleEngine, match=r"not built for this card.*; the driver is too old"):
+        rtx.session()
+    assert "deserialize_cuda_engine" not in rtx.used
+
+
+def test_the_real_rtx_library_calls_what_is_no_plan_damaged() -> None:
+    library = TensorRtRtx()
+    trt = library.trt
+    runtime = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR))
+
+    assert library.invalid(runtime, b"no plan" * 100) == "it is damaged, or no engine of this library: rebuild it"
+
+
+def test_a_plan_that_does_not_load_is_stale(kit: Kit) -> None:
+    kit.answers["Runtime.deserialize_cuda_engine"] = None
+
+    with pytest.raises(StaleEngine, match="cannot be loaded"):
+        kit.session()
+
+
+def test_shapes_that_no_profile_takes_are_refused_with_the_shapes(kit: Kit) -> None:
+    with pytest.raises(EngineRefused, match=r"no profile takes sample \[9, 4, 8, 8\]"):
+        kit.session().context(interface(rows=9), STREAM)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [("set_tensor_address", "sample cannot be bound"), ("set_input_shape", r"sample cannot be \[4, 4, 8, 8\]")],
+)
+def test_what_the_library_refuses_is_a_fault_that_names_the_tensor(kit: Kit, call: str, message: str) -> None:
+    kit.answers[f"IExecutionContext.{call}"] = False
+    memory = Buffer(Allocation(Place.DEVICE, 0x7F00_0000_0000, 256), 0, 256)
+
+    with pytest.raises(EngineFault, match=message):
+        kit.session().context(interface(), STREAM).bind({"sample": memory})
+
+
+def test_a_refit_that_needs_more_weights_names_them(kit: Kit) -> None:
+    kit.answers["Refitter.get_missing_weights"] = ["bias"]
+    weights = {"kernel": np.ones(8, np.float16)}
+
+    with pytest.raises(EngineFault, match="also needs bias to refit 1 weights"):
+        kit.session(pristine=weights).refit(weights, STREAM)

@@ -1,0 +1,220 @@
+"""The twins against other ways to compute the same, and against the CUDA source run on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from trt_engines.devices.memory import Allocation, Buffer, Place
+from trt_engines.kernels import catalogue
+from trt_engines.kernels.kernel import BFLOAT16, FLOAT, HALF, KernelCall
+from trt_worker.decode.pixels import PixelConverter
+
+REGISTERS, TENSORS = 5, 8
+VALUES = (FLOAT, HALF, BFLOAT16)
+RunSource = Callable[[KernelCall, tuple[Any, ...]], None]
+
+some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+value_types = st.sampled_from(VALUES)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def buffer(array: NDArray[Any]) -> Buffer:
+    return Buffer(Allocation(Place.DEVICE, 0, array.nbytes), 0, array.nbytes)
+
+
+def a_row_scale(value: np.dtype[Any], seed: int, rows: int, size: int) -> tuple[KernelCall, tuple[Any, ...]]:
+    random = np.random.default_rng(seed)
+    state = random.normal(size=(rows + 2, TENSORS, size)).astype(np.float32).reshape(-1)
+    place = random.permutation(rows + 2)[:rows].astype(np.int32)
+    scale = random.uniform(0.01, 1, rows).astype(np.float32)
+    sample = np.zeros(rows * size, value)
+    call = catalogue.row_scale(
+        value,
+        sample=buffer(sample),
+        state=buffer(state),
+        place=buffer(place),
+        scale=buffer(scale),
+        size=size,
+        tensors=TENSORS,
+    )
+    return call, (sample, state, place, scale, size, TENSORS)
+
+
+def a_row_combine(value: np.dtype[Any], seed: int, rows: int, size: int) -> tuple[KernelCall, tuple[Any, ...]]:
+    random = np.random.default_rng(seed)
+    state = random.normal(size=rows * TENSORS * size).astype(np.float32)
+    outputs = random.normal(size=2 * rows * size).astype(value)
+    mix = random.normal(size=rows * REGISTERS * TENSORS).astype(np.float32)
+    order = random.permutation(2 * rows).astype(np.int64) * size
+    conditional, unconditional = order[:rows].copy(), order[rows:].copy()
+    unconditional[random.random(rows) < 0.5] = -1
+    call = catalogue.row_combine(
+        value,
+        state=buffer(state),
+        outputs=buffer(outputs),
+        mix=buffer(mix),
+        conditional=buffer(conditional),
+        unconditional=buffer(unconditional),
+        size=size,
+        registers=REGISTERS,
+        tensors=TENSORS,
+    )
+    return call, (state, outputs, mix, conditional, unconditional, size, REGISTERS, TENSORS)
+
+
+def a_mask_blend(value: np.dtype[Any], seed: int, rows: int, size: int) -> tuple[KernelCall, tuple[Any, ...]]:
+    random = np.random.default_rng(seed)
+    sample, known = (random.normal(size=rows * 4 * size).astype(value) for _ in range(2))
+    mask = random.choice([0.0, 0.25, 1.0], rows * size).astype(np.float32)
+    call = catalogue.mask_blend(
+        value, sample=buffer(sample), known=buffer(known), mask=buffer(mask), channels=4, cells=size
+    )
+    return call, (sample, known, mask, 4, size)
+
+
+def a_to_pixels(value: np.dtype[Any], seed: int, rows: int, size: int) -> tuple[KernelCall, tuple[Any, ...]]:
+    random = np.random.default_rng(seed)
+    decoded = random.uniform(-1.2, 1.2, (rows, 3, 3, size)).astype(value)
+    spoilt = random.random((rows, 3, 3, size)) < 0.01
+    decoded[spoilt] = random.choice([np.nan, np.inf, -np.inf], spoilt.sum()).astype(value)
+    pixels, flags = np.zeros(rows * 9 * size, np.uint8), np.zeros(rows, np.int32)
+    call = catalogue.to_pixels(
+        value, pixels=buffer(pixels), not_finite=buffer(flags), decoded=buffer(decoded), height=3, width=size
+    )
+    return call, (pixels, flags, decoded.reshape(-1), 3, size)
+
+
+MAKERS = {
+    "row_scale": a_row_scale,
+    "row_combine": a_row_combine,
+    "mask_blend": a_mask_blend,
+    "to_pixels": a_to_pixels,
+}
+
+
+def as_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return array.view(np.uint8)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@some
+@given(value=value_types, seed=seeds, rows=st.integers(1, 3), size=st.integers(1, 300))
+def test_a_twin_gives_the_bits_of_its_cuda_source(
+    run_source: RunSource, name: str, value: np.dtype[Any], seed: int, rows: int, size: int
+) -> None:
+    call, of_twin = MAKERS[name](value, seed, rows, size)
+    _, of_source = MAKERS[name](value, seed, rows, size)
+
+    call.kernel.twin(*of_twin)
+    run_source(call, of_source)
+
+    for ours, theirs in zip(of_twin, of_source, strict=True):
+        if isinstance(ours, np.ndarray):
+            np.testing.assert_array_equal(as_bits(ours), as_bits(theirs))
+
+
+@some
+@given(value=value_types, seed=seeds, rows=st.integers(1, 4), size=st.integers(1, 64))
+def test_a_row_is_scaled_from_its_place_and_rounded_once(value: np.dtype[Any], seed: int, rows: int, size: int) -> None:
+    call, arguments = a_row_scale(value, seed, rows, size)
+    sample, state, place, scale, *_ = arguments
+
+    call.kernel.twin(*arguments)
+
+    exact = state.reshape(-1, TENSORS, size)[place, 0] * scale[:, np.newaxis]
+    np.testing.assert_array_equal(sample.reshape(rows, size), exact.astype(value))
+
+
+@some
+@given(value=value_types, seed=seeds, rows=st.integers(1, 4), size=st.integers(1, 64))
+def test_combining_rows_is_a_matrix_product_over_their_tensors(
+    value: np.dtype[Any], seed: int, rows: int, size: int
+) -> None:
+    call, arguments = a_row_combine(value, seed, rows, size)
+    state, outputs, mix, conditional, unconditional, *_ = arguments
+    before = state.reshape(rows, TENSORS, size).astype(np.float64)
+    for tensor, firsts in ((REGISTERS, conditional), (REGISTERS + 1, unconditional)):
+        for row, first in enumerate(firsts):
+            before[row, tensor] = 0 if first < 0 else outputs[first : first + size].astype(np.float64)
+    expected = np.matmul(mix.reshape(rows, REGISTERS, TENSORS).astype(np.float64), before)
+    untouched = state.reshape(rows, TENSORS, size)[:, REGISTERS:].copy()
+
+    call.kernel.twin(*arguments)
+
+    after = state.reshape(rows, TENSORS, size)
+    np.testing.assert_allclose(after[:, :REGISTERS], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(after[:, REGISTERS:], untouched)
+
+
+def test_an_output_that_a_row_has_not_does_not_reach_it_even_if_it_is_not_finite() -> None:
+    call, arguments = a_row_combine(FLOAT, 1, 2, 16)
+    state, outputs, _, conditional, unconditional, *_ = arguments
+    unconditional[:] = -1
+    present = np.zeros(len(outputs), bool)
+    for first in conditional:
+        present[first : first + 16] = True
+    outputs[~present] = np.nan
+
+    call.kernel.twin(*arguments)
+
+    assert np.isfinite(state).all()
+
+
+@some
+@given(value=value_types, seed=seeds, rows=st.integers(1, 3), size=st.integers(1, 64))
+def test_a_mask_of_one_keeps_the_sample_and_of_zero_shows_what_is_known(
+    value: np.dtype[Any], seed: int, rows: int, size: int
+) -> None:
+    call, arguments = a_mask_blend(value, seed, rows, size)
+    sample, known, mask, *_ = arguments
+    before = sample.copy()
+
+    call.kernel.twin(*arguments)
+
+    wide = np.repeat(mask.reshape(rows, 1, size), 4, axis=1).reshape(-1)
+    np.testing.assert_array_equal(sample[wide == 1], before[wide == 1])
+    np.testing.assert_array_equal(sample[wide == 0], known[wide == 0])
+    between = wide == 0.25
+    exact = 0.25 * before[between].astype(np.float32) + 0.75 * known[between].astype(np.float32)
+    np.testing.assert_array_equal(sample[between], exact.astype(value))
+
+
+@some
+@given(value=value_types, seed=seeds, rows=st.integers(1, 3), width=st.integers(1, 80))
+def test_pixels_are_those_of_the_host_and_rows_that_are_not_finite_are_flagged(
+    value: np.dtype[Any], seed: int, rows: int, width: int
+) -> None:
+    call, arguments = a_to_pixels(value, seed, rows, width)
+    pixels, flags, decoded, *_ = arguments
+    planes = decoded.reshape(rows, 3, 3, width).astype(np.float32)
+
+    call.kernel.twin(*arguments)
+
+    finite = np.isfinite(planes).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(flags, (~finite).astype(np.int32))
+    expected = np.zeros((rows, 3, width, 3), np.uint8)
+    PixelConverter().to_pixels(np.nan_to_num(planes, nan=-1, posinf=9, neginf=-9), expected)
+    np.testing.assert_array_equal(pixels.reshape(expected.shape), expected)
+
+
+def test_a_call_with_a_buffer_of_the_wrong_size_is_refused() -> None:
+    mask = np.zeros(8, np.float32)
+
+    with pytest.raises(ValueError, match="sample has 4 bytes, and the call needs 64"):
+        catalogue.mask_blend(HALF, sample=buffer(mask[:1]), known=buffer(mask), mask=buffer(mask), channels=4, cells=8)
+
+
+def test_a_kernel_refuses_a_type_that_no_engine_has() -> None:
+    flags, pixels, decoded = np.zeros(1, np.int32), np.zeros(3, np.uint8), np.zeros(3, np.float64)
+
+    with pytest.raises(ValueError, match="float64"):
+        catalogue.to_pixels(
+            decoded.dtype, pixels=buffer(pixels), not_finite=buffer(flags), decoded=buffer(decoded), height=1, width=1
+        )

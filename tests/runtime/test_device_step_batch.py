@@ -1,0 +1,226 @@
+"""A batch on a device gives the latents of the batch on the host, and finds no hazard on the strict one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
+from trt_engines.bucket import Bucket
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import DeviceProperties, HostComputingDevice
+from trt_engines.devices.memory import Buffer, Place
+from trt_engines.devices.operations import CopyOperation, Direction, KernelOperation, NetworkOperation, Operation
+from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.interface import interface_of
+from trt_engines.model import Component, find_models
+from trt_engines.sessions.bound import BoundEngine
+from trt_engines.sessions.host import HostSession, host_plan, onnx_network
+from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.runtime.device_step_batch import DeviceStepBatch
+from trt_worker.runtime.step_batch import Row, StepBatch
+
+MODEL = find_models()["shapes-tiny"]
+KEY = BatchKey(model=MODEL.name, backend="onnxruntime", width=64, height=64)
+LATENT = (MODEL.latent_channels, 64 // MODEL.latent_scale, 64 // MODEL.latent_scale)
+CAPACITY = 4
+CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 28, multiprocessors=128)
+SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm")
+
+
+def a_row(job: str, *, sampler: str = "euler", steps: int = 3, guidance: float = 4.0, chunks: int = 1) -> Row:
+    seed = sum(job.encode())
+    random = np.random.default_rng(seed)
+    sampling = Sampling(sampler=sampler, scheduler="karras", steps=steps, guidance=guidance, strength=1.0)
+    begun = start(sampling, parameterisation_of(MODEL), LATENT, seed=seed, draw=0, latent=None)
+    width = MODEL.context_width
+    return Row(
+        job=job,
+        index=0,
+        program=begun.program,
+        start=begun.sample,
+        noise=begun.noise,
+        positive=random.normal(size=(77 * chunks, width)).astype(np.float32),
+        negative=random.normal(size=(77, width)).astype(np.float32) if guidance != 1.0 else None,
+    )
+
+
+def a_spec(tokens: int) -> EngineSpec:
+    bucket = Bucket(width=KEY.width, height=KEY.height, rows=2 * CAPACITY, tokens=tokens)
+    return EngineSpec(model=MODEL, component=Component.DENOISER, bucket=bucket)
+
+
+class OnHost:
+    """The batch as it is, with ONNX Runtime."""
+
+    def __init__(self) -> None:
+        backend = OnnxRuntimeBackend(1)
+        engines: dict[int, Engine] = {}
+        self.batch = StepBatch(
+            KEY, CAPACITY, LATENT, lambda tokens: engines.setdefault(tokens, backend.load(a_spec(tokens)))
+        )
+        self.latents: dict[str, NDArray[np.float32]] = {}
+
+    def step(self) -> None:
+        for row, latent in self.batch.step().finished:
+            self.latents[row.job] = latent
+
+
+class OnDevice:
+    """The batch on a device, whose finished latents are downloaded in a second stream."""
+
+    network = staticmethod(onnx_network(MODEL.graphs[Component.DENOISER], 1))
+
+    def __init__(self, device: HostComputingDevice) -> None:
+        self.device = device
+        self.stream, self.downloads = device.create_stream("denoise"), device.create_stream("download")
+        self._engines: dict[int, BoundEngine] = {}
+        self.batch = DeviceStepBatch(KEY, CAPACITY, LATENT, device, self.stream, self._engine)
+        self._targets: dict[str, Buffer] = {}
+
+    def step(self) -> None:
+        self.batch.step(self._hand_out)
+
+    @property
+    def latents(self) -> dict[str, NDArray[np.float32]]:
+        self.device.synchronize(self.downloads)
+        return {job: self.device.view(at, np.dtype(np.float32), LATENT) for job, at in self._targets.items()}
+
+    def _engine(self, tokens: int) -> BoundEngine:
+        if tokens not in self._engines:
+            interface = interface_of(a_spec(tokens))
+            session = HostSession(self.device, host_plan(a_spec(tokens), interface, self.network))
+            self._engines[tokens] = BoundEngine(self.device, session, interface, self.stream)
+        return self._engines[tokens]
+
+    def _hand_out(self, row: Row, latent: Buffer) -> None:
+        kept, target = self.device.allocate(latent.size), self.device.allocate(latent.size, Place.HOST)
+        ready = self.device.create_event("latent is kept")
+        self.device.copy(kept, latent, self.stream)
+        self.device.record(ready, self.stream)
+        self.device.wait(self.downloads, ready)
+        self.device.copy(target, kept, self.downloads)
+        self._targets[row.job] = target
+
+
+def drive(bench: Any, script: Callable[[Any], None]) -> dict[str, NDArray[np.float32]]:
+    script(bench)
+    while bench.batch.rows:
+        bench.step()
+    latents: dict[str, NDArray[np.float32]] = bench.latents
+    return latents
+
+
+def every_sampler(bench: Any) -> None:
+    """Rows of all samplers enter and leave between steps, more of them than there is room for."""
+    waiting = [
+        a_row(sampler, sampler=sampler, steps=2 + number % 2, guidance=1.0 if number == 1 else 3.0)
+        for number, sampler in enumerate(SAMPLERS)
+    ]
+    while waiting:
+        while waiting and bench.batch.room:
+            bench.batch.join(waiting.pop())
+        bench.step()
+
+
+def contexts_of_several_lengths(bench: Any) -> None:
+    bench.batch.join(a_row("short"))
+    bench.batch.join(a_row("long", chunks=5))
+    bench.step()
+    bench.batch.join(a_row("late", steps=2, guidance=1.0))
+
+
+def a_job_that_is_withdrawn(bench: Any) -> None:
+    for job in ("first", "gone", "last"):
+        bench.batch.join(a_row(job))
+    bench.step()
+    bench.batch.leave("gone")
+
+
+@pytest.mark.parametrize("script", [every_sampler, contexts_of_several_lengths, a_job_that_is_withdrawn])
+@pytest.mark.parametrize("kind", ["cpu", "simulated"])
+def test_a_device_gives_the_latents_of_the_host(kind: str, script: Callable[[Any], None]) -> None:
+    device = CpuDevice() if kind == "cpu" else SimulatedDevice(CARD, seed=1)
+
+    expected = drive(OnHost(), script)
+    found = drive(OnDevice(device), script)
+
+    assert found.keys() == expected.keys()
+    for job, latent in expected.items():
+        # sums of eight products in another order; a wrong coefficient or row is off by tenths
+        np.testing.assert_allclose(found[job], latent, rtol=0, atol=5e-5 * np.abs(latent).max(), err_msg=job)
+
+
+def test_the_order_in_which_a_card_works_makes_no_difference() -> None:
+    immediate = drive(OnDevice(CpuDevice()), every_sampler)
+
+    for seed in range(3):
+        shuffled = drive(OnDevice(SimulatedDevice(CARD, seed=seed)), every_sampler)
+        for job, latent in immediate.items():
+            np.testing.assert_array_equal(shuffled[job], latent)
+
+
+def test_a_steady_step_is_one_upload_one_engine_call_and_two_kernels() -> None:
+    asked: list[Operation] = []
+
+    def noting(operation: Operation) -> float:
+        asked.append(operation)
+        return 0.0
+
+    bench = OnDevice(SimulatedDevice(CARD, seconds=noting))
+    for job in ("one", "two"):
+        bench.batch.join(a_row(job, steps=4))
+    bench.step()
+    asked.clear()
+
+    bench.step()
+
+    directions = [one.direction for one in asked if isinstance(one, CopyOperation)]
+    assert directions == [Direction.UPLOAD, Direction.INSIDE]  # coefficients; timesteps into their place
+    assert [one.kernel for one in asked if isinstance(one, KernelOperation)] == ["row_scale", "row_combine"]
+    assert [one.rows for one in asked if isinstance(one, NetworkOperation)] == [4]
+
+
+def test_the_host_runs_ahead_of_the_card_and_waits_only_for_room_in_its_staging() -> None:
+    def slow(operation: Operation) -> float:
+        return 1.0 if isinstance(operation, NetworkOperation) else 0.0
+
+    device = SimulatedDevice(CARD, seconds=slow)
+    bench = OnDevice(device)
+    bench.batch.join(a_row("one", steps=8))
+    clocks = []
+    for _ in range(6):
+        bench.step()
+        clocks.append(device.clock)
+
+    assert clocks == [0, 0, 0, 0, 1, 2]
+
+
+def no_engine(tokens: int) -> BoundEngine:
+    raise AssertionError(f"an empty batch asked for an engine of {tokens} tokens")
+
+
+def test_a_batch_gives_back_all_memory_it_took() -> None:
+    device = SimulatedDevice(CARD)
+    before = device.memory_info().free
+    batch = DeviceStepBatch(KEY, CAPACITY, LATENT, device, device.create_stream("denoise"), no_engine)
+    assert device.memory_info().free < before
+
+    batch.close()
+
+    assert device.memory_info().free == before
+
+
+def test_a_full_batch_takes_no_row() -> None:
+    bench = OnDevice(CpuDevice())
+    for number in range(CAPACITY):
+        bench.batch.join(a_row(str(number)))
+
+    with pytest.raises(ValueError, match="is full"):
+        bench.batch.join(a_row("one too many"))

@@ -1,0 +1,295 @@
+"""A batch whose tensors stay on a device: `StepBatch` over the device interface.
+
+A step is put into one stream and the host goes on: one upload of the step's coefficients, noise where a row draws any,
+and then for every engine call its scaled rows, the call itself, and one kernel that turns its outputs into every
+row's next registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_engines.devices.device import Device, Stream
+from trt_engines.devices.memory import Buffer, aligned
+from trt_engines.devices.staging import StagingRing
+from trt_engines.errors import EngineFault
+from trt_engines.kernels.catalogue import row_combine, row_scale
+from trt_engines.kernels.kernel import KernelCall
+from trt_engines.sessions.bound import BoundEngine
+from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, X
+from trt_worker.runtime.step_batch import Evaluation, Row, evaluations_by_tokens
+
+STEPS_AHEAD = 3
+"""Steps that the host may have put into the stream before it waits for the first of them to begin."""
+
+_ABSENT = -1
+
+_ENTRIES: dict[str, np.dtype[Any]] = {
+    "outputs": np.dtype(np.int64),  # first element of an image's conditional output, then those of the others
+    "mix": np.dtype((np.float32, (REGISTERS, TENSORS))),
+    "place": np.dtype(np.int32),  # the image that an engine row belongs to
+    "scale": np.dtype(np.float32),
+    "timestep": np.dtype(np.float32),
+}
+"""What a step uploads; `outputs` and `mix` are per image, the others per engine row."""
+
+HandOut = Callable[[Row, Buffer], None]
+"""Takes a finished row's latent, float32 [channels, height, width]: whatever it does to it, it puts into the batch's
+stream before it returns; after that the memory belongs to another row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copy:
+    source: Buffer
+    destination: Buffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """Engine rows of one context length, and all that goes to the stream for them."""
+
+    engine: BoundEngine
+    first: int  # of its rows among the rows of all calls
+    members: tuple[Evaluation, ...]
+    scale: KernelCall
+    timesteps: _Copy
+    outputs: _Copy | None  # to those of the other calls; None: there is no other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What every step does until a row joins or leaves."""
+
+    calls: tuple[_Call, ...]
+    combine: KernelCall
+
+
+class DeviceStepBatch:
+    """Up to `capacity` images of one model, backend and size, on one stream of a device.
+
+    Args:
+        latent: channels, height and width.
+        engine_for: denoiser for a context length in tokens, on `stream`; made once and kept by the caller.
+    Raises: OutOfMemory.
+    """
+
+    def __init__(
+        self,
+        key: BatchKey,
+        capacity: int,
+        latent: tuple[int, int, int],
+        device: Device,
+        stream: Stream,
+        engine_for: Callable[[int], BoundEngine],
+    ) -> None:
+        self.key = key
+        self.capacity = capacity
+        self.rows: list[Row] = []
+        self._device = device
+        self._stream = stream
+        self._engine_for = engine_for
+        self._size = int(np.prod(latent))
+        self._fields = _coefficients(capacity)
+        self._state = device.allocate(capacity * TENSORS * self._bytes)
+        self._outputs: Buffer | None = None  # of several calls; most batches need one call only
+        self._coefficients = device.allocate(self._fields.itemsize)
+        self._noise_offset = aligned(self._fields.itemsize)
+        self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
+        self._starts = StagingRing(device, self._bytes, capacity)
+        self._contexts: dict[int, StagingRing] = {}
+        self._layout: _Layout | None = None  # None: a row has joined or left
+
+    @property
+    def room(self) -> int:
+        return self.capacity - len(self.rows)
+
+    def join(self, row: Row) -> None:
+        """Take a row in before the next step. Raises: ValueError: the batch is full."""
+        if not self.room:
+            raise ValueError(f"batch {self.key} is full")
+        place = len(self.rows)
+        staging = self._starts.next()
+        self._device.view(staging, np.dtype(np.float32), (self._size,), write=True)[:] = row.start.reshape(-1)
+        self._device.fill(self._row(place), 0, self._stream)
+        self._device.copy(self._tensor(place, X), staging, self._stream)
+        self._starts.sent(self._stream)
+        self.rows.append(row)
+        self._layout = None
+
+    def leave(self, job: str) -> None:
+        """Drop all rows of a job."""
+        for place in reversed([place for place, row in enumerate(self.rows) if row.job == job]):
+            self._remove(place)
+
+    def step(self, hand_out: HandOut) -> int:
+        """Put one stage of every row into the stream, and hand out the rows that are then finished.
+
+        Returns: images that took part.
+        Raises: EngineFault: a call was refused; the batch's rows are to be given up.
+        """
+        if self._layout is None:
+            self._layout = self._lay_out()
+        count = len(self.rows)
+        self._upload(self._layout.calls)
+        for call in self._layout.calls:
+            self._device.launch(call.scale, self._stream)
+            self._copy(call.timesteps)
+            call.engine.run(len(call.members))
+            if call.outputs is not None:
+                self._copy(call.outputs)
+        self._device.launch(self._layout.combine, self._stream)
+        for place in range(count - 1, -1, -1):
+            row = self.rows[place]
+            row.stage += 1
+            row.shared_rows += count
+            if row.finished:
+                hand_out(row, self._tensor(place, X))
+                self._remove(place)
+        return count
+
+    def close(self) -> None:
+        """Wait for the stream and give the memory back."""
+        self._device.synchronize(self._stream)
+        for ring in (self._steps, self._starts, *self._contexts.values()):
+            ring.free()
+        for buffer in (self._state, self._coefficients, self._outputs):
+            if buffer is not None:
+                self._device.free(buffer)
+
+    def _upload(self, calls: Sequence[_Call]) -> None:
+        """Everything that this step needs of the host."""
+        staging = self._steps.next()
+        block = staging.part(0, self._fields.itemsize)
+        fields = self._device.view(block, self._fields, (1,), write=True)[0]
+        for place, row in enumerate(self.rows):
+            fields["mix"][place] = row.program.mix[row.stage]
+        fields["outputs"] = _ABSENT
+        for call in calls:
+            for position, member in enumerate(call.members, call.first):
+                row = self.rows[member.place]
+                fields["place"][position] = member.place
+                fields["scale"][position] = row.program.c_in[row.stage]
+                fields["timestep"][position] = row.program.timestep[row.stage]
+                half = (member.column - CONDITIONAL) * self.capacity
+                fields["outputs"][half + member.place] = position * self._size
+        self._device.copy(self._coefficients, block, self._stream)
+        for place, row in enumerate(self.rows):
+            if (drawn := row.noise.draw(row.program.noise[row.stage])) is not None:
+                part = staging.part(self._noise_offset + place * self._bytes, self._bytes)
+                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = drawn.reshape(-1)
+                self._device.copy(self._tensor(place, NOISE), part, self._stream)
+        self._steps.sent(self._stream)
+
+    def _lay_out(self) -> _Layout:
+        """Group what all images need of the network by context length, and upload the contexts: once per membership."""
+        groups = evaluations_by_tokens(self.rows)
+        engines = {tokens: self._engine_for(tokens) for tokens in groups}
+        for tokens, members in groups.items():
+            if len(members) > engines[tokens].rows:
+                raise EngineFault(f"{engines[tokens].label}: {len(members)} rows do not fit")
+        (value,) = {engine.spec("noise_pred").dtype for engine in engines.values()}
+        together = self._together(value) if len(groups) > 1 else None
+        calls, first = [], 0
+        for tokens, members in groups.items():
+            self._upload_contexts(engines[tokens], tokens, members)
+            calls.append(self._call(engines[tokens], first, tuple(members), together))
+            first += len(members)
+        outputs = (
+            together.part(0, first * self._size * value.itemsize)
+            if together
+            else calls[0].engine.part("noise_pred", first)
+        )
+        count = len(self.rows)
+        combine = row_combine(
+            value,
+            state=self._state.part(0, count * TENSORS * self._bytes),
+            outputs=outputs,
+            mix=self._field("mix", count),
+            conditional=self._field("outputs", count),
+            unconditional=self._field("outputs", count, self.capacity),
+            size=self._size,
+            registers=REGISTERS,
+            tensors=TENSORS,
+        )
+        return _Layout(calls=tuple(calls), combine=combine)
+
+    def _call(self, engine: BoundEngine, first: int, members: tuple[Evaluation, ...], together: Buffer | None) -> _Call:
+        rows = len(members)
+        scale = row_scale(
+            engine.spec("sample").dtype,
+            sample=engine.part("sample", rows),
+            state=self._state.part(0, len(self.rows) * TENSORS * self._bytes),
+            place=self._field("place", rows, first),
+            scale=self._field("scale", rows, first),
+            size=self._size,
+            tensors=TENSORS,
+        )
+        timesteps = _Copy(source=self._field("timestep", rows, first), destination=engine.part("timestep", rows))
+        outputs = None
+        if together is not None:
+            output = engine.part("noise_pred", rows)
+            outputs = _Copy(source=output, destination=together.part(first * output.size // rows, output.size))
+        return _Call(engine=engine, first=first, members=members, scale=scale, timesteps=timesteps, outputs=outputs)
+
+    def _together(self, value: np.dtype[Any]) -> Buffer:
+        """Memory for the outputs of several calls, one after another."""
+        if self._outputs is None:
+            self._outputs = self._device.allocate(2 * self.capacity * self._size * value.itemsize)
+        return self._outputs
+
+    def _upload_contexts(self, engine: BoundEngine, tokens: int, members: Sequence[Evaluation]) -> None:
+        spec = engine.spec("context")
+        target = engine.part("context", len(members))
+        if tokens not in self._contexts:
+            self._contexts[tokens] = StagingRing(self._device, engine.part("context", engine.rows).size, 2)
+        staging = self._contexts[tokens].next().part(0, target.size)
+        written: NDArray[Any] = self._device.view(staging, spec.dtype, spec.at(len(members)), write=True)
+        for position, member in enumerate(members):
+            written[position] = member.context
+        self._device.copy(target, staging, self._stream)
+        self._contexts[tokens].sent(self._stream)
+
+    def _remove(self, place: int) -> None:
+        """Take a row out; the last one moves into its place."""
+        last = self.rows.pop()
+        if place < len(self.rows):
+            self.rows[place] = last
+            self._device.copy(self._row(place), self._row(len(self.rows)), self._stream)
+        self._layout = None
+
+    def _copy(self, copy: _Copy) -> None:
+        self._device.copy(copy.destination, copy.source, self._stream)
+
+    @property
+    def _bytes(self) -> int:
+        """Of one tensor of a row."""
+        return self._size * 4
+
+    def _row(self, place: int) -> Buffer:
+        return self._state.part(place * TENSORS * self._bytes, TENSORS * self._bytes)
+
+    def _tensor(self, place: int, tensor: int) -> Buffer:
+        return self._row(place).part(tensor * self._bytes, self._bytes)
+
+    def _field(self, name: str, count: int, first: int = 0) -> Buffer:
+        """Some entries of a field of the coefficients, one after another."""
+        offset = self._fields.fields[name][1]  # type: ignore[index]  # it has fields
+        size = _ENTRIES[name].itemsize
+        return self._coefficients.part(offset + first * size, count * size)
+
+
+def _coefficients(capacity: int) -> np.dtype[Any]:
+    """What a step uploads, each field aligned. An image has at most two engine rows."""
+    counts = {name: capacity if name == "mix" else 2 * capacity for name in _ENTRIES}
+    offsets, end = [], 0
+    for name, count in counts.items():
+        offsets.append(end)
+        end += aligned(count * _ENTRIES[name].itemsize)
+    formats = [(_ENTRIES[name], count) for name, count in counts.items()]
+    return np.dtype({"names": list(counts), "formats": formats, "offsets": offsets, "itemsize": end})
