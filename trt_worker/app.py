@@ -41,6 +41,10 @@ from trt_worker.telemetry.status import status_block
 
 PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
 OK, FAILED = 0, 1
+NO_CLASSIFIER = (
+    "There is no safety classifier in this version: no picture is looked at for what it shows before it leaves. "
+    "Jobs of a Horde that demand censoring are handed back; the grid cannot ask for it."
+)
 
 TransportMaker = Callable[[Config, Gate], Sequence[Transport]]
 
@@ -207,6 +211,7 @@ async def open_worker(
 async def run(config: Config, *, source: ConfigSource | None, log_directory: Path, verbosity: int) -> int:
     """Serve until SIGINT or SIGTERM, then drain; a second signal stops at once. Returns the exit status."""
     failure = ""
+    logger.warning(NO_CLASSIFIER)
     try:
         async with anyio.create_task_group() as both:
             with anyio.open_signal_receiver(SIGINT, SIGTERM) as signals:

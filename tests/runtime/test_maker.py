@@ -47,8 +47,14 @@ def a_failure(kind: str) -> frames.Failed:
     return frames.Failed(id="job", kind=kind, backend="onnxruntime", engine="engine", message="because")
 
 
-def make(link: Scripted, ladder: Sequence[str] = LADDER) -> Making:
-    maker = JobMaker([link], make_backends(ladder), max_rows=4, fell_back=lambda _: None)
+def make(
+    link: Scripted,
+    ladder: Sequence[str] = LADDER,
+    *,
+    sampler: str = "euler",
+    fell_back: Callable[[str], None] = lambda _: None,
+) -> Making:
+    maker = JobMaker([link], make_backends(ladder), max_rows=4, fell_back=fell_back)
     job = JobSpec(
         id="job",
         model="shapes-tiny",
@@ -56,6 +62,7 @@ def make(link: Scripted, ladder: Sequence[str] = LADDER) -> Making:
         width=64,
         height=64,
         steps=1,
+        sampler=sampler,
         seeds=(ImageSeed(value=1),),
         received=0,
         due=9e9,
@@ -83,6 +90,14 @@ def test_a_black_picture_leaves_when_there_is_no_other_backend_to_ask() -> None:
     link = Scripted({"onnxruntime": BLACK})
 
     assert not make(link, ["onnxruntime"]).images[0].any()
+
+
+def test_a_stand_in_for_a_sampler_is_counted_once_however_often_the_job_is_made() -> None:
+    told: list[str] = []
+
+    make(Scripted({"onnxruntime": BLACK, "pytorch": BRIGHT}), sampler="uni_pc", fell_back=told.append)
+
+    assert [reason for reason in told if "uni_pc is run as dpmpp_2m" in reason] == told[:1]
 
 
 def test_a_picture_of_the_wrong_size_never_leaves() -> None:

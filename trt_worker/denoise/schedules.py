@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trt_worker.denoise.parameterisation import Float64, Parameterisation
 
-DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
+DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral"})
 """Samplers that run on a schedule of one step more without its last level above 0."""
 
 

@@ -265,7 +265,7 @@ def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
         height=job.height,
         steps=job.steps,
         guidance=job.guidance,
-        sampler=job.sampler,
+        sampler=plan.sampler,
         scheduler=job.scheduler,
         strength=job.strength,
         clip_skip=job.clip_skip,
@@ -273,4 +273,5 @@ def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
         images=tuple(frames.Image(seed=seed.value, draw=seed.draw) for seed in job.seeds),
         received=job.received,
         due=job.due,
+        shift=job.shift,
     )

@@ -60,6 +60,7 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     images: tuple[Image, ...]
     received: float
     due: float
+    shift: float | None = None  # time shift of a flow model; None: the model's own
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):

@@ -151,7 +151,7 @@ class DeviceLoop:
             guidance=run.guidance,
             strength=run.strength,
         )
-        levels = parameterisation_of(model)
+        levels = parameterisation_of(model, run.shift)
         shape = _latent_shape(model, run.width, run.height)
         for index, image in enumerate(run.images):
             begun = start(sampling, levels, shape, seed=image.seed, draw=image.draw, latent=encoded)

@@ -41,7 +41,7 @@ class JobMaker:
     Args:
         ladder: backends, best first; only asked whether they can run something, never loaded here.
         max_rows: images that share a step.
-        fell_back: told the reason whenever a job does not run on the first backend.
+        fell_back: told the reason whenever a job does not run on the first backend, or with another sampler.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class JobMaker:
         excluded: list[Exclusion] = []
         crashes: Counter[str] = Counter()
         black: Making | None = None
+        told = False
         while True:
             try:
                 plan = self._route(job, model, excluded)
@@ -94,6 +95,10 @@ class JobMaker:
                 plan.bucket.label,
                 plan.reason,
             )
+            if plan.stand_in and not told:
+                told = True
+                self._fell_back(plan.stand_in)
+                logger.info("Job {}: {}", job.id, plan.stand_in)
             if plan.fallback:
                 self._fell_back(plan.reason)
                 logger.info("Job {} runs on {}: {}", job.id, plan.backend, plan.reason)
