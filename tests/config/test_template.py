@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trt_worker.config import Config, load_config
 from trt_worker.config.keys import RELOADED, UNSERVED
+from trt_worker.config.load import load_config
+from trt_worker.config.schema import Config
 
 TEMPLATE = Path(__file__).parents[2] / "bridgeData_template.yaml"
 KEYS = re.compile(r"^#?(\w+):", re.MULTILINE)

@@ -19,6 +19,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Other names of live keys. In one file the key itself wins over its alias."""
 
+PREFIX = "AIWORKER_"
+"""Begins the environment variables that set a key."""
+
 PLAIN_VARIABLES: dict[str, str] = {"AI_HORDE_URL": "horde_url", "CIVIT_API_TOKEN": "civitai_api_token"}
 """Environment variables without our prefix that set a key; AIWORKER_<KEY> wins over them."""
 

@@ -32,7 +32,10 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # a terminal signals the whole group; the supervisor drains us
     channel = socket.socket(fileno=int(sys.argv[1]))
-    header, _ = receive(channel)
+    try:
+        header, _ = receive(channel)
+    except EOFError:
+        return  # the supervisor found no use for this process: its configuration is wrong
     if not isinstance(header, frames.Configure):
         raise DeviceLost(f"the supervisor began with {type(header).__name__} instead of Configure")
     configure_logs(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from subprocess import Popen
 from time import monotonic
 
 import anyio
@@ -22,6 +20,7 @@ from trt_worker.errors import DeviceLost, DeviceUnusable
 from trt_worker.job import JobSpec
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
+from trt_worker.runtime.spawn import DeviceProcess, spawn
 
 Pixels = NDArray[np.uint8]
 _RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
@@ -66,10 +65,17 @@ class DeviceLink:
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
         start_seconds: how long a new process may take until it is ready, and how long loading an engine may take.
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
+        started: the first process, where one was started beforehand.
     """
 
     def __init__(
-        self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 300.0, restart: bool = True
+        self,
+        configure: frames.Configure,
+        *,
+        silent_seconds: float,
+        start_seconds: float = 300.0,
+        restart: bool = True,
+        started: DeviceProcess | None = None,
     ) -> None:
         self.index = configure.index
         self.totals = _NOTHING
@@ -77,11 +83,12 @@ class DeviceLink:
         self._configure = configure
         self._silent_seconds = silent_seconds
         self._start_seconds = start_seconds
+        self._started = started
         self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
         self._runs = count()
         self._stream: SocketStream | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self._ready = anyio.Event()
         self._unusable: DeviceUnusable | None = None
         self._heard = 0.0
@@ -159,13 +166,10 @@ class DeviceLink:
 
     async def _live(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """One process from start to death; leaves only by DeviceLost or cancellation."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220 - a fork, not a wait
-        self._process = process
+        started, self._started = self._started or spawn(), None
+        process = self._process = started.process
         try:
-            async with await SocketStream.from_socket(ours) as stream:
+            async with await SocketStream.from_socket(started.channel) as stream:
                 self._stream = stream
                 received = BufferedByteReceiveStream(stream)
                 await self._send(self._configure)
