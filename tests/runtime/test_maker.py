@@ -11,7 +11,7 @@ import pytest
 from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineRefused
 from trt_engines.model import find_models
-from trt_worker.errors import BadJob, LateJob
+from trt_worker.errors import BadJob, BadSourceImage, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
@@ -107,7 +107,10 @@ def test_a_picture_of_the_wrong_size_never_leaves() -> None:
         make(link)
 
 
-@pytest.mark.parametrize(("kind", "error"), [("bad_job", BadJob), ("unservable", BadJob), ("late", LateJob)])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("bad_job", BadJob), ("bad_source", BadSourceImage), ("unservable", UnservableJob), ("late", LateJob)],
+)
 def test_what_no_backend_can_mend_is_not_tried_on_the_next(kind: str, error: type[Exception]) -> None:
     link = Scripted({"onnxruntime": a_failure(kind), "pytorch": BRIGHT})
 

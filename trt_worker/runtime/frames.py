@@ -112,7 +112,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A job ended without its images."""
 
     id: str
-    kind: str  # "fault": another backend may do it; "bad_job": nobody can; "late"; "withdrawn"
+    kind: str  # "fault": another backend may do it; "bad_job", "bad_source", "unservable": nobody can; "late"
     backend: str
     engine: str
     message: str

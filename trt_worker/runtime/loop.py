@@ -20,7 +20,7 @@ from trt_worker.condition.source import encode_source
 from trt_worker.condition.tokenizer import ClipTokenizer
 from trt_worker.decode.decoder import Decoder
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.errors import BadJob, UnservableJob
+from trt_worker.errors import BadJob, BadSourceImage, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.step_batch import Row, StepBatch
 
@@ -98,6 +98,8 @@ class DeviceLoop:
             self._prepare(job, source)
         except UnservableJob as error:
             self._give_up(job, "unservable", str(error))
+        except BadSourceImage as error:
+            self._give_up(job, "bad_source", str(error))
         except BadJob as error:
             self._give_up(job, "bad_job", str(error))
         except EngineError as error:

@@ -14,7 +14,7 @@ from trt_engines.backend import EngineBackend
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model
 from trt_worker.check.picture import Finding, Verdict, inspect_picture
-from trt_worker.errors import BadJob, DeviceLost, LateJob, UnservableJob
+from trt_worker.errors import BadJob, BadSourceImage, DeviceLost, LateJob, UnservableJob
 from trt_worker.job import JobSpec
 from trt_worker.plan.route import Exclusion, Plan, route
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob
@@ -144,6 +144,8 @@ class JobMaker:
         match failure.kind:
             case "bad_job":
                 raise BadJob(f"job {job.id}: {failure.message}")
+            case "bad_source":
+                raise BadSourceImage(f"job {job.id}: {failure.message}")
             case "unservable":
                 raise UnservableJob(f"job {job.id}: {failure.message}")
             case "late":

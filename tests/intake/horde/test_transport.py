@@ -250,6 +250,32 @@ async def test_a_job_that_cannot_be_read_is_handed_back_for_every_id(
     assert any("$.payload.width" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"model": None},
+        {"payload": {"width": 10**9}},
+        {"payload": {"height": -64}},
+        {"payload": {"ddim_steps": 0}},
+        {"payload": {"cfg_scale": -3.0}},
+        {"payload": {"sampler_name": "magic"}},
+        {"payload": {"prompt": ["no", "text"]}},
+    ],
+    ids=str,
+)
+async def test_after_a_job_that_cannot_be_run_the_next_one_is(
+    horde: Any, running: Run, a_pop: APop, lines: list[str], bad: dict[str, Any]
+) -> None:
+    horde.answer("pop", (200, a_pop(ids=("bad",), **bad)), (200, a_pop(ids=("good",))))
+    async with running(fault_hold=0.01) as worker:
+        offer = await worker.next_offer()
+        await offer.delivery.fail("no")
+
+    assert offer.job.id == "good"
+    assert (horde.of("submit")[0].body["id"], horde.of("submit")[0].body["state"]) == ("bad", "faulted")
+    assert any("handed back" in line for line in lines)
+
+
 async def test_a_job_that_the_gate_refuses_is_handed_back_with_the_reason_in_the_log(
     horde: Any, running: Run, gate: Any, a_pop: APop, lines: list[str]
 ) -> None:
