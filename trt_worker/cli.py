@@ -133,7 +133,7 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
     """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline and host."""
-    os.execv(sys.executable, [sys.executable, "-m", "trt_perf", *context.args])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_perf", *context.args])
 
 
 @app.command()
@@ -182,4 +182,4 @@ def _load(path: Path | None, name: str | None) -> Loaded:
 
 def main() -> None:
     """Entry point of `trt-worker`."""
-    app()
+    app(prog_name="trt-worker")

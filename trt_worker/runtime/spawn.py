@@ -36,7 +36,8 @@ def spawn(environ: Mapping[str, str] = os.environ) -> DeviceProcess:
     """Start a device process: frames tell it what it needs to know, and it is given no setting of the operator's."""
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
+        # -P: nothing is imported from the directory that the worker was started in
+        command = [sys.executable, "-P", "-m", "trt_worker.runtime.device", str(theirs.fileno())]
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=without_settings(environ)
         )
