@@ -30,9 +30,14 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 @asynccontextmanager
 async def a_worker(
-    grid: LocalGrid, folder: Path, *, config: Mapping[str, object] | None = None, key: str | None = None
+    grid: LocalGrid,
+    folder: Path,
+    *,
+    config: Mapping[str, object] | None = None,
+    key: str | None = None,
+    environment: bool = False,
 ) -> AsyncIterator[Process]:
-    """A worker process whose device costs nothing, configured by a file in `folder`."""
+    """A worker process whose device costs nothing, configured by a file in `folder` or by its environment alone."""
     settings: dict[str, object] = {
         "api_key": key or grid.key,
         "dreamer_name": "rig",
@@ -47,8 +52,12 @@ async def a_worker(
     lines = [f"{name}: {value}" for name, value in (settings | dict(config or {})).items()]
     file = folder / "bridgeData.yaml"
     file.write_text("\n".join(lines) + "\n")
+    variables = {f"AIWORKER_{name.upper()}": str(value) for name, value in (settings | dict(config or {})).items()}
     process = await anyio.open_process(
-        [sys.executable, "-m", "trt_worker", "run", "-c", str(file)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE
+        [sys.executable, "-m", "trt_worker", "run", *(["-e"] if environment else ["-c", str(file)])],
+        env=os.environ | variables if environment else None,
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
     )
     try:
         yield process
@@ -125,6 +134,25 @@ async def test_the_key_is_in_no_process_listing(tmp_path: Path) -> None:
     assert not any(grid.key in word for word in shown)
 
 
+async def test_no_setting_of_the_environment_is_handed_on_to_the_device(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path, environment=True) as process:
+        with anyio.fail_after(60):
+            await grid.connected(CONNECTIONS)
+            (device,) = psutil.Process(process.pid).children(recursive=True)
+
+            assert not [name for name in device.environ() if name.startswith("AIWORKER_")]
+
+
+async def test_the_start_says_that_no_picture_is_looked_at(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(60):
+            await grid.connected(CONNECTIONS)
+            process.send_signal(signal.SIGTERM)
+            said = await said_by(process)
+
+    assert said.count("no safety classifier") == 1
+
+
 async def test_every_job_is_answered_once_whatever_breaks(tmp_path: Path) -> None:
     faults = Faults(
         drop_mid_job=Fault(count=4, probability=0.2),
@@ -174,7 +202,6 @@ async def test_two_cards_are_two_devices_and_one_of_them_can_be_lost(
         with anyio.fail_after(90):
             await grid.connected(CONNECTIONS)
             devices = psutil.Process(process.pid).children()
-            seen = {device.environ()["CUDA_VISIBLE_DEVICES"] for device in devices}
             handles = [await grid.submit_grid(a_request(seed, steps=80, n=4)) for seed in range(CONNECTIONS)]
             for handle in handles:
                 await handle.dispatched()
@@ -182,9 +209,10 @@ async def test_two_cards_are_two_devices_and_one_of_them_can_be_lost(
 
             results = [await handle.result() for handle in handles]
 
-    assert seen == {"GPU-0", "GPU-1"}
+    assert len(devices) == 2
     assert [(result.status, result.requeues) for result in results] == [(200, 0)] * CONNECTIONS
-    assert {"bridge_1.log", "bridge_2.log"} <= {file.name for file in (tmp_path / "logs").iterdir()}
+    for index in range(2):
+        assert f"CUDA_VISIBLE_DEVICES is 'GPU-{index}'" in (tmp_path / "logs" / f"bridge_{index + 1}.log").read_text()
 
 
 async def test_both_networks_are_served_by_one_worker(tmp_path: Path) -> None:

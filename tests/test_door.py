@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -15,6 +16,29 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOOR = ROOT / "horde-bridge.sh"
 TOOLS = ("bash", "dirname", "readlink", "cat", "sha256sum", "mkdir", "grep", "tail", "env")
+
+PYTHON = """#!/usr/bin/env bash
+# Stands in for Python: writes down what it is asked, makes environments of itself, and installs as $OUTCOME says.
+printf '%s' "$(basename -- "$(dirname -- "$(dirname -- "$0")")") " >>"$CALLS"
+printf '<%s>' "$@" >>"$CALLS"
+printf '\\n' >>"$CALLS"
+[[ $1 == -P ]] && shift
+case "$1 $2" in
+    "-m venv")
+        target=${!#}
+        [[ $3 == --clear ]] && rm -rf -- "$target"
+        mkdir -p -- "$target/bin"
+        cp -- "$0" "$target/bin/python"
+        ;;
+    "-m pip")
+        case ${OUTCOME:-} in
+            interrupted) kill -TERM "$PPID"; sleep 0.1; exit 1 ;;
+            failed) printf 'Collecting\\nERROR: No matching distribution found for everything\\n\\n'; exit 1 ;;
+        esac
+        ;;
+    "-m trt_worker") printf 'home %s\\n' "$TRT_WORKER_HOME" ;;
+esac
+"""
 
 
 def call(
@@ -34,6 +58,90 @@ def worker(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+@dataclass(frozen=True)
+class House:
+    """A copy of the door with a stand-in for Python behind it."""
+
+    door: Path
+    calls: Path
+    elsewhere: Path
+
+    def call(self, *arguments: str, outcome: str = "") -> subprocess.CompletedProcess[str]:
+        environment = dict(os.environ) | {
+            "PYTHON": str(self.door.parent / "python"),
+            "CALLS": str(self.calls),
+            "OUTCOME": outcome,
+        }
+        return call(*arguments, folder=self.elsewhere, door=self.door, environment=environment)
+
+    def asked(self, what: str) -> list[str]:
+        """The calls of one module so far."""
+        return [line for line in self.calls.read_text().splitlines() if f"<-m><{what}>" in line]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    folder, elsewhere = tmp_path / "a house", tmp_path / "some where"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for name in (DOOR.name, "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    python = folder / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    return House(folder / DOOR.name, tmp_path / "calls", elsewhere)
+
+
+def test_the_door_passes_arguments_with_spaces_on_whole_from_any_directory(house: House) -> None:
+    answer = house.call("run", "-n", "Instance 1", "-c", "my file.yaml")
+
+    assert answer.returncode == 0, answer.stderr
+    assert f"home {house.door.parent}" in answer.stdout
+    assert house.asked("trt_worker")[-1].endswith("<-m><trt_worker><run><-n><Instance 1><-c><my file.yaml>")
+
+
+def test_it_installs_once_and_again_only_when_what_is_asked_for_changes(house: House) -> None:
+    for _ in range(2):
+        assert house.call("version").returncode == 0
+    assert len(house.asked("pip")) == 1
+
+    constraints = house.door.parent / "constraints.txt"
+    constraints.write_text(constraints.read_text() + "# another line\n")
+
+    assert house.call("version").returncode == 0
+    assert len(house.asked("pip")) == 2
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "failed"])
+def test_an_installation_that_did_not_end_well_is_one_line_and_done_over_by_the_next_run(
+    house: House, outcome: str
+) -> None:
+    assert house.call("version").returncode == 0
+    leftover = house.door.parent / ".venv" / "half-installed"
+    constraints = house.door.parent / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# another line\n")
+
+    broken = house.call("version", outcome=outcome)
+    leftover.touch()
+    constraints.write_text(before)  # also when the old state is wanted back
+    mended = house.call("version")
+
+    assert broken.returncode == 1
+    assert outcome in broken.stderr.splitlines()[-1]
+    assert outcome == "interrupted" or "No matching distribution" in broken.stderr.splitlines()[-1]
+    assert mended.returncode == 0, mended.stderr
+    assert not leftover.exists()
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(house: House) -> None:
+    assert house.call("version").returncode == 0
+    (house.door.parent / ".venv" / "bin" / "python").unlink()
+
+    assert house.call("version").returncode == 0
+    assert len(house.asked("pip")) == 2
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed[dev]").exists(), reason="not installed through horde-bridge.sh")

@@ -27,22 +27,23 @@ from trt_worker.config.schema import Config
 from trt_worker.delivery import Offer
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import ConfigError, DeviceUnusable, TransportClosed
-from trt_worker.intake.grid.pool import GridTransport
-from trt_worker.intake.grid.settings import GridSettings, trusting
-from trt_worker.intake.horde.settings import HordeSettings
-from trt_worker.intake.horde.transport import HordeTransport
 from trt_worker.intake.transport import Gate, Transport
 from trt_worker.plan.devices import plan_rig
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.service import Service
+from trt_worker.runtime.spawn import DeviceProcess
 from trt_worker.submit.upload import Uploader
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
 PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
 OK, FAILED = 0, 1
+NO_CLASSIFIER = (
+    "There is no safety classifier in this version: no picture is looked at for what it shows before it leaves. "
+    "Jobs of a Horde that demand censoring are handed back; the grid cannot ask for it."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,17 @@ class Worker:
 
 
 def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transport]:
-    """The transports a configuration asks for, to keep a number of devices busy."""
+    """The transports a configuration asks for, to keep a number of devices busy.
+
+    Only those are imported, as that is felt when the worker starts.
+    """
     transports: list[Transport] = []
     key = config.api_key.get_secret_value()
     agent = config.bridge_agent or f"{AGENT_NAME}:{__version__}:{PROJECT_URL}"
     if "grid" in config.networks:
+        from trt_worker.intake.grid.pool import GridTransport
+        from trt_worker.intake.grid.settings import GridSettings, trusting
+
         transports.append(
             GridTransport(
                 GridSettings(
@@ -102,6 +109,9 @@ def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transp
             )
         )
     if "horde" in config.networks:
+        from trt_worker.intake.horde.settings import HordeSettings
+        from trt_worker.intake.horde.transport import HordeTransport
+
         transports.append(
             HordeTransport(
                 HordeSettings(
@@ -136,8 +146,12 @@ async def open_worker(
     source: ConfigSource | None = None,
     log_directory: Path | None = None,
     verbosity: int = 0,
+    started: DeviceProcess | None = None,
 ) -> AsyncIterator[Worker]:
     """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
+
+    Args:
+        started: a device process that was started beforehand, to save its start-up time.
 
     Raises: ConfigError, ModelUnusable, DriverFailed, UnknownGpu: before anything is started.
         DeviceUnusable: no device can be started.
@@ -151,6 +165,7 @@ async def open_worker(
         DeviceLink(
             frames.Configure(
                 index=plan.index,
+                environment=dict(plan.environment),
                 backends=plan.backends,
                 threads=config.threads_per_device or max(1, len(os.sched_getaffinity(0)) // len(plans)),
                 max_rows=config.max_batch,
@@ -160,7 +175,7 @@ async def open_worker(
             ),
             silent_seconds=config.process_timeout,
             restart=not config.exit_on_unhandled_faults,
-            environment=plan.environment,
+            started=started if plan.index == 1 else None,
         )
         for plan in plans
     ]
@@ -208,14 +223,17 @@ async def open_worker(
             devices.cancel_scope.cancel()
 
 
-async def run(config: Config, *, source: ConfigSource | None, log_directory: Path, verbosity: int) -> int:
+async def run(
+    config: Config, *, source: ConfigSource | None, log_directory: Path, verbosity: int, started: DeviceProcess
+) -> int:
     """Serve until SIGINT or SIGTERM, then drain; a second signal stops at once. Returns the exit status."""
     failure = ""
+    logger.warning(NO_CLASSIFIER)
     try:
         async with anyio.create_task_group() as both:
             with anyio.open_signal_receiver(SIGINT, SIGTERM) as signals:
                 async with open_worker(
-                    config, source=source, log_directory=log_directory, verbosity=verbosity
+                    config, source=source, log_directory=log_directory, verbosity=verbosity, started=started
                 ) as worker:
                     both.start_soon(_obey_signals, signals, worker, both.cancel_scope)
                     await worker.stop.wait()
@@ -251,7 +269,7 @@ async def start_devices(group: TaskGroup, links: Sequence[DeviceLink]) -> None:
             if not any(other.usable for other in links):
                 raise
             logger.error("{} The other devices go on.", error)
-            if not link.started:
+            if not link.was_ready:
                 task_status.started()
 
     async with anyio.create_task_group() as starting:

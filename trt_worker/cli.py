@@ -14,6 +14,7 @@ from trt_worker.engines_command import app as engines
 
 if TYPE_CHECKING:
     from trt_worker.config.load import Loaded
+    from trt_worker.runtime.spawn import DeviceProcess
 
 app = typer.Typer(
     name="trt-worker",
@@ -57,6 +58,14 @@ def run(
     verbosity: Verbosity = 0,
 ) -> None:
     """Work: take jobs until SIGINT or SIGTERM, then finish what was taken."""
+    from trt_worker.runtime.spawn import spawn
+
+    with spawn() as device:  # it loads its libraries while this process loads its own
+        status = _run(None if from_environment else config, name, verbosity, device)
+    raise typer.Exit(status)
+
+
+def _run(path: Path | None, name: str | None, verbosity: int, device: DeviceProcess) -> int:
     import anyio
     from loguru import logger
 
@@ -65,7 +74,6 @@ def run(
     from trt_worker.app import run as serve
     from trt_worker.telemetry.logs import configure_logs
 
-    path = None if from_environment else config
     loaded = _load(path, name)
     settings = loaded.config.model_copy(
         update={"log_dir": HOME / loaded.config.log_dir, "cache_home": HOME / loaded.config.cache_home}
@@ -82,14 +90,13 @@ def run(
         logger.warning("{}", note)
     source = ConfigSource(path=path, environ=os.environ, name=name) if path else None
     try:
-        status = anyio.run(
-            lambda: serve(settings, source=source, log_directory=settings.log_dir, verbosity=verbosity),
+        return anyio.run(
+            lambda: serve(settings, source=source, log_directory=settings.log_dir, verbosity=verbosity, started=device),
             backend_options={"use_uvloop": True},
         )
     except EngineError as error:
         logger.critical("{}", error)
-        raise typer.Exit(BAD_CONFIG) from error
-    raise typer.Exit(status)
+        return BAD_CONFIG
 
 
 @app.command()
@@ -126,7 +133,7 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
     """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline and host."""
-    os.execv(sys.executable, [sys.executable, "-m", "trt_perf", *context.args])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_perf", *context.args])
 
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -202,4 +209,4 @@ def _load(path: Path | None, name: str | None) -> Loaded:
 
 def main() -> None:
     """Entry point of `trt-worker`."""
-    app()
+    app(prog_name="trt-worker")

@@ -46,7 +46,7 @@ class JobSpec:
     height: int
     steps: int  # 1..500
     guidance: float = 7.5  # 1.0 means no negative branch; 0 <= guidance <= 100
-    sampler: str = "euler"  # canonical name, as in denoise.names
+    sampler: str = "euler"  # canonical name, as in sampler_names
     scheduler: str = "normal"
     strength: float = 1.0  # 0 < strength <= 1; below 1 only with a source image
     clip_skip: int = 1  # 1 = last layer

@@ -8,19 +8,25 @@ SAMPLERS = (
     "euler",
     "euler_ancestral",
     "heun",
+    "heunpp2",
     "dpm_2",
     "dpm_2_ancestral",
     "lms",
+    "dpm_fast",
     "dpmpp_2s_ancestral",
     "dpmpp_sde",
     "dpmpp_2m",
     "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
     "dpmpp_3m_sde",
     "ddim",
     "ddpm",
     "lcm",
     "ipndm",
+    "deis",
     "res_multistep",
+    "res_multistep_ancestral",
+    "gradient_estimation",
     "er_sde",
 )
 """Canonical names, which are ComfyUI's."""
@@ -46,14 +52,26 @@ _SYNONYMS = {
     "dpmpp_2s_a": "dpmpp_2s_ancestral",
     "plms": "euler",  # today's workers run Euler under this name
     "dpmsolver": "dpmpp_2m",
-    "dpm_adaptive": "dpmpp_2m",  # its error norm would couple the rows of a batch
-    "dpm_fast": "dpmpp_2m",  # the same differential equation, solved by the better of the two
-    "uni_pc": "dpmpp_2m",
-    "uni_pc_bh2": "dpmpp_2m",
     "dpmpp_sde_gpu": "dpmpp_sde",
     "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
     "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",
 }
+
+
+STAND_INS = {
+    "dpm_adaptive": ("dpmpp_2m", "its step sizes follow an error norm, which no shared batch can wait for"),
+    "uni_pc": ("dpmpp_2m", "it is not implemented; both solve the same equation"),
+    "uni_pc_bh2": ("dpmpp_2m", "it is not implemented; both solve the same equation"),
+}
+"""Samplers that another one is run for, and why: by canonical name. Every job this happens to is told of."""
+
+
+def run_as(sampler: str) -> tuple[str, str]:
+    """The sampler that is run when a job names a canonical one, and the sentence to tell; empty: the one it names."""
+    if sampler not in STAND_INS:
+        return sampler, ""
+    other, why = STAND_INS[sampler]
+    return other, f"sampler {sampler} is run as {other}: {why}"
 
 
 def canonical_sampler(name: str) -> str:
@@ -63,7 +81,7 @@ def canonical_sampler(name: str) -> str:
     """
     plain = name.strip().lower().removeprefix("k_")
     plain = _SYNONYMS.get(plain, plain)
-    if plain not in SAMPLERS:
+    if plain not in SAMPLERS and plain not in STAND_INS:
         raise UnservableJob(f"sampler {name!r} is not served; served are {', '.join(SAMPLERS)}")
     return plain
 

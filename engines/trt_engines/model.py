@@ -47,6 +47,7 @@ class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, str]
     components: dict[str, _Network]
     tokenizer: _Tokenizer
+    shift: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +68,7 @@ class Model:
     weights: Mapping[Component, Path]
     vocab: Path
     merges: Path
+    shift: float = 1.0  # time shift of a flow model, unless a job wants another; 1: none
 
 
 def read_model(folder: Path) -> Model:
@@ -106,6 +108,7 @@ def read_model(folder: Path) -> Model:
         weights=MappingProxyType({component: folder / network.weights for component, network in networks.items()}),
         vocab=folder / described.tokenizer.vocab,
         merges=folder / described.tokenizer.merges,
+        shift=described.shift,
     )
     for path in (*model.graphs.values(), *model.weights.values(), model.vocab, model.merges):
         if not path.is_file():

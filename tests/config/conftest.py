@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_worker.config import Loaded, load_config
+from trt_worker.config.load import Loaded, load_config
 
 Load = Callable[..., Loaded]
 

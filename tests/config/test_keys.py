@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trt_worker.config import Config, load_config
 from trt_worker.config.keys import ALIASES, DEAD, RELOADED, UNSERVED
+from trt_worker.config.load import load_config
+from trt_worker.config.schema import Config
 
 # What an operator of an older worker may have in the file: key, or key and further names, with a value it took.
 OLD_KEYS: tuple[tuple[tuple[str, ...], str], ...] = (

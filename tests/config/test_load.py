@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trt_worker.config import Config, Loaded, load_config
+from trt_worker.config.load import Loaded, load_config
+from trt_worker.config.schema import Config
 from trt_worker.errors import ConfigError
 
 Load = Callable[..., Loaded]

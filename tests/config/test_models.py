@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trt_worker.config import resolve_models
+from trt_worker.config.models import resolve_models
 
 
 @dataclass(frozen=True)

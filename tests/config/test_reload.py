@@ -12,8 +12,10 @@ import anyio
 import pytest
 from loguru import logger
 
-from trt_worker.config import Config, Reload, follow, load_config, reloadable, watch
 from trt_worker.config.keys import RELOADED
+from trt_worker.config.load import load_config
+from trt_worker.config.reload import Reload, follow, reloadable, watch
+from trt_worker.config.schema import Config
 
 FIRST = "api_key: key-of-mine\ndreamer_name: Rig\nmax_power: 2\n"
 SOON = 0.01

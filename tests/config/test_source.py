@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trt_worker.config import Config, Loaded, load_config
-from trt_worker.config.load import assemble
+from trt_worker.config.load import Loaded, assemble, load_config
+from trt_worker.config.schema import Config
 from trt_worker.config.source import LARGEST_FILE, Setting, parse, read_environment
 from trt_worker.errors import ConfigError
 

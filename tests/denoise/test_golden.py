@@ -1,9 +1,15 @@
-"""Schedules and samplers against reference tables, every entry that is found in GOLDEN_DIR."""
+"""Schedules and samplers against reference tables, every entry that is found in GOLDEN_DIR.
+
+Entries are named `MODEL/SCHEDULER/STEPS` and `MODEL/SAMPLER/SCHEDULER/STEPS/seedN`. Passed over, by name, is only what
+no sampler, schedule or family of models of ours is called.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +18,7 @@ from numpy.typing import NDArray
 
 from trt_worker.denoise.noise import GeneratorNoise, cpu_randn
 from trt_worker.denoise.parameterisation import Parameterisation, Prediction, cascade, flow, flux, stable_diffusion
+from trt_worker.denoise.program import Program
 from trt_worker.denoise.reference import run
 from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import SCHEDULES, sigmas
@@ -19,15 +26,24 @@ from trt_worker.denoise.schedules import SCHEDULES, sigmas
 pytestmark = pytest.mark.golden
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[1] / "data" / "golden"))
-LEVELS = {
-    "sd_eps": stable_diffusion(),
-    "sd2_v": stable_diffusion(Prediction.V),
-    "flow_shift3": flow(3.0, multiplier=1.0),
-    "flux_shift1.15": flux(1.15),
-    "cascade": cascade(),
-}
-BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
-"""The tree's noise changes with the last bit of a float32 noise level, which no restatement can promise."""
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+"""Their noise is a tree's, which is another one where a noise level differs in its last bit."""
+
+
+@lru_cache
+def levels_of(model: str) -> Parameterisation:
+    """Noise levels of a table's model: `sd_eps`, `sd2_v`, `flow_shift3`, `flux_shift1.15`, `cascade`, and their kin."""
+    family, _, number = re.fullmatch(r"([a-z]+)(.*?)((?<=shift)[\d.]+)?", model).groups()  # type: ignore[union-attr]
+    match family:
+        case "sd" | "sdxl":
+            return stable_diffusion(Prediction.V if model.endswith("_v") else Prediction.EPSILON)
+        case "flow":
+            return flow(float(number or 1.0), multiplier=1.0)
+        case "flux":
+            return flux(float(number or 1.15))
+        case "cascade":
+            return cascade(float(number or 1.0))
+    pytest.skip(f"no noise levels for {model}")
 
 
 def entries(file: str) -> list[str]:
@@ -38,41 +54,74 @@ def entries(file: str) -> list[str]:
 @pytest.mark.parametrize("name", entries("sigmas.npz"))
 def test_a_schedule_is_the_reference_schedule(name: str) -> None:
     model, scheduler, steps = name.split("/")
-    if model not in LEVELS or scheduler not in SCHEDULES:
-        pytest.skip(f"not served: {model}/{scheduler}")
+    if scheduler not in SCHEDULES:
+        pytest.skip(f"no schedule {scheduler}")
     with np.load(GOLDEN / "sigmas.npz") as tables:
         expected = tables[name]
     if not np.isfinite(expected).all():
         pytest.skip("the reference itself is not finite here")
 
-    made = sigmas(scheduler, LEVELS[model], int(steps))
+    made = sigmas(scheduler, levels_of(model), int(steps))
 
-    tolerance = 2e-4 if model == "cascade" else 2e-5  # the reference computes its cosines in float32
-    np.testing.assert_allclose(made, expected, rtol=tolerance, atol=1e-6)
+    tolerance = 2e-4 if model.startswith("cascade") else 2e-6  # the reference computes its cosines in float32
+    np.testing.assert_allclose(made, expected, rtol=tolerance, atol=1e-7)
+
+
+def test_schedules_of_the_horde_are_the_reference_to_the_last_bit() -> None:
+    """Noise of SDE samplers depends on it. Of `normal`, a rounding inside an interpolation is missed now and then."""
+    with np.load(GOLDEN / "sigmas.npz") as tables:
+        found = [name for name in tables.files if re.fullmatch(r"sd\w*/(normal|karras)/\d+", name)]
+        pairs = [
+            (sigmas(scheduler, levels_of(model), int(steps)), tables[name])
+            for name in found
+            for model, scheduler, steps in [name.split("/")]
+        ]
+    if not pairs:
+        pytest.skip("no such schedule in the tables")
+
+    same = [np.float32(ours) == np.float32(theirs) for ours, theirs in pairs]
+
+    assert np.concatenate(same).mean() > 0.95
 
 
 @pytest.mark.parametrize("name", entries("trajectories.npz"))
 def test_a_sampler_ends_where_the_reference_ends(name: str) -> None:
-    model, sampler, scheduler, steps, seeded = name.split("/")
-    sampler = sampler.removesuffix("_gpu")
-    if model not in LEVELS or sampler not in SAMPLERS or scheduler not in SCHEDULES:
-        pytest.skip(f"not served: {model}/{sampler}/{scheduler}")
-    levels, seed = LEVELS[model], int(seeded.removeprefix("seed"))
+    sampler, scheduler = name.split("/")[1].removesuffix("_gpu"), name.split("/")[2]
+    if sampler not in SAMPLERS or scheduler not in SCHEDULES:
+        pytest.skip(f"not served: {sampler} with {scheduler}")
+    described = json.loads((GOLDEN / "trajectories.json").read_text()).get(name, {})
+    if not described.get("finite", True):
+        pytest.skip("the reference itself is not finite here")
     with np.load(GOLDEN / "trajectories.npz") as tables:
         expected, mu = tables[name], tables["mu"]
-    described = json.loads((GOLDEN / "trajectories.json").read_text())[name]
-    if not described["finite"]:
-        pytest.skip("the reference itself is not finite here")
+
+    plan, final = made(name, mu)
+
+    assert len(plan.stages) == described.get("evaluations", len(plan.stages))
+    np.testing.assert_allclose(final, expected, rtol=0, atol=0.15 if sampler in BROWNIAN else 5e-4)
+
+
+def test_most_sde_runs_end_where_the_reference_ends_since_their_noise_is_the_same_tree() -> None:
+    with np.load(GOLDEN / "trajectories.npz") as tables:
+        found = [name for name in tables.files if "/" in name and name.split("/")[1] in BROWNIAN]
+        errors = [float(np.abs(made(name, tables["mu"])[1] - tables[name]).max()) for name in found]
+    if not errors:
+        pytest.skip("no such sampler in the tables")
+
+    assert np.median(errors) < 1e-4
+
+
+def made(name: str, mu: NDArray[np.float32]) -> tuple[Program, NDArray[np.float32]]:
+    """The program of an entry and where it ends."""
+    model, sampler, scheduler, steps, seeded = name.split("/")
+    sampler, levels, seed = sampler.removesuffix("_gpu"), levels_of(model), int(seeded.removeprefix("seed"))
     noise_levels = sigmas(scheduler, levels, int(steps), sampler=sampler)
     plan = program(sampler, levels, noise_levels)
     of_noise, _ = levels.start_scales(float(noise_levels[0]))
-    start = np.float32(of_noise) * cpu_randn(seed, expected.shape)
-    noise = GeneratorNoise(seed, expected.shape, brownian_range=plan.brownian_range, cuda=False)
-
+    start = np.float32(of_noise) * cpu_randn(seed, mu.shape)
+    noise = GeneratorNoise(seed, mu.shape, brownian_range=plan.brownian_range, cuda=False)
     final = run(plan, lambda x, sigma: denoised(levels, mu, x, sigma), start.astype(np.float32), noise)
-
-    assert len(plan.stages) == described["evaluations"]
-    np.testing.assert_allclose(final, expected, rtol=0, atol=0.15 if sampler in BROWNIAN else 5e-4)
+    return plan, final
 
 
 def denoised(

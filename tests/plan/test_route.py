@@ -12,6 +12,7 @@ from trt_engines.model import Component, find_models
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.pace import Pace
 from trt_worker.plan.route import Exclusion, route
+from trt_worker.sampler_names import canonical_sampler
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ def a_job(**changes: object) -> JobSpec:
 
 
 MODEL = find_models()["shapes-tiny"]
+
+
+def test_a_sampler_that_another_is_run_for_is_named_in_the_plan() -> None:
+    plan = route(a_job(sampler=canonical_sampler("k_dpm_adaptive")), MODEL, [Picky("fast")], max_rows=4)
+
+    assert plan.sampler == "dpmpp_2m"
+    assert plan.stand_in.startswith("sampler dpm_adaptive is run as dpmpp_2m: ")
+    assert not plan.fallback
+
+
+def test_a_sampler_we_have_is_run_as_itself() -> None:
+    plan = route(a_job(sampler=canonical_sampler("k_dpm_fast")), MODEL, [Picky("fast")], max_rows=4)
+
+    assert (plan.sampler, plan.stand_in) == ("dpm_fast", "")
 
 
 def test_the_first_backend_that_can_runs_the_job() -> None:

@@ -85,6 +85,15 @@ async def test_a_job_comes_back_as_pixels_with_its_timing() -> None:
     assert link.totals.calls == 3
 
 
+async def test_a_job_s_shift_and_the_plan_s_sampler_reach_the_device() -> None:
+    async with a_device() as link:
+        with pytest.raises(JobFailed, match="shifts time as for a flow model"):
+            await link.make(job := a_job(shift=3.0), a_plan(job), lambda _: None)
+        made = await link.make(job := a_job(sampler="dpm_adaptive", steps=2), a_plan(job), lambda _: None)
+
+    assert len(made.images) == 2
+
+
 async def test_a_killed_process_loses_its_job_at_once_and_the_next_process_serves() -> None:
     async with a_device() as link:
         first = link.pid

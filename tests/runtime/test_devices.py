@@ -14,12 +14,17 @@ pytestmark = pytest.mark.anyio
 
 
 def a_link(index: int, *, broken: bool = False) -> DeviceLink:
-    """A device, or one whose Python finds no library and ends at once."""
+    """A device, or one that cannot write its logs and ends at once."""
     configure = frames.Configure(
-        index=index, backends=("null",), threads=1, max_rows=4, model_folders=(), log_directory=None, verbosity=0
+        index=index,
+        backends=("null",),
+        threads=1,
+        max_rows=4,
+        model_folders=(),
+        log_directory="/dev/null/logs" if broken else None,
+        verbosity=0,
     )
-    environment = {"PYTHONHOME": "/dev/null"} if broken else {}
-    return DeviceLink(configure, silent_seconds=60.0, restart=False, environment=environment)
+    return DeviceLink(configure, silent_seconds=60.0, restart=False)
 
 
 async def test_a_device_that_cannot_start_leaves_the_work_to_the_others() -> None:

@@ -100,7 +100,7 @@ def test_a_source_that_is_no_image_fails_its_job_alone(a_loop: Any, a_run: Any) 
     collector.loop.take(a_run("good"), b"")
     collector.finish()
 
-    assert [(failed.id, failed.kind) for failed in collector.of(frames.Failed)] == [("bad", "bad_job")]
+    assert [(failed.id, failed.kind) for failed in collector.of(frames.Failed)] == [("bad", "bad_source")]
     assert [made.id for made in collector.of(frames.Made)] == ["good"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from trt_engines.errors import EngineRefused
 from trt_engines.model import find_models
-from trt_worker.errors import BadJob, DeviceLost, LateJob
+from trt_worker.errors import BadJob, BadSourceImage, DeviceLost, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
@@ -53,8 +53,8 @@ def a_failure(kind: str) -> frames.Failed:
     return frames.Failed(id="job", kind=kind, backend="onnxruntime", engine="engine", message="because")
 
 
-def make(*links: Scripted) -> Making:
-    maker = JobMaker(links, max_rows=4, fell_back=lambda _: None)
+def make(*links: Scripted, sampler: str = "euler", fell_back: Callable[[str], None] = lambda _: None) -> Making:
+    maker = JobMaker(links, max_rows=4, fell_back=fell_back)
     job = JobSpec(
         id="job",
         model="shapes-tiny",
@@ -62,6 +62,7 @@ def make(*links: Scripted) -> Making:
         width=64,
         height=64,
         steps=1,
+        sampler=sampler,
         seeds=(ImageSeed(value=1),),
         received=0,
         due=9e9,
@@ -91,6 +92,14 @@ def test_a_black_picture_leaves_when_there_is_no_other_backend_to_ask() -> None:
     assert not make(link).images[0].any()
 
 
+def test_a_stand_in_for_a_sampler_is_counted_once_however_often_the_job_is_made() -> None:
+    told: list[str] = []
+
+    make(Scripted({"onnxruntime": BLACK, "pytorch": BRIGHT}), sampler="uni_pc", fell_back=told.append)
+
+    assert [reason for reason in told if "uni_pc is run as dpmpp_2m" in reason] == told[:1]
+
+
 def test_a_picture_of_the_wrong_size_never_leaves() -> None:
     link = Scripted({"onnxruntime": BRIGHT[:32], "pytorch": BRIGHT[:32]})
 
@@ -98,7 +107,10 @@ def test_a_picture_of_the_wrong_size_never_leaves() -> None:
         make(link)
 
 
-@pytest.mark.parametrize(("kind", "error"), [("bad_job", BadJob), ("unservable", BadJob), ("late", LateJob)])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("bad_job", BadJob), ("bad_source", BadSourceImage), ("unservable", UnservableJob), ("late", LateJob)],
+)
 def test_what_no_backend_can_mend_is_not_tried_on_the_next(kind: str, error: type[Exception]) -> None:
     link = Scripted({"onnxruntime": a_failure(kind), "pytorch": BRIGHT})
 

@@ -71,7 +71,14 @@ class Scripted:
             raise self.error
         timing = frames.Made(id=job.id, started=1, denoised=2, decoded=2, engine_seconds=1, mean_rows=1)
         images = tuple(np.full((job.height, job.width, 3), 90, np.uint8) for _ in job.seeds)
-        plan = Plan(backend="null", engine="e", bucket=bucket_of(job, 4), reason="first choice", fallback=False)
+        plan = Plan(
+            backend="null",
+            engine="e",
+            bucket=bucket_of(job, 4),
+            reason="first choice",
+            fallback=False,
+            sampler=job.sampler,
+        )
         return Making(images=images, plan=plan, made=MadeJob(images=images, timing=timing))
 
 

@@ -19,6 +19,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Other names of live keys. In one file the key itself wins over its alias."""
 
+PREFIX = "AIWORKER_"
+"""Begins the environment variables that set a key."""
+
 PLAIN_VARIABLES: dict[str, str] = {"AI_HORDE_URL": "horde_url", "CIVIT_API_TOKEN": "civitai_api_token"}
 """Environment variables without our prefix that set a key; AIWORKER_<KEY> wins over them."""
 
@@ -69,7 +72,9 @@ _NO_DOWNLOAD = "this worker downloads no models; it serves what lies under cache
 _IMAGES_ONLY = "this worker makes images only"
 _MEASURED = "how much is taken ahead follows from the measured speed; queue_size limits it"
 _TIMEOUTS = "a device that says nothing is restarted after process_timeout"
-_JOB_DECIDES = "whether an image is censored is decided by the job"
+_NO_CLASSIFIER = (
+    "nothing is censored, since this version cannot tell such pictures; jobs that demand it are handed back"
+)
 _DRY_RUN = "to run without a network, use `trt-worker demo`"
 
 DEAD: dict[str, str] = {
@@ -80,8 +85,8 @@ DEAD: dict[str, str] = {
     "extra_stable_diffusion_models_folders": "models are found under cache_home only",
     "max_lora_cache_size": _NO_DOWNLOAD,
     "lora_cache_size": _NO_DOWNLOAD,
-    "censor_nsfw": _JOB_DECIDES,
-    "censorlist": _JOB_DECIDES + "; words to refuse jobs by belong in blacklist",
+    "censor_nsfw": _NO_CLASSIFIER,
+    "censorlist": _NO_CLASSIFIER + "; words to refuse jobs by belong in blacklist",
     "disable_disk_cache": _ONE_COPY,
     "dynamic_models": "models do not change by themselves; name them in models_to_load",
     "number_of_dynamic_models": "models do not change by themselves; name them in models_to_load",
@@ -98,7 +103,7 @@ DEAD: dict[str, str] = {
     "max_length": _IMAGES_ONLY,
     "branded_model": _IMAGES_ONLY,
     # Of the image worker itself.
-    "safety_on_gpu": "where checks run is not configurable",
+    "safety_on_gpu": "this version has no safety classifier",
     "cycle_process_on_model_change": _ONE_PROCESS,
     "inference_step_timeout": "process_timeout says how long a device may be silent, a step included",
     "unload_models_from_vram_often": _ONE_COPY,

@@ -138,6 +138,9 @@ def _advice(config: Config, chosen: Mapping[str, Setting]) -> Iterator[Note]:
         yield note("api_key", f"is the anonymous key: nothing is earned with it{refusal}; set your own")
     if config.dreamer_name == DEFAULT_NAME:
         yield note("dreamer_name", f"is still {DEFAULT_NAME!r}: names are unique on the whole network, choose your own")
+    if not config.nsfw:
+        where = "" if "horde" in config.networks else ", and the grid cannot be told"
+        yield note("nsfw", f"only keeps such jobs away on a Horde{where}; pictures are not looked at")
     for key, why in UNSERVED.items():
         if getattr(config, key):
             yield note(key, f"has no effect: {why}")

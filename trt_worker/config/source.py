@@ -15,10 +15,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from trt_worker.config.keys import INTERNAL_VARIABLES, PLAIN_VARIABLES
+from trt_worker.config.keys import INTERNAL_VARIABLES, PLAIN_VARIABLES, PREFIX
 from trt_worker.errors import ConfigError
 
-PREFIX = "AIWORKER_"
 TEMPLATE = "bridgeData_template.yaml"
 LARGEST_FILE = 256 * 1024
 """Bytes. A full file with comments has about 20 000."""

@@ -25,11 +25,12 @@ class Parameterisation:
     """Noise levels of one kind of model and the maps between them and the network's time steps.
 
     `table` holds the rising noise levels the model was trained on. Conventions are ComfyUI's, which the network's
-    workers share.
+    workers share, down to its float32 arithmetic: the noise of SDE samplers changes with a level's last bit.
     """
 
     prediction: Prediction
-    table: Float64  # [levels], rising
+    table: Float64  # [levels], rising; every level a float32
+    log_table: NDArray[np.float32]  # [levels]; of the levels before they became float32
     kind: str  # "discrete", "flow", "flux" or "cascade": how time maps to noise
     shift: float = 1.0  # time shift of flow models; mu of flux
     multiplier: float = 1.0  # time steps per unit of time, flow models
@@ -50,7 +51,7 @@ class Parameterisation:
         """The time step the network is told for a noise level."""
         match self.kind:
             case "discrete":
-                return float(np.abs(np.log(max(sigma, 1e-10)) - np.log(self.table)).argmin())
+                return float(np.abs(np.log(max(sigma, 1e-10)) - self.log_table).argmin())
             case "cascade":
                 least = _COSINE_START**2
                 variance = 1 / (sigma * sigma + 1)
@@ -64,10 +65,10 @@ class Parameterisation:
         match self.kind:
             case "discrete":
                 last = len(self.table) - 1
-                position = min(max(timestep, 0.0), float(last))
+                position = np.float32(min(max(timestep, 0.0), float(last)))
                 low, high = math.floor(position), math.ceil(position)
-                share = position - low
-                return float(np.exp((1 - share) * np.log(self.table[low]) + share * np.log(self.table[high])))
+                share, logs = position - np.floor(position), self.log_table
+                return single(math.exp((np.float32(1) - share) * logs[low] + share * logs[high]))
             case "cascade":
                 return _cascade_sigma(timestep, self.shift)
             case "flux":
@@ -97,6 +98,14 @@ class Parameterisation:
         """Inverse of `half_log_snr`."""
         return 1 / (1 + math.exp(value)) if self.is_flow else math.exp(-value)
 
+    def halfway(self, start: float, end: float) -> float:
+        """The level in the middle of two by `half_log_snr`, in float32 from end to end."""
+        one, half = np.float32(1), np.float32(0.5)
+        ratios = [np.float32(sigma) / (one - np.float32(sigma)) if self.is_flow else sigma for sigma in (start, end)]
+        first, last = (np.float32(-math.log(ratio)) for ratio in ratios)
+        middle = last - (last - first) * half
+        return float(one / (one + np.float32(math.exp(middle)))) if self.is_flow else single(math.exp(-middle))
+
     def start_scales(self, sigma: float) -> tuple[float, float]:
         """(noise, latent) factors of the first sample; at full noise an eps or v model starts at unit variance more."""
         if self.is_flow:
@@ -112,26 +121,44 @@ def stable_diffusion(
     """Stable Diffusion 1, 2 and XL: scaled-linear betas."""
     betas = np.linspace(math.sqrt(first), math.sqrt(last), steps) ** 2
     kept = np.cumprod(1 - betas)
-    return Parameterisation(prediction=prediction, table=np.sqrt((1 - kept) / kept), kind="discrete")
+    return _parameterisation(np.sqrt((1 - kept) / kept), prediction=prediction, kind="discrete")
 
 
 def flow(shift: float, multiplier: float = 1000.0) -> Parameterisation:
     """Rectified flow with a constant time shift (SD3, AuraFlow, Z-Image)."""
     times = np.arange(1, 1001) / 1000
     table = np.array([_flow_sigma(time, shift) for time in times])
-    return Parameterisation(prediction=Prediction.FLOW, table=table, kind="flow", shift=shift, multiplier=multiplier)
+    return _parameterisation(table, prediction=Prediction.FLOW, kind="flow", shift=shift, multiplier=multiplier)
 
 
 def flux(mu: float = 1.15) -> Parameterisation:
     """Flux: rectified flow with an exponential time shift."""
     table = np.array([_flux_sigma(time / 10_000, mu) for time in range(1, 10_001)])
-    return Parameterisation(prediction=Prediction.FLOW, table=table, kind="flux", shift=mu)
+    return _parameterisation(table, prediction=Prediction.FLOW, kind="flux", shift=mu)
 
 
 def cascade(shift: float = 1.0) -> Parameterisation:
     """Stable Cascade: cosine schedule with a shifted signal-to-noise ratio; time runs over 0..1."""
     table = np.array([_cascade_sigma(time / 10_000, shift) for time in range(1, 10_001)])
-    return Parameterisation(prediction=Prediction.EPSILON, table=table, kind="cascade", shift=shift)
+    return _parameterisation(table, prediction=Prediction.EPSILON, kind="cascade", shift=shift)
+
+
+def single(value: float) -> float:
+    """A number as float32 keeps it."""
+    return float(np.float32(value))
+
+
+def _parameterisation(
+    table: Float64, *, prediction: Prediction, kind: str, shift: float = 1.0, multiplier: float = 1.0
+) -> Parameterisation:
+    return Parameterisation(
+        prediction=prediction,
+        table=table.astype(np.float32).astype(np.float64),
+        log_table=np.log(table).astype(np.float32),
+        kind=kind,
+        shift=shift,
+        multiplier=multiplier,
+    )
 
 
 _COSINE_OFFSET = 8e-3
@@ -139,11 +166,15 @@ _COSINE_START = math.cos(_COSINE_OFFSET / (1 + _COSINE_OFFSET) * math.pi / 2)
 
 
 def _flow_sigma(time: float, shift: float) -> float:
-    return shift * time / (1 + (shift - 1) * time)
+    exact = np.float32(time)
+    return float(np.float32(shift) * exact / (np.float32(1) + np.float32(shift - 1) * exact))
 
 
 def _flux_sigma(time: float, mu: float) -> float:
-    return 0.0 if time <= 0 else math.exp(mu) / (math.exp(mu) + (1 / time - 1))
+    if time <= 0:
+        return 0.0
+    one, scale = np.float32(1), np.float32(math.exp(mu))
+    return float(scale * (one / (scale + (one / np.float32(time) - one))))
 
 
 def _cascade_sigma(time: float, shift: float) -> float:

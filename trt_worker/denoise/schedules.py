@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_worker.denoise.parameterisation import Float64, Parameterisation
 
-DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
+DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral"})
 """Samplers that run on a schedule of one step more without its last level above 0."""
 
 
@@ -42,14 +43,14 @@ def normal(levels: Parameterisation, steps: int) -> Float64:
     """Equal steps in the network's time, from the noisiest to the cleanest."""
     first, last = levels.timestep(levels.sigma_max), levels.timestep(levels.sigma_min)
     if abs(levels.sigma(last)) <= 1e-5:
-        return np.array([levels.sigma(time) for time in np.linspace(first, last, steps + 1)])
-    return _closed([levels.sigma(time) for time in np.linspace(first, last, steps)])
+        return np.array([levels.sigma(time) for time in _even(first, last, steps + 1)])
+    return _closed([levels.sigma(time) for time in _even(first, last, steps)])
 
 
 def sgm_uniform(levels: Parameterisation, steps: int) -> Float64:
     """Equal steps in time, without the cleanest level."""
     first, last = levels.timestep(levels.sigma_max), levels.timestep(levels.sigma_min)
-    return _closed([levels.sigma(time) for time in np.linspace(first, last, steps + 1)[:-1]])
+    return _closed([levels.sigma(time) for time in _even(first, last, steps + 1)[:-1]])
 
 
 def simple(levels: Parameterisation, steps: int) -> Float64:
@@ -69,14 +70,15 @@ def ddim_uniform(levels: Parameterisation, steps: int) -> Float64:
 
 def karras(levels: Parameterisation, steps: int, rho: float = 7.0) -> Float64:
     """Levels that are dense near the clean image. Source: Karras et al. 2022, arXiv:2206.00364, eq. 5."""
-    ramp = np.linspace(0, 1, steps)
     low, high = levels.sigma_min ** (1 / rho), levels.sigma_max ** (1 / rho)
-    return _closed((high + ramp * (low - high)) ** rho)
+    roots = np.float32(high) + _even(0, 1, steps) * np.float32(low - high)
+    return _closed(roots.astype(np.float64) ** rho)
 
 
 def exponential(levels: Parameterisation, steps: int) -> Float64:
     """Equal steps in the logarithm."""
-    return _closed(np.exp(np.linspace(math.log(levels.sigma_max), math.log(levels.sigma_min), steps)))
+    logs = _even(math.log(levels.sigma_max), math.log(levels.sigma_min), steps)
+    return _closed(np.exp(logs.astype(np.float64)))
 
 
 def beta(levels: Parameterisation, steps: int, shape: float = 0.6) -> Float64:
@@ -125,5 +127,18 @@ SCHEDULES: dict[str, Callable[[Parameterisation, int], Float64]] = {
 }
 
 
+def _even(first: float, last: float, count: int) -> NDArray[np.float32]:
+    """`torch.linspace`, bit for bit: steps from both ends to the middle, each with one rounding, as its kernels fuse
+    multiplication and addition."""
+    start, end = np.float32(first), np.float32(last)
+    if count == 1:
+        return np.array([start])
+    step = np.float64((end - start) / np.float32(count - 1))
+    number = np.arange(count)
+    rising, falling = np.float64(start) + step * number, np.float64(end) - step * (count - 1 - number)
+    return np.where(number < count // 2, rising, falling).astype(np.float32)
+
+
 def _closed(falling: Float64 | list[float]) -> Float64:
-    return np.append(np.asarray(falling, np.float64), 0.0)
+    """Levels as float32 keeps them, and 0."""
+    return np.append(np.asarray(falling, np.float32).astype(np.float64), 0.0)

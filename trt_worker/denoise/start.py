@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trt_engines.model import Model
 from trt_worker.denoise.noise import GeneratorNoise, StepNoise, cpu_randn
-from trt_worker.denoise.parameterisation import Parameterisation, Prediction, stable_diffusion
+from trt_worker.denoise.parameterisation import Parameterisation, Prediction, flow, stable_diffusion
 from trt_worker.denoise.program import FoldedProgram, fold
 from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import SCHEDULES, sigmas
@@ -37,8 +37,17 @@ class Start:
     noise: StepNoise
 
 
-def parameterisation_of(model: Model) -> Parameterisation:
-    """Noise levels of a model. Raises: UnservableJob: its prediction is none we know."""
+def parameterisation_of(model: Model, shift: float | None = None) -> Parameterisation:
+    """Noise levels of a model.
+
+    Args:
+        shift: time shift that a job wants of a flow model; None: the model's own.
+    Raises: UnservableJob: the model's prediction is none we know, or a shift is asked of a model without one.
+    """
+    if model.prediction == "flow":
+        return _flow(model.shift if shift is None else shift)
+    if shift is not None:
+        raise UnservableJob(f"the job shifts time as for a flow model, which {model.name} is not")
     return _levels(model.prediction)
 
 
@@ -70,6 +79,11 @@ def start(
         sample += np.float32(of_latent) * latent
     noise = GeneratorNoise(seed, shape, draw=draw, brownian_range=plan.brownian_range)
     return Start(program=fold(plan, sampling.guidance), sample=sample, noise=noise)
+
+
+@lru_cache(maxsize=64)  # FLUX.2 has a shift for every size and number of steps
+def _flow(shift: float) -> Parameterisation:
+    return flow(shift)
 
 
 @lru_cache(maxsize=8)

@@ -10,6 +10,7 @@ from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Component, Model
 from trt_worker.job import JobSpec
+from trt_worker.sampler_names import run_as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,8 @@ class Plan:
     bucket: Bucket
     reason: str  # one sentence; starts with "first choice" unless something stood before it
     fallback: bool  # True: a backend before this one could not do it
+    sampler: str  # what is run, which is not always what the job names
+    stand_in: str = ""  # why the job's sampler is not the one that is run; empty: it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ def route(
     Raises: EngineRefused: no backend is left; the message gives every backend's reason.
     """
     bucket = bucket_of(job, max_rows)
+    sampler, stand_in = run_as(job.sampler)
     reasons: list[str] = []
     barred = {exclusion.backend: exclusion.reason for exclusion in excluded}
     for backend in ladder:
@@ -76,6 +80,8 @@ def route(
             bucket=bucket,
             reason="; ".join(reasons) if reasons else "first choice",
             fallback=bool(reasons),
+            sampler=sampler,
+            stand_in=stand_in,
         )
     raise EngineRefused(f"no backend can run {model.name} at {job.width}x{job.height}: {'; '.join(reasons)}")
 

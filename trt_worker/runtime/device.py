@@ -32,9 +32,13 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # a terminal signals the whole group; the supervisor drains us
     channel = socket.socket(fileno=int(sys.argv[1]))
-    header, _ = receive(channel)
+    try:
+        header, _ = receive(channel)
+    except EOFError:
+        return  # the supervisor found no use for this process: its configuration is wrong
     if not isinstance(header, frames.Configure):
         raise DeviceLost(f"the supervisor began with {type(header).__name__} instead of Configure")
+    os.environ.update(header.environment)  # CUDA and HIP read theirs when they are first used
     configure_logs(
         Path(header.log_directory) if header.log_directory else None,
         process=header.index,
@@ -42,6 +46,8 @@ def main() -> None:
         secrets=(),
         console=False,
     )
+    for name, value in header.environment.items():
+        logger.info("{} is {!r} here", name, value)
     inbox: Inbox = SimpleQueue()
     Thread(target=_read, args=(channel, inbox), daemon=True, name="reader").start()
     with logger.catch(reraise=True, message="The device process ends"):

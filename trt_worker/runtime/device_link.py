@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from subprocess import Popen
 from time import monotonic
-from types import MappingProxyType
 
 import anyio
 import numpy as np
@@ -26,6 +22,7 @@ from trt_worker.job import JobSpec
 from trt_worker.plan.placement import DeviceView
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
+from trt_worker.runtime.spawn import DeviceProcess, spawn
 
 Pixels = NDArray[np.uint8]
 _RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
@@ -69,10 +66,10 @@ class DeviceLink:
 
     Args:
         configure: first frame of every process that is started.
-        environment: variables that each process gets besides ours, as those that show it its card.
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
         start_seconds: how long a new process may take until it is ready, and how long loading an engine may take.
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
+        started: the first process, where one was started beforehand.
     """
 
     def __init__(
@@ -82,23 +79,23 @@ class DeviceLink:
         silent_seconds: float,
         start_seconds: float = 300.0,
         restart: bool = True,
-        environment: Mapping[str, str] = MappingProxyType({}),
+        started: DeviceProcess | None = None,
     ) -> None:
         self.index = configure.index
         self.ladder = make_backends(configure.backends, threads=configure.threads)
         """Backends of its processes, best first: only asked here whether they can run something, never loaded."""
         self.totals = _NOTHING
         self.restarts = 0
-        self.started = False  # whether a process of it has ever been ready
+        self.was_ready = False  # whether a process of it has ever been ready
         self._configure = configure
-        self._environment = environment
         self._silent_seconds = silent_seconds
         self._start_seconds = start_seconds
+        self._started = started
         self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
         self._runs = count()
         self._stream: SocketStream | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self._ready = anyio.Event()
         self._unusable: DeviceUnusable | None = None
         self._heard = 0.0
@@ -176,7 +173,7 @@ class DeviceLink:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
                     failed_starts = 0
-                    self.started = True
+                    self.was_ready = True
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
             except* DeviceLost as group:
@@ -199,19 +196,11 @@ class DeviceLink:
 
     async def _live(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """One process from start to death; leaves only by DeviceLost or cancellation."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
-            process = subprocess.Popen(  # noqa: ASYNC220 - a fork, not a wait
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | self._environment,
-            )
-        self._process = process
+        started, self._started = self._started or spawn(), None
+        process = self._process = started.process
         self._resident = set()
         try:
-            async with await SocketStream.from_socket(ours) as stream:
+            async with await SocketStream.from_socket(started.channel) as stream:
                 self._stream = stream
                 received = BufferedByteReceiveStream(stream)
                 await self._send(self._configure)
@@ -312,7 +301,7 @@ def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
         height=job.height,
         steps=job.steps,
         guidance=job.guidance,
-        sampler=job.sampler,
+        sampler=plan.sampler,
         scheduler=job.scheduler,
         strength=job.strength,
         clip_skip=job.clip_skip,
@@ -320,4 +309,5 @@ def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
         images=tuple(frames.Image(seed=seed.value, draw=seed.draw) for seed in job.seeds),
         received=job.received,
         due=job.due,
+        shift=job.shift,
     )

@@ -31,6 +31,7 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     model_folders: tuple[str, ...]
     log_directory: str | None
     verbosity: int
+    environment: dict[str, str] = {}  # what shows it its card and no other
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -60,6 +61,7 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     images: tuple[Image, ...]
     received: float
     due: float
+    shift: float | None = None  # time shift of a flow model; None: the model's own
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):
@@ -111,7 +113,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A job ended without its images."""
 
     id: str
-    kind: str  # "fault": another backend may do it; "bad_job": nobody can; "late"; "withdrawn"
+    kind: str  # "fault": another backend may do it; "bad_job", "bad_source", "unservable": nobody can; "late"
     backend: str
     engine: str
     message: str

@@ -21,7 +21,7 @@ from trt_worker.condition.source import encode_source
 from trt_worker.condition.tokenizer import ClipTokenizer
 from trt_worker.decode.decoder import Decoder
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.errors import BadJob, UnservableJob
+from trt_worker.errors import BadJob, BadSourceImage, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.step_batch import Row, StepBatch
 
@@ -93,6 +93,8 @@ class DeviceLoop:
             self._prepare(job, source)
         except UnservableJob as error:
             self._give_up(job, "unservable", str(error))
+        except BadSourceImage as error:
+            self._give_up(job, "bad_source", str(error))
         except BadJob as error:
             self._give_up(job, "bad_job", str(error))
         except EngineError as error:
@@ -152,7 +154,7 @@ class DeviceLoop:
             guidance=run.guidance,
             strength=run.strength,
         )
-        levels = parameterisation_of(model)
+        levels = parameterisation_of(model, run.shift)
         shape = _latent_shape(model, run.width, run.height)
         for index, image in enumerate(run.images):
             begun = start(sampling, levels, shape, seed=image.seed, draw=image.draw, latent=encoded)

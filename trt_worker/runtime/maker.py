@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model
 from trt_worker.check.picture import Finding, Verdict, inspect_picture
-from trt_worker.errors import BadJob, DeviceLost, DeviceUnusable, LateJob, UnservableJob
+from trt_worker.errors import BadJob, BadSourceImage, DeviceLost, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import JobSpec
 from trt_worker.plan.placement import place
 from trt_worker.plan.route import Exclusion, Plan, route
@@ -41,7 +41,7 @@ class JobMaker:
     Args:
         links: the rig's devices, each with a ladder of its own.
         max_rows: images that share a step.
-        fell_back: told the reason whenever a job does not run on the first backend.
+        fell_back: told the reason whenever a job does not run on the first backend, or with another sampler.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class JobMaker:
         crashes: Counter[str] = Counter()
         failures: Counter[int] = Counter()
         black: Making | None = None
+        told = False
         while True:
             try:
                 link, plan = self._place(job, model, excluded, failures)
@@ -94,6 +95,10 @@ class JobMaker:
                 plan.bucket.label,
                 plan.reason,
             )
+            if plan.stand_in and not told:
+                told = True
+                self._fell_back(plan.stand_in)
+                logger.info("Job {}: {}", job.id, plan.stand_in)
             if plan.fallback:
                 self._fell_back(plan.reason)
                 logger.info("Job {} runs on {}: {}", job.id, plan.backend, plan.reason)
@@ -166,6 +171,8 @@ class JobMaker:
         match failure.kind:
             case "bad_job":
                 raise BadJob(f"job {job.id}: {failure.message}")
+            case "bad_source":
+                raise BadSourceImage(f"job {job.id}: {failure.message}")
             case "unservable":
                 raise UnservableJob(f"job {job.id}: {failure.message}")
             case "late":

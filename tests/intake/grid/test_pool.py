@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
+import ssl
 
 import anyio
 import pytest
+import trustme
 
 from trt_worker.delivery import Settlement
 from trt_worker.errors import BadJob, UnservableJob
@@ -44,6 +47,19 @@ async def test_a_worker_registers_as_the_protocol_asks(at_work) -> None:
             "job_types": ["image"],
             "bridge_agent": "lab:1",
         }
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_with_the_key_that_mends_it(at_work, lines) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "localhost", 0, ssl=context)
+    async with server, at_work(start=False) as work:
+        await work.start(url=f"wss://localhost:{server.sockets[0].getsockname()[1]}/v1/workers/ws")
+        with anyio.fail_after(10):
+            while not any("grid_ca_file" in line for line in lines):
+                await anyio.lowlevel.checkpoint()
+
+    assert any("localhost shows a certificate that this machine does not trust" in line for line in lines)
 
 
 async def test_a_source_image_reaches_the_job(at_work, a_picture) -> None:

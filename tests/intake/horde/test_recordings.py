@@ -111,13 +111,24 @@ def _features(body: Mapping[str, Any], native: int) -> list[str]:
     payload = body["payload"]
     found = [
         name
-        for name in ("control_type", "workflow", "loras", "tis", "post_processing", "transparent", "tiling")
+        for name in (
+            "control_type",
+            "workflow",
+            "loras",
+            "tis",
+            "post_processing",
+            "transparent",
+            "tiling",
+            "use_nsfw_censor",
+        )
         if payload.get(name)
     ]
     if not _served(payload["sampler_name"]):
         found.append("sampler")
     if payload.get("hires_fix") and max(payload["width"], payload["height"]) > native:
         found.append("hires_fix")
+    if body.get("media_type") == "video" or body["source_processing"] in {"txt2video", "img2video"}:
+        found.append("video")
     if body["source_image"] is not None and body["source_processing"] in {"inpainting", "outpainting", "remix"}:
         found.append(body["source_processing"])
     return found + [name for name in ("source_mask", "extra_source_images") if body.get(name)]

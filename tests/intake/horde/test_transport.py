@@ -250,6 +250,32 @@ async def test_a_job_that_cannot_be_read_is_handed_back_for_every_id(
     assert any("$.payload.width" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"model": None},
+        {"payload": {"width": 10**9}},
+        {"payload": {"height": -64}},
+        {"payload": {"ddim_steps": 0}},
+        {"payload": {"cfg_scale": -3.0}},
+        {"payload": {"sampler_name": "magic"}},
+        {"payload": {"prompt": ["no", "text"]}},
+    ],
+    ids=str,
+)
+async def test_after_a_job_that_cannot_be_run_the_next_one_is(
+    horde: Any, running: Run, a_pop: APop, lines: list[str], bad: dict[str, Any]
+) -> None:
+    horde.answer("pop", (200, a_pop(ids=("bad",), **bad)), (200, a_pop(ids=("good",))))
+    async with running(fault_hold=0.01) as worker:
+        offer = await worker.next_offer()
+        await offer.delivery.fail("no")
+
+    assert offer.job.id == "good"
+    assert (horde.of("submit")[0].body["id"], horde.of("submit")[0].body["state"]) == ("bad", "faulted")
+    assert any("handed back" in line for line in lines)
+
+
 async def test_a_job_that_the_gate_refuses_is_handed_back_with_the_reason_in_the_log(
     horde: Any, running: Run, gate: Any, a_pop: APop, lines: list[str]
 ) -> None:
@@ -312,15 +338,27 @@ async def test_a_source_image_that_cannot_be_used_makes_a_plain_picture_and_is_r
     assert not any("secret" in line for line in lines)
 
 
-async def test_a_wish_for_censoring_that_cannot_be_met_is_told_once(
+async def test_a_job_that_demands_censoring_is_handed_back_and_never_served_unlooked_at(
     horde: Any, running: Run, a_pop: APop, lines: list[str]
 ) -> None:
-    horde.answer("pop", *[(200, a_pop(payload={"use_nsfw_censor": True}))] * 2)
-    async with running() as worker:
-        for _ in range(2):
-            await (await worker.next_offer()).delivery.fail("no")
+    horde.answer("pop", (200, a_pop(payload={"use_nsfw_censor": True})))
+    async with running():
+        (submit,) = await horde.until("submit")
 
-    assert len([line for line in lines if "no classifier" in line]) == 1
+    assert submit.body["state"] == "faulted"
+    assert any("censoring" in line for line in lines)
+
+
+async def test_a_job_that_is_run_with_another_sampler_says_so_with_its_result(
+    horde: Any, running: Run, a_pop: APop, an_image: AnImage
+) -> None:
+    horde.answer("pop", (200, a_pop(payload={"sampler_name": "k_dpm_adaptive"})))
+    async with running() as worker:
+        await (await worker.next_offer()).delivery.deliver([an_image()])
+
+    (told,) = horde.of("submit")[0].body["gen_metadata"]
+    assert (told["type"], told["value"]) == ("information", "see_ref")
+    assert "dpm_adaptive is run as dpmpp_2m" in told["ref"]
 
 
 # Popping

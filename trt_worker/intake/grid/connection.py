@@ -221,6 +221,11 @@ class Connection:
 def _told(error: BaseException) -> str:
     if isinstance(error, aiohttp.WSServerHandshakeError):
         return f"no WebSocket there (HTTP {error.status})"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return (
+            f"{error.host} shows a certificate that this machine does not trust; if its authority is not a public one, "
+            "as with Cloudflare's origin certificates, save that authority as a PEM file and name it in grid_ca_file"
+        )
     if isinstance(error, aiohttp.ClientConnectorError | ValueError):
         return f"{error}"
     return f"no connection ({type(error).__name__})"

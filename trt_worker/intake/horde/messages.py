@@ -51,12 +51,16 @@ class PopRequest(msgspec.Struct, frozen=True, kw_only=True):
     wallet_address: str | msgspec.UnsetType = msgspec.UNSET  # null would be refused
 
 
+MOST_REFERENCE = 255
+"""Characters of a metadata entry's `ref`; the server refuses more."""
+
+
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `gen_metadata`; the server refuses types and values that it does not know."""
 
     type: str
     value: str
-    ref: str | msgspec.UnsetType = msgspec.UNSET  # at most 255 characters
+    ref: str | msgspec.UnsetType = msgspec.UNSET  # at most MOST_REFERENCE characters
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):

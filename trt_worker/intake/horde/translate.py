@@ -122,6 +122,7 @@ def _unserved_feature(popped: PoppedJob, model: Model, width: int, height: int) 
         (payload.transparent, "transparent pictures"),
         (payload.tiling, "tiling"),
         (second_pass, "hires_fix"),
+        (payload.use_nsfw_censor, "censoring of not-safe-for-work pictures"),
     )
     return next((name for wanted, name in asked if wanted), None)
 

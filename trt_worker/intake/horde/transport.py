@@ -19,6 +19,7 @@ from trt_worker.intake.horde.client import Answer, HordeClient
 from trt_worker.intake.horde.delivery import HordeDelivery, Upward, upload_slots
 from trt_worker.intake.horde.ledger import HordeStats, Ledger
 from trt_worker.intake.horde.messages import (
+    MOST_REFERENCE,
     Metadata,
     Popped,
     WorkerMessage,
@@ -34,6 +35,7 @@ from trt_worker.intake.horde.source import fetch_source
 from trt_worker.intake.horde.translate import expires, to_job, with_source
 from trt_worker.intake.transport import Gate
 from trt_worker.job import JobSpec
+from trt_worker.sampler_names import run_as
 
 SWEEP_SECONDS = 60.0
 """The server looks for jobs that ran out of time this often; until then it still takes them."""
@@ -319,12 +321,9 @@ class HordeTransport:
                 metadata = (fetched,)
             else:
                 job = with_source(job, popped.job, fetched)
-        if popped.job.payload.use_nsfw_censor:
-            self._say_once(
-                "nsfw-censor",
-                "a job wants not-safe-for-work results censored; this worker has no classifier, and returns the "
-                "picture as it is",
-            )
+        _, stand_in = run_as(job.sampler)
+        if stand_in:
+            metadata = (*metadata, Metadata(type="information", value="see_ref", ref=stand_in[:MOST_REFERENCE]))
         reason = self._gate.refusal(job)
         if reason is not None:
             raise UnservableJob(f"job {job.id} is refused: {reason}")
@@ -349,11 +348,6 @@ class HordeTransport:
     def _close(self, sentence: str) -> None:
         self._closed_because = self._closed_because or sentence
         self.stop_taking()
-
-    def _say_once(self, key: str, sentence: str) -> None:
-        if key not in self._shown:
-            self._shown.add(key)
-            logger.warning("Horde {}: {}", self._host, sentence)
 
 
 async def _ask(endpoint: Endpoint, call: Callable[[], Awaitable[Answer]]) -> tuple[Answer | None, Reaction]:
