@@ -141,7 +141,7 @@ def test_an_error_is_one_line(root: Path, arguments: tuple[str, ...], message: s
 def test_the_commands_are_named_before_anything_is_loaded() -> None:
     program = (
         "import sys; import trt_worker.cli; print(sorted(n for n in sys.modules if n.split('.')[0] in "
-        "{'trt_engines', 'msgspec', 'torch', 'anyio'}))"
+        "{'trt_export', 'msgspec', 'numpy', 'torch', 'anyio'}))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

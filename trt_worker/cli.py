@@ -102,8 +102,8 @@ def demo(
     """Serve mixed jobs of a local grid on this machine and check every image."""
     import anyio
 
+    from trt_engines.figures import write_figures
     from trt_worker.demo import contact_sheet, run_demo
-    from trt_worker.report import write_figures
     from trt_worker.telemetry.logs import configure_logs
 
     logs = HOME / "logs"
@@ -129,6 +129,21 @@ def bench(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "trt_perf", *context.args])
 
 
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASSED_ON)
+def build(context: typer.Context) -> None:
+    """Build engines of models for this rig's cards or others: `build [MODEL...] [--gpu ...]`; see `build --help`."""
+    _export("build", context.args)
+
+
+@app.command(context_settings=_PASSED_ON)
+def plan(context: typer.Context) -> None:
+    """Say what building a model would give: `plan MODEL --gpu "RTX 3060"`; see `plan --help`."""
+    _export("plan", context.args)
+
+
 @app.command()
 def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
     """Look at this rig and say what works, what does not, and what mends it."""
@@ -140,7 +155,7 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
         if finding.mend:
             typer.echo(f"{'':>5}  {'':<14} -> {finding.mend}")
     if json:
-        from trt_worker.report import write_figures
+        from trt_engines.figures import write_figures
 
         write_figures(json, {finding.what: f"{finding.mark}: {finding.text}" for finding in findings})
     raise typer.Exit(1 if any(finding.mark == "fault" for finding in findings) else 0)
@@ -160,6 +175,14 @@ def show_config(config: ConfigPath = DEFAULT_CONFIG, name: Name = None, from_env
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _export(command: str, arguments: list[str]) -> None:
+    """Become a command of `trt_export`, which knows the models that the configuration does."""
+    if "TRT_WORKER_MODELS" not in os.environ and DEFAULT_CONFIG.exists():
+        os.environ["TRT_WORKER_MODELS"] = str(HOME / _load(DEFAULT_CONFIG, None).config.cache_home)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "trt_export", command, *arguments])
 
 
 def _load(path: Path | None, name: str | None) -> Loaded:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from trt_engines.store.place import DEFAULT_STORE, VARIABLE
 
 if TYPE_CHECKING:
     from trt_engines.store.store import Entry, Unfinished
@@ -20,10 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DEFAULT_STORE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trt-worker" / "engines"
-"""Where engines are kept unless the operator says otherwise (XDG base directories: they can be built again)."""
-
-StorePath = Annotated[Path, typer.Option("--store", envvar="TRT_WORKER_ENGINES", help="Folder of the engines.")]
+StorePath = Annotated[Path, typer.Option("--store", envvar=VARIABLE, help="Folder of the engines.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 _DIGEST_SHOWN = 12
 _LIBRARIES = ("tensorrt-rtx", "tensorrt")
@@ -246,6 +244,6 @@ def _installed() -> dict[str, str]:
 
 
 def _write(path: Path, figures: dict[str, object]) -> None:
-    from trt_worker.report import write_figures
+    from trt_engines.figures import write_figures
 
     write_figures(path, figures)

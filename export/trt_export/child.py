@@ -1,20 +1,32 @@
-"""Heavy phases run in processes of their own: their memory is given back and measured, and a crash is contained."""
+"""Heavy phases run in processes of their own: their memory is given back and measured, and a crash is contained.
+
+`python -m trt_export.child FD` is such a process: it takes one piece of work over the connection, and tells over it how
+far it is and what came of it.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import ctypes
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 POLL_SECONDS = 0.2
+LAST_WORDS = 2000
+"""Bytes of what a process that died had written that are looked at for its reason."""
 
-Tell = Callable[[float], None]
-"""Takes the share of a phase that is done, 0 to 1."""
+_PR_SET_PDEATHSIG = 1
+
+Tell = Callable[[str, float], None]
+"""Takes the step of a phase that is under way and the share of it that is done, 0 to 1."""
 
 
 class PhaseFailed(Exception):
@@ -23,6 +35,9 @@ class PhaseFailed(Exception):
 
 class Stopped(Exception):
     """The build was told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped; what is finished stays, and the next build goes on from there")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,48 +51,48 @@ class Finished:
 def run_phase(work: Callable[..., Any], arguments: tuple[Any, ...], tell: Tell, stop: threading.Event) -> Finished:
     """Call `work(*arguments, tell)` in a fresh process and wait for it.
 
+    The process is not reached by what a terminal sends to the whole group, and it does not outlive this one.
+
     Args:
         work: a function of a module, with arguments and a result that can be pickled.
         stop: kills the process when set.
 
     Raises: PhaseFailed, Stopped.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(work, arguments, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        while True:
-            if stop.is_set():
-                raise Stopped("the build was stopped; what is finished stays, and the next build goes on from there")
-            if not ours.poll(POLL_SECONDS):
-                continue
+    ours, theirs = Pipe()
+    with ours, tempfile.TemporaryFile() as complaints:
+        command = [sys.executable, "-m", "trt_export.child", str(theirs.fileno())]
+        with subprocess.Popen(
+            command,
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=complaints,
+            stderr=complaints,
+            start_new_session=True,
+        ) as process:
+            theirs.close()
             try:
-                kind, value = ours.recv()
-            except EOFError:
-                process.join()
-                raise PhaseFailed(_death(process.exitcode)) from None
-            if kind == "progress":
-                tell(value)
-            elif kind == "failed":
-                raise PhaseFailed(value)
-            else:
-                return Finished(result=value[0], peak_bytes=value[1])
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
+                return _follow(ours, (work, arguments), tell, stop)
+            except (EOFError, ConnectionError):
+                raise PhaseFailed(_death(process.wait(), complaints)) from None
+            finally:
+                process.kill()
 
 
-def _serve(work: Callable[..., Any], arguments: tuple[Any, ...], connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to everybody: the parent decides
-    try:
-        result = work(*arguments, lambda share: connection.send(("progress", share)))
-    except Exception as exc:  # noqa: BLE001 - whatever it is, the parent reports it
-        connection.send(("failed", str(exc) or type(exc).__name__))
-    else:
-        connection.send(("done", (result, own_memory("VmHWM"))))
+def _follow(connection: Connection, work: tuple[Any, ...], tell: Tell, stop: threading.Event) -> Finished:
+    connection.send(work)
+    while True:
+        if stop.is_set():
+            raise Stopped
+        if not connection.poll(POLL_SECONDS):
+            continue
+        match connection.recv():
+            case "progress", step, share:
+                tell(step, share)
+            case "failed", reason:
+                raise PhaseFailed(reason)
+            case "done", result, peak:
+                return Finished(result=result, peak_bytes=peak)
 
 
 def own_memory(kind: str) -> int:
@@ -87,7 +102,33 @@ def own_memory(kind: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _death(code: int | None) -> str:
+def _death(code: int, complaints: IO[bytes]) -> str:
     if code == -signal.SIGKILL:
         return "its process was killed, most likely by the system for want of memory; free some and build again"
-    return f"its process died ({signal.Signals(-code).name if code and code < 0 else f'exit status {code}'})"
+    complaints.seek(max(0, complaints.seek(0, 2) - LAST_WORDS))
+    words = complaints.read().decode(errors="replace").strip().splitlines()
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    return f"its process died ({how}){f': {words[-1]}' if words else ''}"
+
+
+def _serve(connection: Connection) -> None:
+    """One piece of work, in the process that was started for it."""
+    # A killed builder takes this process along, or it would go on writing where the next build works.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    turn = threading.Lock()
+
+    def tell(step: str, share: float) -> None:
+        with turn:  # libraries tell from threads of their own
+            connection.send(("progress", step, share))
+
+    try:
+        work, arguments = connection.recv()
+        result = work(*arguments, tell)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the parent reports it
+        connection.send(("failed", str(exc) or type(exc).__name__))
+    else:
+        connection.send(("done", result, own_memory("VmHWM")))
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""`python -m trt_export`: what is done with checkpoints before and besides a build."""
+"""`python -m trt_export`: from checkpoints to engines. Commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Annotated
 
 import typer
 
+from trt_export.build_command import build
+from trt_export.plan_command import plan
+
 app = typer.Typer(
-    help="Convert and make checkpoints.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="From checkpoints to engines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
-
-
-@app.callback()
-def commands() -> None:
-    """Convert and make checkpoints."""
+app.command()(build)
+app.command()(plan)
 
 
 @app.command()

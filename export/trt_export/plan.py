@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from trt_engines.builders.footprint import build_memory, build_seconds
 from trt_engines.profiles.cost import Budgets, NetworkCost
+from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
+from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 """Of one weight."""
-
-BUILD_SECONDS_PER_GB = 20.0
-"""Building one profile, per GB of weights in the plan, on two cores.
-
-Fitted on builds with TensorRT-RTX 1.7.1: the Stable Diffusion 1.5 UNet (1.72 GB) took 22 to 31 s with one profile and
-100 s with four, the SDXL UNet (5.14 GB) 110 s with one. Within 60 % of each of them.
-"""
-
-BUILD_MEMORY = 3.4
-"""Peak memory of a build with one profile, per byte of weights: 5.8 GB for the Stable Diffusion 1.5 UNet, 17.6 GB for
-that of SDXL, in the same builds."""
-
-BUILD_MEMORY_PER_PROFILE = 0.3
-"""And of each further profile: 7.3 GB for the Stable Diffusion 1.5 UNet with four."""
 
 CONTEXT_BYTES = 500_000_000
 """Estimate: what the driver's context and the loaded kernels take of a card."""
@@ -88,6 +76,7 @@ class EnginePlan:
     """One engine to build."""
 
     component: str
+    role: Role
     precision: str
     weight_bytes: int
     streamed_bytes: int  # of the weights, kept in host memory
@@ -120,8 +109,14 @@ class BuildPlan:
     disk_bytes: int
     build_seconds: float
     build_bytes: int  # largest of the builds: they run one after the other
-    problems: tuple[str, ...]  # why something cannot be built or run
+    unserved: tuple[str, ...]  # why the card cannot run something
+    unbuildable: tuple[str, ...]  # why this machine cannot build something
     alternatives: tuple[Alternative, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that stands in the way."""
+        return (*self.unserved, *self.unbuildable)
 
     def engine(self, component: str) -> EnginePlan | None:
         """The engine of a component; None: it cannot be built."""
@@ -130,7 +125,7 @@ class BuildPlan:
     @property
     def denoiser(self) -> EnginePlan | None:
         """The engine that nearly all of the time is spent in, the last of them where a family has two."""
-        return next((engine for engine in reversed(self.engines) if "denoiser" in engine.component), None)
+        return next((engine for engine in reversed(self.engines) if engine.role is Role.DENOISER), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +137,24 @@ class _Layout:
     alone: bool  # each network has the card to itself
     streams: bool = False
 
-    def resident(self, name: str, everyone: Set[str], text: Set[str]) -> Set[str]:
+    def resident(self, name: str, roles: Mapping[str, Role]) -> Set[str]:
         """The networks on the card while one of them runs, itself included.
 
-        Args: everyone: all networks; text: those that read the prompt.
+        Args: roles: of all networks.
         """
         if self.alone:
             return {name}
         if not self.text_leaves:
-            return everyone
-        return text if name in text else everyone - text
+            return roles.keys()
+        reads = roles[name] is Role.TEXT_ENCODER
+        return {other for other, role in roles.items() if (role is Role.TEXT_ENCODER) is reads}
 
 
 _LAYOUTS = (
     _Layout("all networks stay on the card", text_leaves=False, alone=False),
     _Layout("text encoders leave the card once a prompt is encoded", text_leaves=True, alone=False),
     _Layout("one network on the card at a time", text_leaves=True, alone=True),
-    _Layout("one network at a time, what does not fit of the denoiser streamed from host memory", True, True, True),
+    _Layout("one network at a time, what does not fit of it streamed from host memory", True, True, True),
 )
 
 
@@ -172,8 +168,8 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
     """
     usable = int(card.memory_bytes * (1 - SPARE)) - CONTEXT_BYTES
     chosen = {one.name: precision_of(one, card) for one in architecture.components}
-    problems = [card.unsupported] if card.unsupported else []
-    problems += [
+    unserved = [card.unsupported] if card.unsupported else []
+    unserved += [
         f"{name}: none of {', '.join(architecture.component(name).precisions)} runs on SM{card.sm}; "
         "the PyTorch fallback serves it"
         for name, precision in chosen.items()
@@ -186,11 +182,12 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
         tried.append((layout, engines, _covered(engines)))
         if tried[-1][2] >= ENOUGH:
             break
-    layout, engines, covered = max(tried, key=lambda one: one[2])  # the first of equals
+    # The first of equals; where none serves anything, the last, which asks for least.
+    layout, engines, covered = max(tried, key=lambda one: one[2]) if any(share for *_, share in tried) else tried[-1]
     alternatives = []
     if covered < 1 and layout is tried[-1][0] and layout is not _LAYOUTS[-1]:
         for other in _LAYOUTS[_LAYOUTS.index(layout) + 1 :]:
-            share = _covered(_engines(architecture, other, usable, limits, histogram, precisions, image_only=True))
+            share = _covered(_engines(architecture, other, usable, limits, histogram, precisions, denoisers_only=True))
             if share > covered:
                 alternatives.append(Alternative(what=other.name, covered_jobs=share))
     if covered < 1 or layout is not _LAYOUTS[0]:
@@ -208,11 +205,12 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
         usable_bytes=usable,
         layout=layout.name,
         engines=engines,
-        vram_bytes=_vram(architecture, layout, engines),
+        vram_bytes=_vram(layout, engines),
         disk_bytes=sum(engine.profiles.disk_bytes for engine in engines),
         build_seconds=sum(engine.build_seconds for engine in engines),
         build_bytes=max((engine.build_bytes for engine in engines), default=0),
-        problems=(*problems, *_problems(engines, limits)),
+        unserved=(*unserved, *_unserved(engines)),
+        unbuildable=tuple(_unbuildable(engines, limits)),
         alternatives=tuple(alternatives),
     )
 
@@ -236,8 +234,8 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
     batch would save is small at their sizes.
     """
     if component.sees(Quantity.WIDTH):
-        vae = component.name.startswith("vae")
-        return Histogram.of(replace(one, rows=1) for one in histogram.demands) if vae else histogram
+        one_by_one = component.role is Role.AUTOENCODER
+        return Histogram.of(replace(one, rows=1) for one in histogram.demands) if one_by_one else histogram
     length = _chunk(component, architecture)
     return Histogram.of(
         replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
@@ -275,43 +273,43 @@ def _engines(
     histogram: Histogram,
     precisions: dict[str, str],
     *,
-    image_only: bool = False,
+    denoisers_only: bool = False,
 ) -> tuple[EnginePlan, ...]:
     """An engine for each component that has a precision, as planned under one layout."""
     parts = [one for one in architecture.components if one.name in precisions]
     weights = {one.name: one.parameters * BYTES[precisions[one.name]] for one in parts}
-    text = {one.name for one in parts if not one.sees(Quantity.WIDTH)}
+    roles = {one.name: one.role for one in parts}
     disk, engines = limits.disk_bytes, []
     for component in parts:
         name = component.name
-        if image_only and "denoiser" not in name:
+        if denoisers_only and component.role is not Role.DENOISER:
             continue
-        others = sum(weights[other] for other in layout.resident(name, weights.keys(), text) - {name})
+        others = sum(weights[other] for other in layout.resident(name, roles) - {name})
         cost = network_cost(component, architecture, precisions[name])
         demands = component_histogram(component, architecture, histogram)
-        vram = usable - others
-        if layout.streams and "denoiser" in name:
+        vram = max(0, usable - others)
+        if layout.streams and component.role is not Role.AUTOENCODER:  # which works on a picture in tiles instead
             cost = replace(cost, streamed_bytes=_streamed(cost, demands, vram))
         budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
-        if "denoiser" not in name:
+        if component.role is not Role.DENOISER:
             budgets = replace(budgets, profiles=min(budgets.profiles, MINOR_PROFILES), least_gain=MINOR_GAIN)
-        engine = _engine(name, precisions[name], cost, plan_profiles(demands, budgets, cost))
+        engine = _engine(component, precisions[name], cost, plan_profiles(demands, budgets, cost))
         disk -= engine.profiles.disk_bytes
         engines.append(engine)
     return tuple(engines)
 
 
-def _engine(name: str, precision: str, cost: NetworkCost, profiles: ProfilePlan) -> EnginePlan:
+def _engine(component: ComponentSpec, precision: str, cost: NetworkCost, profiles: ProfilePlan) -> EnginePlan:
     count = len(profiles.profiles)
-    memory = BUILD_MEMORY + BUILD_MEMORY_PER_PROFILE * (count - 1) if count else 0.0
     return EnginePlan(
-        component=name,
+        component=component.name,
+        role=component.role,
         precision=precision,
         weight_bytes=cost.weight_bytes,
         streamed_bytes=cost.streamed_bytes,
         profiles=profiles,
-        build_seconds=BUILD_SECONDS_PER_GB * cost.weight_bytes / 1e9 * count,
-        build_bytes=int(memory * cost.weight_bytes),
+        build_seconds=build_seconds(cost.weight_bytes, count),
+        build_bytes=build_memory(cost.weight_bytes, count),
     )
 
 
@@ -328,10 +326,10 @@ def _covered(engines: tuple[EnginePlan, ...]) -> float:
     of it is enough.
     """
     shares = [
-        engine.profiles.covered_jobs if "denoiser" in engine.component else float(bool(engine.profiles.profiles))
+        engine.profiles.covered_jobs if engine.role is Role.DENOISER else float(bool(engine.profiles.profiles))
         for engine in engines
     ]
-    return min(shares) if any("denoiser" in engine.component for engine in engines) else 0.0
+    return min(shares) if any(engine.role is Role.DENOISER for engine in engines) else 0.0
 
 
 def _smaller_weights(
@@ -347,7 +345,10 @@ def _smaller_weights(
     """The fastest layout that a denoiser in float8 allows, where it is faster than the chosen one or serves more."""
     if "float8" not in card.precisions:
         return []
-    smaller = {name: "float8" if "denoiser" in name else precision for name, precision in precisions.items()}
+    smaller = {
+        name: "float8" if architecture.component(name).role is Role.DENOISER else precision
+        for name, precision in precisions.items()
+    }
     for layout in _LAYOUTS[: _LAYOUTS.index(chosen) + 1]:
         share = _covered(_engines(architecture, layout, usable, limits, histogram, smaller))
         if share > covered or (share >= ENOUGH and layout is not chosen):
@@ -355,21 +356,26 @@ def _smaller_weights(
     return []
 
 
-def _vram(architecture: Architecture, layout: _Layout, engines: tuple[EnginePlan, ...]) -> int:
+def _vram(layout: _Layout, engines: tuple[EnginePlan, ...]) -> int:
     """Most that is on the card at one time; contexts run one after the other and share their memory."""
-    resident = {engine.component: engine.weight_bytes - engine.streamed_bytes for engine in engines}
-    text = {name for name in resident if not architecture.component(name).sees(Quantity.WIDTH)}
+    built = {engine.component: engine for engine in engines if engine.profiles.profiles}
+    roles = {name: engine.role for name, engine in built.items()}
     most = 0
-    for engine in engines:
-        beside = layout.resident(engine.component, resident.keys(), text)
-        most = max(most, sum(resident[name] for name in beside) + engine.profiles.activation_bytes)
+    for name, engine in built.items():
+        beside = [built[other] for other in layout.resident(name, roles)]
+        weights = sum(other.weight_bytes - other.streamed_bytes for other in beside)
+        most = max(most, weights + engine.profiles.activation_bytes)
     return most
 
 
-def _problems(engines: Iterable[EnginePlan], limits: Limits) -> Iterable[str]:
+def _unserved(engines: Iterable[EnginePlan]) -> Iterator[str]:
     for engine in engines:
         if not engine.profiles.profiles:
             yield f"{engine.component}: {engine.profiles.uncovered[0].reason}"
+
+
+def _unbuildable(engines: Iterable[EnginePlan], limits: Limits) -> Iterator[str]:
+    for engine in engines:
         if engine.build_bytes > limits.host_bytes:
             yield (
                 f"{engine.component}: building it takes about {engine.build_bytes / 1e9:.1f} GB of memory and "
@@ -384,6 +390,17 @@ def _chunk(component: ComponentSpec, architecture: Architecture) -> int | None:
     if not isinstance(length, int) or any(tokens % length for tokens in architecture.tokens):
         return None
     return length
+
+
+def default_for(family: Architecture) -> Histogram:
+    """The default histogram of an architecture."""
+    denoiser = next(one for one in family.components if one.role is Role.DENOISER)
+    return default_histogram(
+        native_pixels=family.native_pixels,
+        tokens=family.tokens,
+        guidance_rows=family.guidance_rows,
+        size_step=network_cost(denoiser, family, denoiser.precisions[0]).size_multiple,
+    )
 
 
 def heaviest(histogram: Histogram, count: int) -> list[Demand]:

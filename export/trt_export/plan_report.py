@@ -1,43 +1,21 @@
-"""The `plan` command: what a build would give, in words and as figures."""
+"""A build plan in words and as figures."""
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated
-
-import psutil
-import typer
+from collections.abc import Iterator, Sequence
 
 from trt_engines.bucket import Bucket
-from trt_engines.errors import EngineError
-from trt_engines.profiles.defaults import default_histogram
-from trt_engines.profiles.histogram import Histogram, read_histogram
+from trt_engines.profiles.histogram import Histogram
 from trt_engines.profiles.profile import Profile
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity
-from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, heaviest, make_plan, network_cost
+from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
+from trt_export.plan import BuildPlan, EnginePlan, heaviest, network_cost
 
 SIZES = 5
 """Most frequent sizes of the denoiser that are listed with their memory."""
 
 EXAMPLES = 4
 """Sizes named for each reason why some are not served."""
-
-BAD_REQUEST = 2
-"""Exit code where a name or a file is wrong."""
-
-
-def default_for(family: Architecture) -> Histogram:
-    """The default histogram of an architecture."""
-    denoiser = next(one for one in family.components if "denoiser" in one.name)
-    return default_histogram(
-        native_pixels=family.native_pixels,
-        tokens=family.tokens,
-        guidance_rows=family.guidance_rows,
-        size_step=network_cost(denoiser, family, denoiser.precisions[0]).size_multiple,
-    )
 
 
 def render(plan: BuildPlan, family: Architecture) -> str:
@@ -60,7 +38,7 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
         )
         if engine.streamed_bytes:
             yield f"  {'':<16}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
-        if engine.component.startswith("vae") and ranges.profiles and ranges.uncovered:
+        if engine.role is Role.AUTOENCODER and ranges.profiles and ranges.uncovered:
             yield f"  {'':<16}{_percent(1 - ranges.covered_jobs)} of jobs are too large for it and go through in tiles"
     denoiser = plan.denoiser
     if denoiser is not None:
@@ -158,58 +136,6 @@ def _figures(plan: BuildPlan) -> dict[str, object]:
         "problems": list(plan.problems),
         "alternatives": {other.what: round(other.covered_jobs, 4) for other in plan.alternatives},
     }
-
-
-def make_command(
-    find_card: Callable[[str], Card], write_figures: Callable[[Path, Mapping[str, object]], None]
-) -> Callable[..., None]:
-    """The `plan` command for typer.
-
-    Args:
-        find_card: the card of a name; raises EngineError with the names that are known.
-        write_figures: writes the figures with the machine and the commit.
-    """
-
-    def plan(
-        models: Annotated[list[str] | None, typer.Argument(help="Architectures; all of them when left out.")] = None,
-        gpu: Annotated[list[str] | None, typer.Option("--gpu", help="A card by name; give it once for each.")] = None,
-        histogram: Annotated[
-            Path | None, typer.Option("--histogram", help="Tally of jobs; a default one per architecture otherwise.")
-        ] = None,
-        disk_gb: Annotated[float | None, typer.Option("--disk-gb", help="Disk for engines; all that is free.")] = None,
-        memory_gb: Annotated[
-            float | None, typer.Option("--memory-gb", help="Memory of the machine that builds.")
-        ] = None,
-        profiles: Annotated[int, typer.Option("--profiles", min=1, help="Most profiles of one engine.")] = 6,
-        json: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
-    ) -> None:
-        """Say what a build would give, before anything is built."""
-        from trt_export.architectures.registry import ARCHITECTURES, UnknownArchitecture, architecture
-
-        if not gpu:
-            typer.echo('plan: name a card, as in --gpu "RTX 3060"', err=True)
-            raise typer.Exit(BAD_REQUEST)
-        limits = Limits(
-            disk_bytes=int(disk_gb * 1e9) if disk_gb is not None else shutil.disk_usage(Path.cwd()).free,
-            host_bytes=int(memory_gb * 1e9) if memory_gb is not None else psutil.virtual_memory().total,
-            profiles=profiles,
-        )
-        try:
-            families = [architecture(name) for name in models] if models else list(ARCHITECTURES)
-            cards = [find_card(name) for name in gpu]
-            tally = read_histogram(histogram) if histogram is not None else None
-        except (UnknownArchitecture, EngineError) as error:
-            typer.echo(f"plan: {error}", err=True)
-            raise typer.Exit(BAD_REQUEST) from error
-        plans = []
-        for family in families:
-            for card in cards:
-                plans.append(make_plan(family, card, limits, tally if tally is not None else default_for(family)))
-                typer.echo(render(plans[-1], family) + "\n")
-        if json is not None:
-            write_figures(json, figures(plans))
-
-    return plan
 
 
 def _gb(size: float) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from trt_engines.figures import write_figures
 from trt_perf.targets import TARGETS
-from trt_worker.report import write_figures
 
 SUITES = ("pipeline", "host")
 

@@ -1,14 +1,14 @@
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
-import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from trt_engines.errors import EngineRefused
 from trt_engines.profiles.histogram import Demand, Histogram, write_histogram
 from trt_export.architectures.architecture import (
     Architecture,
@@ -19,16 +19,18 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
+from trt_export.cli import app
 from trt_export.plan import (
     BuildPlan,
     Limits,
     component_histogram,
+    default_for,
     heaviest,
     make_plan,
     network_cost,
     precision_of,
 )
-from trt_export.plan_report import default_for, figures, make_command, render
+from trt_export.plan_report import figures, render
 
 GB = 10**9
 ROWS = Axis(name="rows", quantity=Quantity.ROWS)
@@ -37,6 +39,7 @@ WIDTH = Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=8)
 TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
 LATENT = Tensor(name="sample", shape=(ROWS, 4, HEIGHT, WIDTH))
 CONTEXT = Tensor(name="context", shape=(ROWS, TOKENS, 768))
+TIMESTEP = Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32)
 IDS = Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64)
 
 
@@ -85,7 +88,7 @@ def an_architecture(denoiser_parameters: int = 860_000_000, **changes: Any) -> A
                 parameters=123_000_000,
                 cost=Cost(cell=0, per_token=2.4e8, activation_bytes_per_token=20_000),
             ),
-            a_component("denoiser", (LATENT, CONTEXT), parameters=denoiser_parameters),
+            a_component("denoiser", (LATENT, TIMESTEP, CONTEXT), parameters=denoiser_parameters),
             a_component("vae_decoder", (LATENT,), parameters=49_500_000, precisions=("bfloat16", "float32")),
         ),
     )
@@ -147,6 +150,33 @@ def test_weights_that_do_not_fit_at_all_are_streamed() -> None:
     assert plan.denoiser.streamed_bytes > 10 * GB
     assert plan.vram_bytes <= plan.usable_bytes
     assert "read from host memory at every step" in render(plan, an_architecture(denoiser_parameters=12_000_000_000))
+
+
+def test_a_text_encoder_that_does_not_fit_is_streamed_too() -> None:
+    text = a_component("text_encoder", (IDS,), parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
+    family = replace(an_architecture(), components=(text, *an_architecture().components[1:]))
+
+    plan = a_plan(family, ACard(memory_bytes=6 * GB))
+
+    encoder = plan.engine("text_encoder")
+    assert encoder is not None
+    assert encoder.streamed_bytes > 4 * GB
+    assert plan.denoiser is not None
+    assert plan.denoiser.profiles.covered_jobs == 1
+    assert plan.vram_bytes <= plan.usable_bytes
+
+
+def test_a_model_that_fits_in_no_way_is_laid_out_as_small_as_can_be_and_counts_no_memory() -> None:
+    family = an_architecture()
+    decoder = replace(family.component("vae_decoder"), parameters=20_000_000_000)
+    family = replace(family, components=(*family.components[:2], decoder))
+
+    plan = a_plan(family)
+
+    assert plan.layout.startswith("one network at a time")
+    assert plan.problems
+    assert 0 <= plan.vram_bytes <= plan.usable_bytes
+    assert " -" not in render(plan, family)
 
 
 def test_smaller_weights_are_offered_only_where_the_card_computes_in_them() -> None:
@@ -293,43 +323,50 @@ def test_the_report_says_every_engine_the_coverage_and_the_frequent_sizes() -> N
     assert f"{first.width}x{first.height}r{first.rows}t{first.tokens}" in text
 
 
-def run(arguments: list[str], written: dict[Path, Mapping[str, object]] | None = None) -> Any:
-    def find_card(name: str) -> ACard:
-        if name != "RTX 3060":
-            raise EngineRefused(f"there is no card {name!r}; known is RTX 3060")
-        return ACard()
-
-    sink: dict[Path, Mapping[str, object]] = {} if written is None else written
-    app = typer.Typer()
-    app.command()(make_command(find_card, sink.__setitem__))
-    return CliRunner().invoke(app, arguments)
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["plan", *arguments])
 
 
-def test_the_command_prints_a_registered_architecture_and_hands_its_figures_on(tmp_path: Path) -> None:
+def test_the_command_prints_a_registered_architecture_and_writes_its_figures(tmp_path: Path) -> None:
     tally, target = tmp_path / "tally.json", tmp_path / "plan.json"
     write_histogram(tally, [Demand(width=1024, height=1024, rows=1, tokens=256, weight=7)])
-    written: dict[Path, Mapping[str, object]] = {}
 
-    result = run(
-        ["flux_dev", "--gpu", "RTX 3060", "--histogram", str(tally), "--json", str(target), "--disk-gb", "100"], written
-    )
+    result = run("flux_dev", "--gpu", "RTX 3060", "--histogram", str(tally), "--json", str(target), "--disk-gb", "100")
 
     assert result.exit_code == 0, result.output
     assert "Flux.1 dev on RTX 3060" in result.output
-    assert list(written[target]) == ["flux_dev on RTX 3060"]
+    assert list(orjson.loads(target.read_bytes())["figures"]) == ["flux_dev on RTX 3060"]
+
+
+def test_a_model_is_planned_in_its_own_sizes(tmp_path: Path) -> None:
+    tally = tmp_path / "tally.json"
+    write_histogram(tally, [Demand(width=128, height=128, rows=2, tokens=77)])
+
+    result = run("shapes-tiny", "--gpu", "SM86", "--histogram", str(tally))
+
+    assert result.exit_code == 0, result.output
+    (disk,) = (line for line in result.output.splitlines() if line.startswith("  disk"))
+    assert disk.endswith("0.1 GB in 4 engines")  # the architecture's own sizes take gigabytes
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have a card")
+def test_without_a_card_the_option_that_names_one_is_told() -> None:
+    result = run("flux_dev")
+
+    assert result.exit_code == 2
+    assert '--gpu "RTX 3060"' in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["flux_dev"], "--gpu"),
-        (["flux_dev", "--gpu", "Voodoo 2"], "known is RTX 3060"),
-        (["no_such_model", "--gpu", "RTX 3060"], "known are"),
+        (["flux_dev", "--gpu", "Voodoo 2"], "no card is known as 'Voodoo 2'"),
+        (["no_such_model", "--gpu", "RTX 3060"], "known architectures are"),
         (["flux_dev", "--gpu", "RTX 3060", "--histogram", "none.json"], "none.json"),
     ],
 )
 def test_a_wrong_name_or_file_is_answered_with_what_would_be_right(arguments: list[str], said: str) -> None:
-    result = run(arguments)
+    result = run(*arguments)
 
     assert result.exit_code == 2
     assert said in result.output

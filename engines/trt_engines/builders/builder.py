@@ -57,11 +57,15 @@ class BuildRequest:
         return flags if self.workspace_bytes is None else flags | {"workspace_bytes": self.workspace_bytes}
 
 
+PARSE = "parse"
+"""The phase before all of the library's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a phase of a build is."""
 
-    phase: str  # in the library's words
+    phase: str  # PARSE, or in the library's words
     parent: str | None  # the phase that it is a part of
     done: int
     steps: int
@@ -91,6 +95,14 @@ class EngineBuilder(Protocol):
     @property
     def install(self) -> str:
         """The command that installs the library."""
+
+    @property
+    def ahead_of_time(self) -> bool:
+        """Whether it builds for cards that the machine does not have."""
+
+    @property
+    def reproducible(self) -> str:
+        """What of an engine differs from build to build of one request, and why; empty: nothing."""
 
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""

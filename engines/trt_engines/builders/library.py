@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trt_engines.builders.builder import (
+    PARSE,
     BuildCancelled,
     BuilderMissing,
     BuildFailed,
@@ -42,9 +43,13 @@ def compile_graph(trt: Any, request: BuildRequest, progress: Report, target: Cal
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
+    if not progress(Progress(phase=PARSE, parent=None, done=0, steps=1)):
+        raise BuildCancelled(f"the build of {request.graph.name} was stopped")
     if not parser.parse_from_file(str(request.graph)):  # by path: external data resolve relative to the graph
         raise BuildFailed(_parse_failure(request, parser, logger.lines))
     parsed = time.monotonic()
+    if not progress(Progress(phase=PARSE, parent=None, done=1, steps=1)):
+        raise BuildCancelled(f"the build of {request.graph.name} was stopped")
     config = builder.create_builder_config()
     _configure(trt, config, request)
     target(config)

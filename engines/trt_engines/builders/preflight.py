@@ -9,15 +9,8 @@ from pathlib import Path
 import onnx
 
 from trt_engines.builders.builder import BuilderMissing, BuildRequest, EngineBuilder
-
-MEMORY_PER_WEIGHT_BYTE = 3.5
-"""Peak memory of a build over the bytes of its weights: 5.7 GB of 1.72 and 17.6 of 5.1 were seen with RTX 1.7."""
-
-MEMORY_BESIDE_WEIGHTS = 2**30
-"""What a builder takes for a network without weights, bytes."""
-
-DISK_PER_WEIGHT_BYTE = 1.1
-"""A plan over the bytes of its weights: 1.802 over 1.72 GB with four profiles was the most seen."""
+from trt_engines.builders.footprint import build_memory
+from trt_engines.profiles.cost import plan_file_bytes
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 
@@ -28,13 +21,19 @@ class Machine:
 
     memory_bytes: int  # free for a process, swap not counted
     disk_bytes: int  # free where engines are stored
+    cards: frozenset[int] = frozenset()  # compute capabilities of the cards it holds
 
 
-def obstacles(builder: EngineBuilder, request: BuildRequest, weight_bytes: int, machine: Machine) -> tuple[str, ...]:
+def obstacles(
+    builder: EngineBuilder, request: BuildRequest, weight_bytes: int, machine: Machine, product: str | None
+) -> tuple[str, ...]:
     """Why a build cannot work, one sentence with a remedy for each reason; empty: nothing known speaks against it.
+
+    The graph of the request need not be there yet.
 
     Args:
         weight_bytes: of all weights as the builder reads them.
+        product: a matrix product in float32 of the network, by its name; None: it has none.
     """
     found: list[str] = []
     try:
@@ -43,23 +42,27 @@ def obstacles(builder: EngineBuilder, request: BuildRequest, weight_bytes: int, 
         found.append(str(exc))
     if reason := builder.refuses(request):
         found.append(reason)
-    if (
-        75 in request.compute_capabilities
-        and builder.name == "tensorrt-rtx"
-        and (node := float32_product(request.graph))
-    ):
+    if not builder.ahead_of_time and (absent := set(request.compute_capabilities) - machine.cards):
+        here = ", ".join(f"SM{sm}" for sm in sorted(machine.cards)) or "no card"
         found.append(
-            f"{builder.name} has no float32 matrix product for SM75, and node {node!r} of {request.graph.name} is one; "
-            "build this network in float16, or leave it to the PyTorch fallback on Turing"
+            f"{builder.name} builds for the card of this machine alone, which has {here} and not "
+            f"{', '.join(f'SM{sm}' for sm in sorted(absent))}; build there, and import the archive here if need be "
+            "(trt-worker engines import)"
         )
-    memory = int(weight_bytes * MEMORY_PER_WEIGHT_BYTE) + MEMORY_BESIDE_WEIGHTS
+    if 75 in request.compute_capabilities and builder.name == "tensorrt-rtx" and product:
+        found.append(
+            f"{builder.name} has no float32 matrix product for SM75, and {product!r} is one; build this network in "
+            "float16, or leave it to the PyTorch fallback on Turing"
+        )
+    count = max(1, len(request.profiles))
+    memory = build_memory(weight_bytes, count)
     if memory > machine.memory_bytes:
         found.append(
             f"building takes about {_gb(memory)} of memory and {_gb(machine.memory_bytes)} are free; stop other "
             "programs, build with fewer --jobs, or build on another machine and import the archive "
             "(trt-worker engines import)"
         )
-    disk = int(weight_bytes * DISK_PER_WEIGHT_BYTE)
+    disk = plan_file_bytes(weight_bytes, count)
     if disk > machine.disk_bytes:
         found.append(
             f"the engine takes about {_gb(disk)} and {_gb(machine.disk_bytes)} are free where engines are stored; "

@@ -18,6 +18,8 @@ class TensorRt:
 
     name = "tensorrt"
     install = "install it with: pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com"
+    ahead_of_time = False
+    reproducible = "the plan: kernels are chosen by timing them on the card"
 
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""

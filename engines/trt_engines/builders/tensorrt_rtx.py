@@ -15,6 +15,8 @@ class TensorRtRtx:
 
     name = "tensorrt-rtx"
     install = "install it with: pip install tensorrt-rtx"
+    ahead_of_time = True
+    reproducible = ""
 
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""
@@ -38,7 +40,7 @@ class TensorRtRtx:
         if request.refittable and not _driver():
             return (
                 "TensorRT-RTX compiles refittable engines only where an NVIDIA driver is installed, and here is "
-                "none; build on the rig, or without --refit"
+                "none; build on the rig, or without --refittable"
             )
         return None
 

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import IO
 
-from trt_engines.store.errors import BadArchive, DamagedEngine, StoreError, UncertifiedEngine
+from trt_engines.store.errors import BadArchive, DamagedEngine, UncertifiedEngine, UnknownEngine
 from trt_engines.store.files import megabytes, remove_tree, require_room, room_for, whole_file, write_whole
 from trt_engines.store.manifest import LARGEST_MANIFEST, MANIFEST, FileEntry, Manifest, decode_manifest, encode_manifest
 from trt_engines.store.store import Store
@@ -58,7 +58,8 @@ def import_engine(store: Store, archive: Path) -> Stored:
 
     An engine that is here already, and sound, is left alone.
 
-    Raises: BadArchive: cut short, foreign, tampered with. NewerManifest, UncertifiedEngine, StoreFull.
+    Raises: BadArchive: cut short, foreign, tampered with. NewerManifest: it, or the one that is here, was made by a
+        newer worker. UncertifiedEngine, StoreFull.
         OSError: the archive cannot be opened.
     """
     with archive.open("rb") as file:
@@ -77,8 +78,8 @@ def _import(store: Store, members: tarfile.TarFile, archive: Path) -> Stored:
     with store.holding(name):
         try:
             here = store.get(name)
-        except StoreError:
-            here = None  # absent or damaged
+        except (UnknownEngine, DamagedEngine):
+            here = None  # an engine that a newer worker wrote is neither: it stays, and says so
         if here is not None and here.manifest.passed:
             return here
         staging = store.staging / f"import-{name}"

@@ -6,6 +6,7 @@ StoreError             (an EngineError)
 +-- DamagedEngine      files or manifest are not what was published: rebuild or import again
 +-- UncertifiedEngine  it failed its fidelity certificate: it is kept for inspection only
 +-- NewerManifest      a newer worker wrote it: update this one
++-- WaitingStopped     the caller gave up waiting for another process: nothing was changed
 +-- BadArchive         an archive is cut short, foreign or tampered with: nothing of it was kept
 """
 
@@ -36,6 +37,10 @@ class UncertifiedEngine(StoreError):
 
 class NewerManifest(StoreError):
     """A manifest has a schema that this version does not know."""
+
+
+class WaitingStopped(StoreError):
+    """The caller gave up waiting for a process that is at the same engine."""
 
 
 class BadArchive(StoreError):

@@ -3,12 +3,15 @@
 ROOT/engines/DIGEST/    manifest.json, the engine's files, `used` (its time is the last use)
 ROOT/staging/DIGEST/    a build that is under way, or was stopped
 ROOT/locks/DIGEST.lock  held by whoever builds, imports or removes
+ROOT/scratch/           files of builds under way that nothing else needs
 ROOT/trash/             on its way out
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ from trt_engines.store.files import (
     sync,
 )
 from trt_engines.store.identity import Identity, digest
-from trt_engines.store.locks import hold, hold_if_free, is_held
+from trt_engines.store.locks import hold, hold_if_free, is_held, share
 from trt_engines.store.manifest import MANIFEST, PHASES, USED, Manifest, decode_manifest
 from trt_engines.store.staging import Staging
 from trt_engines.store.stored import Stored, read_stored, verify_stored
@@ -145,7 +148,14 @@ class Store:
         )
 
     @contextmanager
-    def building(self, identity: Identity, *, needed: int = 0, on_wait: OnWait | None = None) -> Iterator[Staging]:
+    def building(
+        self,
+        identity: Identity,
+        *,
+        needed: int = 0,
+        on_wait: OnWait | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Staging]:
         """Build an engine, or wait for the process that does.
 
         The caller looks at `published` first: it is set if the engine was built meanwhile. It runs the phases that are
@@ -155,12 +165,14 @@ class Store:
         Args:
             needed: bytes that the build will write, as far as known: refused at once where they are not free.
             on_wait: called with the other process's id, if known, before waiting for it.
+            stop: ends that waiting when set.
 
-        Raises: StoreFull: also for a full disk met by the caller's own writing inside the block. NewerManifest.
+        Raises: StoreFull: also for a full disk met by the caller's own writing inside the block. NewerManifest,
+            WaitingStopped.
         """
         name = digest(identity)
         staging = Staging(identity, self.staging / name, lambda: self._finish(name))
-        with self.holding(name, on_wait):
+        with self.holding(name, on_wait, stop):
             staging.published = self._found_or_finished(identity)
             if staging.published is None:
                 staging.open()
@@ -174,12 +186,25 @@ class Store:
                 raise
 
     @contextmanager
-    def holding(self, name: str, on_wait: OnWait | None = None) -> Iterator[None]:
+    def holding(self, name: str, on_wait: OnWait | None = None, stop: threading.Event | None = None) -> Iterator[None]:
         """Be the only process that changes the engine of this digest."""
         with room_for(self.root, "a lock file"):
             self.lock(name).parent.mkdir(parents=True, exist_ok=True)
-        with hold(self.lock(name), on_wait):
+        with hold(self.lock(name), on_wait, stop):
             yield
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for as long as the block runs; the first of several builds removes what killed ones left."""
+        root = self.root / "scratch"
+        with room_for(root, "the folder of a build"):
+            root.mkdir(parents=True, exist_ok=True)
+            self.lock("scratch").parent.mkdir(parents=True, exist_ok=True)
+        with (
+            share(self.lock("scratch"), lambda: keep_only(root, ())),
+            tempfile.TemporaryDirectory(dir=root) as folder,
+        ):
+            yield Path(folder)
 
     def remove(self, name: str, *, unfinished: bool = False) -> bool:
         """Remove an engine, or a build that was stopped; False if a process is at it. Works on a full disk."""

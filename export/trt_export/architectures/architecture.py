@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Quantity(StrEnum):
@@ -54,6 +55,14 @@ class Tensor:
     def at(self, sizes: Mapping[Quantity, int]) -> tuple[int, ...]:
         """The shape in a bucket: pixels, rows and tokens to elements."""
         return tuple(sizes[part.quantity] // part.unit if isinstance(part, Axis) else part for part in self.shape)
+
+
+class Role(StrEnum):
+    """When a network runs in a job."""
+
+    TEXT_ENCODER = "text encoder"  # once, on the prompt
+    DENOISER = "denoiser"  # at every step
+    AUTOENCODER = "autoencoder"  # once an image, on the way into latents or out of them
 
 
 CONTEXT_MASK = Tensor(name="context_mask", shape=(ROWS, TOKENS), kind=Kind.BOOL)
@@ -131,6 +140,13 @@ class ComponentSpec:
         """The same network of another configuration, such as a smaller model of the family."""
         inputs, outputs = self.tensors(config) if self.tensors else (self.inputs, self.outputs)
         return replace(self, config=config, inputs=inputs, outputs=outputs)
+
+    @property
+    def role(self) -> Role:
+        """When it runs, by what it takes: what sees no picture reads the prompt, what takes a timestep denoises."""
+        if not self.sees(Quantity.WIDTH):
+            return Role.TEXT_ENCODER
+        return Role.DENOISER if any(one.name == "timestep" for one in self.inputs) else Role.AUTOENCODER
 
     @property
     def small(self) -> ComponentSpec:

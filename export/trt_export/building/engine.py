@@ -1,49 +1,42 @@
-"""Build one engine: export, bind, compile, certify, publish."""
+"""Build one engine: export, bind, parse, build, certify, publish."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from trt_engines.bucket import Bucket
-from trt_engines.builders.builder import BuildRequest, Progress
-from trt_engines.builders.preflight import DISK_PER_WEIGHT_BYTE, Machine, obstacles
-from trt_engines.builders.tensorrt import TensorRt
-from trt_engines.builders.tensorrt_rtx import TensorRtRtx
+from trt_engines.builders.builder import BuildRequest
+from trt_engines.builders.preflight import Machine, float32_product, obstacles
+from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.store.identity import Identity, digest
+from trt_engines.store.locks import hold
 from trt_engines.store.manifest import Certificate
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
-from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import architecture
-from trt_export.building.certificate import certify
+from trt_export.building.compiling import BUILDERS, Compiled, compile_plan
+from trt_export.building.obstacles import compute_precision
 from trt_export.building.order import Order
+from trt_export.building.phases import certify_by_name, export_by_name
 from trt_export.checkpoints.binding import BoundTensor, bind
 from trt_export.checkpoints.keymap import KeyMap
 from trt_export.checkpoints.safetensors_file import StoredTensor
 from trt_export.child import Tell, run_phase
 from trt_export.graphs.bound import BoundGraph, bind_graph, link_files
-from trt_export.graphs.bound import digest as weights_digest
 from trt_export.graphs.cache import GraphCache
-from trt_export.graphs.exporter import export_graph, parameters
+from trt_export.graphs.exporter import parameters
 
 PLAN, GRAPH, SIDE = "engine.plan", "graph.onnx", "side.safetensors"
 
-BUILDERS = {builder.name: builder for builder in (TensorRtRtx(), TensorRt())}
-
 MIDDLE_TIMESTEP = {"flow": 0.5}
 """By what a network predicts; the others count discrete steps, of which 500 is the middle."""
-
-Report = Callable[[str, float], None]
-"""Takes a phase and the share of it that is done."""
 
 
 class CannotBuild(Exception):
@@ -57,11 +50,32 @@ class Built:
     digest: str
     size: int  # bytes
     fresh: bool  # built now, and not found there
-    verdict: str
+    certificate: Certificate
     phases: Mapping[str, float]  # seconds of each phase, of the build that made it
     peak_bytes: int
     graph_bytes: int
     written_bytes: int  # for this checkpoint, besides the engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Graph:
+    """A weightless graph, and what exporting it took."""
+
+    data: bytes
+    seconds: float  # 0: it was there
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    """A graph that was bound to a checkpoint."""
+
+    folder: Path  # with the graph and links to the files of its weights
+    graph: BoundGraph
+    weights: tuple[BoundTensor, ...]
+    request: BuildRequest
+    identity: Identity
+    seconds: float
 
 
 def build_engine(
@@ -70,11 +84,8 @@ def build_engine(
     tables: Sequence[KeyMap],
     store: Store,
     machine: Machine,
-    report: Report,
+    report: Tell,
     stop: threading.Event,
-    *,
-    library: str = "tensorrt-rtx",
-    refittable: bool = False,
 ) -> Built:
     """Make sure that the engine of an order stands in the store; what is there already is not built again.
 
@@ -86,158 +97,135 @@ def build_engine(
 
     Raises: CannotBuild, PhaseFailed, Stopped, WeightsMissing, StoreError, OSError.
     """
-    cached, exported = _graph(order, GraphCache(store.root / "graphs"), report, stop)
-    graph_bytes = cached.read_bytes()
-    graph = onnx.load_model_from_string(graph_bytes)
-    scratch_root = store.root / "scratch"
-    scratch_root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch_root) as scratch:
-        folder = Path(scratch)
-        began = time.monotonic()
-        weights = bind(parameters(graph), tensors, tables, folder / SIDE)
-        bound = bind_graph(graph, weights)
-        link_files(bound, folder)
-        onnx.save(bound.proto, folder / GRAPH)
-        report("bind", 0.5)
-        request = BuildRequest(
-            graph=folder / GRAPH,
-            precision="float8" if any(one.dtype == "F8_E4M3" for one in weights) else order.precision,
-            profiles=order.profiles,
-            compute_capabilities=order.compute_capabilities,
-            refittable=refittable,
-            batch_independent=len(order.profiles) == 1,  # TensorRT-RTX refuses it with several
+
+    def waiting(holder: int | None) -> None:
+        report(f"waiting for process {holder or 'unknown'}", 0.0)
+
+    exported = _exported(order, GraphCache(store.root / "graphs"), store, report, stop)
+    with store.scratch() as folder:
+        bound = _bind(order, exported, tensors, tables, folder, report)
+        reasons = obstacles(
+            BUILDERS[order.library],
+            bound.request,
+            bound.graph.weight_bytes,
+            machine,
+            float32_product(bound.request.graph) if 75 in order.compute_capabilities else None,
         )
-        builder = BUILDERS[library]
-        if reasons := obstacles(builder, request, bound.weight_bytes, machine):
-            raise CannotBuild(f"{order.label}: {'; '.join(reasons)}")
-        identity = Identity(
-            architecture=order.architecture,
-            component=order.component.name,
-            graph=hashlib.sha256(graph_bytes).hexdigest(),
-            weights=weights_digest(sorted(weights, key=lambda one: one.name)),
-            precision=request.precision,
-            profiles=order.profiles,
-            flags=request.flags,
-            library=library,
-            library_version=builder.version(),
-            compute_capabilities=order.compute_capabilities,
-        )
-        bind_seconds = time.monotonic() - began
-        report("bind", 1.0)
+        if reasons:
+            raise CannotBuild("; ".join(reasons))
         # Written for this checkpoint; links and the graph in the cache are not counted.
         written = sum(file.stat().st_size for file in folder.iterdir() if not file.is_symlink())
-        with store.building(identity, needed=int(bound.weight_bytes * DISK_PER_WEIGHT_BYTE)) as staging:
+        needed = plan_file_bytes(bound.graph.weight_bytes, len(order.profiles))
+        with store.building(bound.identity, needed=needed, on_wait=waiting, stop=stop) as staging:
             fresh = staging.published is None
             if fresh:
-                _finish(order, staging, request, weights, folder, bound, exported, bind_seconds, report, stop)
-        found = store.get(digest(identity))
-    manifest = found.manifest
+                _finish(order, staging, exported, bound, report, stop)
+        manifest = store.get(digest(bound.identity)).manifest
     return Built(
         digest=manifest.digest,
         size=manifest.size,
         fresh=fresh,
-        verdict=manifest.certificate.verdict,
+        certificate=manifest.certificate,
         phases={phase.name: phase.seconds for phase in manifest.phases},
         peak_bytes=manifest.peak_bytes,
-        graph_bytes=len(graph_bytes),
+        graph_bytes=len(exported.data),
         written_bytes=written,
     )
 
 
-def _finish(
+def _exported(order: Order, cache: GraphCache, store: Store, report: Tell, stop: threading.Event) -> _Graph:
+    """The weightless graph of an order, exported by one process if several need it."""
+    place = (order.architecture, order.component.name, dict(order.component.config))
+    file = cache.path(f"{order.architecture}/{order.component.name}", order.component.config, order.precision)
+    lock = store.lock(file.stem)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    report("export", 0.0)
+    with hold(lock, stop=stop):
+        if file.exists():
+            return _Graph(data=file.read_bytes(), seconds=0.0, peak_bytes=0)
+        began = time.monotonic()
+        exported = run_phase(export_by_name, (*place, order.precision), report, stop)
+        cache.keep(file, exported.result)
+        seconds = time.monotonic() - began
+    return _Graph(data=exported.result, seconds=seconds, peak_bytes=exported.peak_bytes)
+
+
+def _bind(
     order: Order,
-    staging: Staging,
-    request: BuildRequest,
-    weights: tuple[BoundTensor, ...],
+    exported: _Graph,
+    tensors: Mapping[str, StoredTensor],
+    tables: Sequence[KeyMap],
     folder: Path,
-    bound: BoundGraph,
-    exported: tuple[float, int],
-    bind_seconds: float,
-    report: Report,
-    stop: threading.Event,
+    report: Tell,
+) -> _Bound:
+    report("bind", 0.0)
+    began = time.monotonic()
+    graph = onnx.load_model_from_string(exported.data)
+    weights = bind(parameters(graph), tensors, tables, folder / SIDE)
+    bound = bind_graph(graph, weights)
+    link_files(bound, folder)
+    onnx.save(bound.proto, folder / GRAPH)
+    request = order.request(folder / GRAPH, compute_precision(order, frozenset(one.dtype for one in weights)))
+    identity = Identity(
+        architecture=order.architecture,
+        component=order.component.name,
+        graph=hashlib.sha256(exported.data).hexdigest(),
+        weights=bound.weights,
+        precision=request.precision,
+        profiles=order.profiles,
+        flags=request.flags,
+        library=order.library,
+        library_version=BUILDERS[order.library].version(),
+        compute_capabilities=order.compute_capabilities,
+    )
+    return _Bound(
+        folder=folder,
+        graph=bound,
+        weights=weights,
+        request=request,
+        identity=identity,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _finish(
+    order: Order, staging: Staging, exported: _Graph, bound: _Bound, report: Tell, stop: threading.Event
 ) -> None:
     """The phases that no earlier build has finished, and publication."""
-    staging.phase_done("export", seconds=exported[0], peak_bytes=exported[1])
-    staging.write(GRAPH, bound.proto.SerializeToString())
-    staging.phase_done("bind", (GRAPH,), seconds=bind_seconds)
-    if staging.done("compile") is None:
-        began = time.monotonic()
-        to_compile = (staging.identity.library, request, staging.path(PLAN))
-        compiled = run_phase(compile_plan, to_compile, lambda share: report("compile", share), stop)
-        staging.phase_done(
-            "compile",
-            (PLAN,),
-            seconds=time.monotonic() - began,
-            peak_bytes=compiled.peak_bytes,
-            log=compiled.result["log"],
-            notes={"parse_seconds": compiled.result["parse_seconds"]},
-        )
-    report("compile", 1.0)
+    if staging.done("export") is None:
+        staging.phase_done("export", seconds=exported.seconds, peak_bytes=exported.peak_bytes)
+    if staging.done("bind") is None:
+        staging.write(GRAPH, bound.graph.proto.SerializeToString())
+        staging.phase_done("bind", (GRAPH,), seconds=bound.seconds)
+    if staging.done("build") is None:
+        report("parse", 0.0)
+        compiled = run_phase(compile_plan, (order.library, bound.request, staging.path(PLAN)), report, stop)
+        took: Compiled = compiled.result
+        staging.phase_done("parse", seconds=took.parse_seconds)
+        staging.phase_done("build", (PLAN,), seconds=took.build_seconds, peak_bytes=compiled.peak_bytes, log=took.log)
+    staging.publish(
+        models=(order.model,),
+        certificate=_certified(order, staging, bound, report, stop),
+        files=(PLAN, GRAPH),
+        reproducible=BUILDERS[order.library].reproducible,
+    )
+
+
+def _certified(order: Order, staging: Staging, bound: _Bound, report: Tell, stop: threading.Event) -> Certificate:
+    if done := staging.done("certify"):
+        return Certificate(verdict=done.notes["verdict"], figures=done.notes["figures"])
+    report("certify", 0.0)
     began = time.monotonic()
     timestep = MIDDLE_TIMESTEP.get(architecture(order.architecture).prediction, 500.0)
     place = (order.architecture, order.component.name, dict(order.component.config))
-    arguments = (*place, folder / GRAPH, weights, order.buckets, timestep)
-    certified = run_phase(certify_by_name, arguments, lambda share: report("certify", share), stop)
-    certificate: Certificate = certified.result
-    staging.phase_done("certify", seconds=time.monotonic() - began, peak_bytes=certified.peak_bytes)
-    staging.publish(
-        models=(order.model,),
-        certificate=certificate,
-        files=(PLAN, GRAPH),
-        reproducible=""
-        if staging.identity.library == "tensorrt-rtx"
-        else f"{PLAN}: kernels are chosen by timing them on the card",
+    arguments: tuple[Any, ...] = (*place, bound.request.graph, bound.weights, order.certified, timestep)
+    certified = run_phase(certify_by_name, arguments, report, stop)
+    left_out = [bucket.label for bucket in order.buckets if bucket not in order.certified]
+    verdict, figures = certified.result.verdict, certified.result.figures | {"left_out": left_out}
+    staging.phase_done(
+        "certify",
+        seconds=time.monotonic() - began,
+        peak_bytes=certified.peak_bytes,
+        notes={"verdict": verdict, "figures": figures},
     )
-    report("certify", 1.0)
-
-
-def _graph(order: Order, cache: GraphCache, report: Report, stop: threading.Event) -> tuple[Path, tuple[float, int]]:
-    """The weightless graph of an order, and what exporting it took: seconds and peak bytes (0: it was there)."""
-    place = (order.architecture, order.component.name, dict(order.component.config))
-    file = cache.path(f"{order.architecture}/{order.component.name}", order.component.config, order.precision)
-    if file.exists():
-        report("export", 1.0)
-        return file, (0.0, 0)
-    report("export", 0.0)
-    began = time.monotonic()
-    exported = run_phase(export_by_name, (*place, order.precision), lambda share: report("export", share), stop)
-    cache.keep(file, exported.result)
-    report("export", 1.0)
-    return file, (time.monotonic() - began, exported.peak_bytes)
-
-
-def export_by_name(family: str, component: str, config: Mapping[str, Any], precision: str, tell: Tell) -> bytes:
-    """A phase: the graph of a network, by names that travel between processes."""
-    del tell  # the exporter does not say how far it is
-    graph: bytes = export_graph(architecture(family).component(component), precision, config).SerializeToString()
-    return graph
-
-
-def compile_plan(library: str, request: BuildRequest, plan: Path, tell: Tell) -> dict[str, Any]:
-    """A phase: compile a bound graph and write the plan."""
-    top: dict[str, float] = {}
-
-    def progress(one: Progress) -> bool:
-        if one.parent is None and one.steps:
-            top[one.phase] = one.done / one.steps
-            tell(min(top.values()))
-        return True
-
-    result = BUILDERS[library].build(request, progress)
-    plan.write_bytes(result.plan)
-    return {"log": result.log, "parse_seconds": result.parse_seconds}
-
-
-def certify_by_name(
-    family: str,
-    component: str,
-    config: Mapping[str, Any],
-    graph: Path,
-    weights: Sequence[BoundTensor],
-    buckets: Sequence[Bucket],
-    timestep: float,
-    tell: Tell,
-) -> Certificate:
-    """A phase: compare a bound graph with PyTorch."""
-    spec: ComponentSpec = architecture(family).component(component).configured(config)
-    return certify(spec, graph, weights, buckets, timestep, tell)
+    return Certificate(verdict=verdict, figures=figures)

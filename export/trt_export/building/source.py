@@ -1,16 +1,17 @@
-"""What a MODEL on the command line stands for: an architecture, its configurations, and files of weights."""
+"""A model that engines are built of: its architecture in the sizes that it has, and where its weights lie."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trt_engines.model import find_models
-from trt_export.architectures.architecture import Architecture
+from trt_export.architectures.architecture import Architecture, ComponentSpec
+from trt_export.architectures.measure import fitted, meta_module
 from trt_export.architectures.registry import architecture
+from trt_export.building.located import Located, locate
 from trt_export.checkpoints.checkpoint import FOLDERS, Checkpoint, open_checkpoint
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.checkpoints.signatures import detect
@@ -21,8 +22,7 @@ class Source:
     """A model that engines are built of."""
 
     name: str
-    architecture: Architecture
-    configs: Mapping[str, Mapping[str, Any]]  # of each component
+    architecture: Architecture  # its components with the model's own configurations, parameters and costs
     checkpoint: Checkpoint
 
 
@@ -36,30 +36,33 @@ def open_source(model: str, models: Path | None = None, family: str | None = Non
 
     Raises: UnreadableCheckpoint, UnknownArchitecture, ModelUnusable.
     """
-    known = find_models([models] if models else [])
-    if found := known.get(model):
-        return _source(found.name, found.folder, family or found.architecture)
-    path = Path(model).expanduser()
-    if not path.exists():
-        names = ", ".join(sorted(known)) or "none"
-        raise UnreadableCheckpoint(f"{model!r} is neither a file, a folder nor a known model; known are {names}")
-    return _source(path.name if path.is_dir() else path.stem, path, family)
+    return open_located(locate(model, models), family)
 
 
-def _source(name: str, path: Path, family: str | None) -> Source:
-    checkpoint = open_checkpoint(path)
-    entry = architecture(family or detect(checkpoint))
-    configs = {}
-    for component in entry.components:
-        folder = next((one for one in FOLDERS[component.name] if one in checkpoint.parts), None)
-        configs[component.name] = _config(path / folder / "config.json") if folder else component.config
-    return Source(name=name, architecture=entry, configs=configs, checkpoint=checkpoint)
+def open_located(located: Located, family: str | None = None) -> Source:
+    """As `open_source`, of a model that was found. Raises: UnreadableCheckpoint, UnknownArchitecture."""
+    checkpoint = open_checkpoint(located.path)
+    entry = architecture(family or located.family or detect(checkpoint))
+    components = tuple(_component(one, checkpoint) for one in entry.components)
+    return Source(name=located.name, architecture=replace(entry, components=components), checkpoint=checkpoint)
+
+
+def _component(component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
+    """The component as the model has it; a single file says no configuration, and has the architecture's own."""
+    folder = next((one for one in FOLDERS[component.name] if one in checkpoint.parts), None)
+    if folder is None:
+        return component
+    component = component.configured(_config(checkpoint.path / folder / "config.json"))
+    parameters = sum(weight.numel() for weight in meta_module(component).parameters())
+    if parameters == component.parameters:
+        return component
+    return replace(component, parameters=parameters, cost=fitted(component))  # a smaller model of the family
 
 
 def _config(file: Path) -> dict[str, Any]:
     """A network's configuration without the library's notes on it."""
     try:
-        read = json.loads(file.read_bytes())
+        read: Mapping[str, Any] = json.loads(file.read_bytes())
     except (OSError, ValueError) as exc:
         raise UnreadableCheckpoint(f"{file} cannot be read as a network's configuration: {exc}") from exc
     return {key: value for key, value in read.items() if not key.startswith("_")}

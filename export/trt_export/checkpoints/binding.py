@@ -77,6 +77,22 @@ def bind(
     return tuple(_moved(tensor, moved) for tensor in bound)
 
 
+def stored_types(
+    parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
+) -> frozenset[str]:
+    """Types in which a checkpoint holds the weights of a network, in safetensors' words, as far as it has them.
+
+    Args: as those of `bind`.
+
+    Raises: WeightsMissing: it has none of them.
+    """
+    names = {name.removeprefix(PREFIX): shape for name, shape in parameters.items()}
+    lookup, prefix = _layout(names, tensors, tables)
+    places = (lookup.by_library(name) for name in names)
+    found = (tensors.get(prefix + place.stored) for place in places if place is not None)
+    return frozenset(stored.dtype for stored in found if stored is not None)
+
+
 def _layout(
     names: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
 ) -> tuple[Lookup, str]:

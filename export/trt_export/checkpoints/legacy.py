@@ -9,7 +9,7 @@ import resource
 import shlex
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from trt_engines.store.files import megabytes, whole_file
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
-from trt_export.child import own_memory, run_phase
+from trt_export.child import Tell, own_memory, run_phase
 
 PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 """Endings of files that PyTorch's own `save` writes."""
@@ -76,16 +76,16 @@ def convert(source: Path, target: Path) -> int:
 
     Returns: bytes written. Raises: PhaseFailed: the file is damaged, asks for code, or is not of weights.
     """
-    return int(run_phase(convert_here, (source, target), lambda _share: None, threading.Event()).result)
+    return int(run_phase(convert_here, (source, target), lambda _step, _share: None, threading.Event()).result)
 
 
-def convert_here(source: Path, target: Path, tell: Callable[[float], None]) -> int:
+def convert_here(source: Path, target: Path, tell: Tell) -> int:
     """As `convert`, in this process, which keeps the bounds from then on. Raises: UnreadableCheckpoint, StoreFull."""
     bound(_size(source))
     return convert_unbound(source, target, tell)
 
 
-def convert_unbound(source: Path, target: Path, tell: Callable[[float], None]) -> int:
+def convert_unbound(source: Path, target: Path, tell: Tell) -> int:
     """As `convert_here`, for files that are known to be of a decent size. Raises: UnreadableCheckpoint, StoreFull."""
     size = _size(source)
     tensors = weights_of(_load(source), source)
@@ -139,14 +139,14 @@ def _load(source: Path) -> Any:
         raise UnreadableCheckpoint(f"{source} is damaged or no checkpoint: {exc!r:.300}; download it again") from exc
 
 
-def _write(target: Path, tensors: Mapping[str, torch.Tensor], total: int, tell: Callable[[float], None]) -> int:
+def _write(target: Path, tensors: Mapping[str, torch.Tensor], total: int, tell: Tell) -> int:
     header = encode_header({name: (WORDS[one.dtype], tuple(one.shape)) for name, one in tensors.items()})
     written = 0
     with whole_file(target, f"{target.name} ({megabytes(total)})") as stream:
         stream.write(header)
         for data in map(_bytes, tensors.values()):
             written += stream.write(data)
-            tell(written / max(total, 1))
+            tell("convert", written / max(total, 1))
     return len(header) + written
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -36,46 +37,57 @@ def _product(folder: Path, element: int) -> Path:
 
 
 def test_nothing_speaks_against_a_small_build_on_a_large_machine(request_for: Requests) -> None:
-    assert obstacles(TensorRtRtx(), request_for(), GB, LARGE) == ()
+    assert obstacles(TensorRtRtx(), request_for(), GB, LARGE, None) == ()
 
 
 @pytest.mark.parametrize(
     ("machine", "reason"),
     [
-        (Machine(memory_bytes=16 * GB, disk_bytes=100 * GB), "18.6 GB of memory and 16.0 GB are free; .*--jobs"),
-        (Machine(memory_bytes=64 * GB, disk_bytes=5 * GB), "5.5 GB and 5.0 GB are free where engines .*prune"),
+        (Machine(memory_bytes=16 * GB, disk_bytes=100 * GB), "17.0 GB of memory and 16.0 GB are free; .*--jobs"),
+        (Machine(memory_bytes=64 * GB, disk_bytes=49 * GB // 10), "5.0 GB and 4.9 GB are free where engines .*prune"),
     ],
 )
 def test_too_little_memory_or_disk_is_told_with_both_numbers(
     request_for: Requests, machine: Machine, reason: str
 ) -> None:
-    (found,) = obstacles(TensorRtRtx(), request_for(), 5 * GB, machine)
+    (found,) = obstacles(TensorRtRtx(), request_for(), 5 * GB, machine, None)
 
     assert re.search(reason, found)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_a_missing_package_is_told_with_its_command(request_for: Requests) -> None:
-    (found,) = obstacles(TensorRt(), request_for(compute_capabilities=(90,)), GB, LARGE)
+    machine = replace(LARGE, cards=frozenset({90}))
+
+    (found,) = obstacles(TensorRt(), request_for(compute_capabilities=(90,)), GB, machine, None)
 
     assert "pip install tensorrt-cu13" in found
+
+
+def test_a_library_that_builds_on_the_card_alone_is_refused_where_the_card_is_not(request_for: Requests) -> None:
+    machine = replace(LARGE, cards=frozenset({86}))
+
+    found = obstacles(TensorRt(), request_for(compute_capabilities=(90,)), GB, machine, None)
+
+    assert "which has SM86 and not SM90" in found[-1]
 
 
 def test_every_reason_is_told_at_once(request_for: Requests) -> None:
     request = request_for(compute_capabilities=(61,))
 
-    found = obstacles(TensorRtRtx(), request, 5 * GB, Machine(memory_bytes=GB, disk_bytes=GB))
+    found = obstacles(TensorRtRtx(), request, 5 * GB, Machine(memory_bytes=GB, disk_bytes=GB), None)
 
     assert len(found) == 3
 
 
-def test_a_float32_product_is_refused_for_turing_and_its_node_named(tmp_path: Path, request_for: Requests) -> None:
-    graph = _product(tmp_path, TensorProto.FLOAT)
+def test_a_float32_product_is_refused_for_turing_and_named(tmp_path: Path, request_for: Requests) -> None:
+    product = float32_product(_product(tmp_path, TensorProto.FLOAT))
+    assert product == "product"
 
-    (found,) = obstacles(TensorRtRtx(), request_for(graph=graph, compute_capabilities=(75, 86)), GB, LARGE)
+    (found,) = obstacles(TensorRtRtx(), request_for(compute_capabilities=(75, 86)), GB, LARGE, product)
 
-    assert "'product' of product.onnx" in found
-    assert obstacles(TensorRtRtx(), request_for(graph=graph), GB, LARGE) == ()
+    assert "no float32 matrix product for SM75, and 'product' is one" in found
+    assert obstacles(TensorRtRtx(), request_for(), GB, LARGE, product) == ()
 
 
 def test_a_half_precision_product_is_no_float32_product(tmp_path: Path) -> None:

@@ -183,6 +183,17 @@ def test_an_archive_of_a_newer_worker_is_refused(there: Store, archive: Path, tm
     assert is_untouched(there)
 
 
+def test_an_engine_that_a_newer_worker_wrote_is_not_replaced_by_an_import(there: Store, archive: Path) -> None:
+    here = import_engine(there, archive)
+    path = here.folder / "manifest.json"
+    newer = json.dumps(json.loads(path.read_bytes()) | {"schema": 99})
+    path.write_text(newer)
+
+    with pytest.raises(NewerManifest, match="update this worker"):
+        import_engine(there, archive)
+    assert path.read_text() == newer
+
+
 @pytest.mark.parametrize(
     "extra",
     [

@@ -7,13 +7,14 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from trt_engines.store.errors import DamagedEngine, StoreFull
+from trt_engines.store.errors import DamagedEngine, StoreFull, WaitingStopped
 from trt_engines.store.identity import Identity, digest
 from trt_engines.store.manifest import Certificate
 from trt_engines.store.store import Store
@@ -27,6 +28,7 @@ PASSED = Certificate(verdict="passed")
 # Builds in two phases. Tells each on stdout; before it begins and after each phase it waits for a line on stdin.
 BUILDER = """
 import sys
+import threading
 from pathlib import Path
 from trt_engines.store.identity import Identity
 from trt_engines.store.manifest import Certificate
@@ -261,6 +263,7 @@ exec "$2" -c "$3" "$1"
 
 ON_A_FULL_DISK = """
 import sys
+import threading
 from pathlib import Path
 from trt_engines.store.errors import StoreFull
 from trt_engines.store.identity import Identity
@@ -314,3 +317,30 @@ def test_a_disk_that_is_really_full_says_so_and_is_freed_by_pruning(tmp_path: Pa
     assert answer.returncode == 0, answer.stderr
     assert "no room for engine.plan (1.5 MB)" in answer.stdout
     assert "No space left on device" in answer.stdout
+
+
+def test_waiting_for_another_process_ends_when_the_caller_is_told_to_stop(store: Store, bare: Identity) -> None:
+    stop = threading.Event()
+    with builder(store) as other:
+        assert said(other) == "exporting"
+
+        with (
+            pytest.raises(WaitingStopped, match="another process"),
+            store.building(bare, on_wait=lambda _pid: stop.set(), stop=stop),
+        ):
+            pass
+
+        go_on(other)
+        assert said(other) == "building"
+
+
+def test_scratch_is_gone_after_its_use_and_what_a_killed_build_left_before_the_next_one(store: Store) -> None:
+    (store.root / "scratch" / "left by a killed build").mkdir(parents=True)
+
+    with store.scratch() as first:
+        (first / "weights").write_bytes(b"w")
+        with store.scratch() as second:  # of a build beside it, which leaves the first one alone
+            assert sorted((store.root / "scratch").iterdir()) == sorted([first, second])
+            assert (first / "weights").exists()
+
+    assert not list((store.root / "scratch").iterdir())

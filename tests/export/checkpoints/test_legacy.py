@@ -30,7 +30,7 @@ class Malicious:
         return os.system, (f"touch {self.marker}",)
 
 
-def silent(_share: float) -> None:
+def silent(_step: str, _share: float) -> None:
     """Takes the progress of a conversion."""
 
 

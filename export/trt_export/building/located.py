@@ -1,0 +1,74 @@
+"""Where the model lies that a MODEL on the command line stands for, and whether it changed: read without PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_engines.model import find_models, read_model
+from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+
+HEAD = 2**20
+"""Bytes at a file's start that are looked at: the header of a safetensors file, or most of it."""
+
+READ = frozenset({".safetensors", ".sft", ".json"})
+"""Files of a model's folder that decide its engines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A model on disk."""
+
+    name: str
+    path: Path
+    family: str | None = None  # its architecture, where it is known without looking at its weights
+
+
+def locate(model: str, models: Path | None = None) -> Located:
+    """The model of a name, or at a path.
+
+    Args:
+        model: a model folder's name; or a path: a model folder, a diffusers folder or a safetensors file.
+        models: folder of further model folders.
+
+    Raises: UnreadableCheckpoint, ModelUnusable.
+    """
+    known = find_models([models] if models else [])
+    if found := known.get(model):
+        return Located(name=found.name, path=found.folder, family=found.architecture)
+    path = Path(model).expanduser()
+    if not path.exists():
+        names = ", ".join(sorted(known)) or "none"
+        raise UnreadableCheckpoint(f"{model!r} is neither a file, a folder nor a known model; known are {names}")
+    if (path / "model.json").is_file():
+        described = read_model(path)
+        return Located(name=described.name, path=path.absolute(), family=described.architecture)
+    return Located(name=path.name if path.is_dir() else path.stem, path=path.absolute())
+
+
+def known_models(models: Path | None = None) -> tuple[Located, ...]:
+    """The models that ship and those of a folder, by name. Raises: ModelUnusable."""
+    found = find_models([models] if models else []).values()
+    return tuple(
+        Located(name=one.name, path=one.folder, family=one.architecture)
+        for one in sorted(found, key=lambda one: one.name)
+    )
+
+
+def fingerprint(located: Located) -> str:
+    """SHA-256 over what tells that a model's files changed: names, sizes, times and how each begins.
+
+    Weights are not read: a file that was changed in place without its time is taken for the old one.
+
+    Raises: OSError.
+    """
+    total = hashlib.sha256()
+    root = located.path
+    files = sorted(file for file in root.rglob("*") if file.suffix in READ) if root.is_dir() else [root]
+    for file in files:
+        status = file.stat()
+        total.update(f"{file}\n{status.st_size} {status.st_mtime_ns}\n".encode())
+        with file.open("rb") as stream:
+            total.update(stream.read(HEAD))
+    return total.hexdigest()

@@ -1,0 +1,40 @@
+"""The phases that need PyTorch, by names that travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trt_engines.bucket import Bucket
+from trt_engines.store.manifest import Certificate
+from trt_export.architectures.architecture import ComponentSpec
+from trt_export.architectures.registry import architecture
+from trt_export.checkpoints.binding import BoundTensor
+from trt_export.child import Tell
+
+
+def export_by_name(family: str, component: str, config: Mapping[str, Any], precision: str, tell: Tell) -> bytes:
+    """The graph of a network."""
+    from trt_export.graphs.exporter import export_graph
+
+    del tell  # the exporter does not say how far it is
+    graph: bytes = export_graph(architecture(family).component(component), precision, config).SerializeToString()
+    return graph
+
+
+def certify_by_name(
+    family: str,
+    component: str,
+    config: Mapping[str, Any],
+    graph: Path,
+    weights: Sequence[BoundTensor],
+    buckets: Sequence[Bucket],
+    timestep: float,
+    tell: Tell,
+) -> Certificate:
+    """How a bound graph compares with PyTorch."""
+    from trt_export.building.certificate import certify
+
+    spec: ComponentSpec = architecture(family).component(component).configured(config)
+    return certify(spec, graph, weights, buckets, timestep, tell)

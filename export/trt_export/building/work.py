@@ -1,0 +1,77 @@
+"""What is to be built of a model, and what stands in the way: known before anything is exported."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trt_engines.builders.preflight import Machine
+from trt_engines.errors import EngineError
+from trt_engines.profiles.histogram import read_histogram
+from trt_engines.store.store import Store
+from trt_export.architectures.registry import UnknownArchitecture
+from trt_export.building.asked import Asked
+from trt_export.building.engine import Built, build_engine
+from trt_export.building.located import Located
+from trt_export.building.obstacles import obstacles_of
+from trt_export.building.order import Order, orders_for
+from trt_export.building.source import Source, open_located
+from trt_export.checkpoints.maps.registry import key_maps
+from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.child import Tell
+from trt_export.plan import Limits, default_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is to be built of one model."""
+
+    located: Located
+    source: Source | None  # None: it cannot be opened
+    orders: tuple[Order, ...]  # that nothing known speaks against
+    problems: tuple[str, ...]  # why the rest of it cannot be built, each with what it is about
+
+
+def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
+    """The engines of a model and the problems. Raises: HistogramUnusable."""
+    histogram = read_histogram(asked.histogram) if asked.histogram else None
+    try:
+        source = open_located(located, asked.family)
+    except (UnreadableCheckpoint, UnknownArchitecture, EngineError) as exc:
+        return Work(located=located, source=None, orders=(), problems=(f"{located.name}: {exc}",))
+    free = machine.disk_bytes if asked.disk_bytes is None else min(asked.disk_bytes, machine.disk_bytes)
+    orders, plans = orders_for(
+        source,
+        asked.targets,
+        Limits(disk_bytes=free, host_bytes=machine.memory_bytes, profiles=asked.profiles),
+        histogram or default_for(source.architecture),
+        library=asked.library,
+        refittable=asked.refittable,
+        components=asked.components,
+    )
+    problems = [f"{located.name} on {plan.card}: {text}" for plan in plans for text in plan.unserved]
+    problems += [f"{located.name}: {text}" for text in _unknown(asked, source)]
+    possible = []
+    for order in orders:
+        if reasons := obstacles_of(order, source, machine):
+            problems += [f"{order.label}: {reason}" for reason in reasons]
+        else:
+            possible.append(order)
+    return Work(located=located, source=source, orders=tuple(possible), problems=tuple(dict.fromkeys(problems)))
+
+
+def _unknown(asked: Asked, source: Source) -> Iterator[str]:
+    known = [one.name for one in source.architecture.components]
+    for name in asked.components:
+        if name not in known:
+            yield f"{source.architecture.name} has no {name!r}; it has {', '.join(known)}"
+
+
+def build_order(
+    order: Order, source: Source, store: Store, machine: Machine, stop: threading.Event, tell: Tell
+) -> Built:
+    """One engine of a model. Raises: as `build_engine`."""
+    tensors = source.checkpoint.of(order.component.name)
+    tables = key_maps(order.architecture, order.component.name)
+    return build_engine(order, tensors, tables, store, machine, tell, stop)

@@ -1,0 +1,37 @@
+"""Options that `build` and `plan` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Gpus = Annotated[
+    list[str] | None,
+    typer.Option("--gpu", help='A card ("RTX 3060") or SM86; once for each. Without it, the cards of this machine.'),
+]
+HistogramFile = Annotated[
+    Path | None, typer.Option("--histogram", help="Tally of jobs; a default one per architecture otherwise.")
+]
+DiskGb = Annotated[
+    float | None, typer.Option("--disk-gb", min=0, help="Disk for the engines of a model; all that is free otherwise.")
+]
+VramGb = Annotated[
+    float | None, typer.Option("--vram-gb", min=0, help="Memory to use of each card; all of it otherwise.")
+]
+Profiles = Annotated[int, typer.Option("--profiles", min=1, help="Most profiles of one engine.")]
+ModelsFolder = Annotated[
+    Path | None, typer.Option("--models", envvar="TRT_WORKER_MODELS", help="Folder of further model folders.")
+]
+Family = Annotated[
+    str | None, typer.Option("--architecture", help="Of the checkpoints, where their files do not say it.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+PROFILES = 6
+
+
+def in_bytes(gigabytes: float | None) -> int | None:
+    """Bytes of a figure in GB."""
+    return None if gigabytes is None else int(gigabytes * 1e9)
