@@ -1,17 +1,22 @@
-"""A network and its weightless graph computed side by side: how far their results are apart."""
+"""A network with lively weights and its graph: computed side by side, and joined as a checkpoint would be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from trt_export.architectures.architecture import ComponentSpec, Kind, Quantity, Tensor
-from trt_export.graphs.exporter import parameters
+from trt_export.checkpoints.binding import bind
+from trt_export.checkpoints.safetensors_file import read_header
+from trt_export.graphs.bound import bind_graph, link_files
+from trt_export.graphs.exporter import TYPES, parameters
 
 Sizes = Mapping[Quantity, int]
 
@@ -83,6 +88,26 @@ def worst_difference(
             reference = other.numpy()
             errors.append(np.abs(one - reference).max() / np.abs(reference).max())
     return float(np.max(errors))  # NaN if any is
+
+
+def write_bound(graph: onnx.ModelProto, module: nn.Module, precision: str, folder: Path) -> Path:
+    """A graph with the module's weights in a file beside it, as a builder reads it.
+
+    Args:
+        precision: of the graph and of the weights that are written.
+        folder: an empty one.
+    """
+    state, checkpoint = module.state_dict(), folder / "module.safetensors"
+    contiguous = torch.contiguous_format
+    weights = {
+        name: torch.clone(state[name].to(TYPES[precision]), memory_format=contiguous) for name in parameters(graph)
+    }
+    save_file(weights, checkpoint)
+    bound = bind_graph(graph, bind(parameters(graph), read_header(checkpoint), (), folder / "side.safetensors"))
+    link_files(bound, folder)
+    file = folder / "graph.onnx"
+    onnx.save(bound.proto, file)
+    return file
 
 
 def _session(graph: onnx.ModelProto, module: nn.Module) -> onnxruntime.InferenceSession:

@@ -6,19 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import tensorrt_rtx as trt
-import torch
-from safetensors.torch import save_file
 
 from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import ARCHITECTURES
-from trt_export.checkpoints.binding import bind
-from trt_export.checkpoints.safetensors_file import read_header
-from trt_export.graphs.bound import bind_graph, link_files
-from trt_export.graphs.exporter import TYPES, export_graph, parameters
-from trt_export.parity import lively_module, worst_difference
+from trt_export.graphs.exporter import export_graph
+from trt_export.parity import lively_module, worst_difference, write_bound
 
 
 def _networks(key: Callable[[ComponentSpec], Any]) -> list[Any]:
@@ -40,21 +34,10 @@ def test_a_graph_computes_what_pytorch_computes_at_other_sizes_and_rows(componen
 @pytest.mark.parametrize("component", _networks(lambda one: one.make))
 def test_tensorrt_rtx_parses_the_graph_in_its_best_precision(component: ComponentSpec, tmp_path: Path) -> None:
     precision = component.precisions[0]
-    graph, folder = export_graph(component, precision), tmp_path / "graph"
-    folder.mkdir()
-    state = lively_module(component).to(TYPES[precision]).state_dict()
-    weights = {name: torch.clone(state[name], memory_format=torch.contiguous_format) for name in parameters(graph)}
-    save_file(weights, tmp_path / "w.safetensors")
-    bound = bind_graph(
-        graph, bind(parameters(graph), read_header(tmp_path / "w.safetensors"), (), tmp_path / "side.safetensors")
-    )
-    link_files(bound, folder)
-    onnx.save(bound.proto, folder / "graph.onnx")
+    graph = write_bound(export_graph(component, precision), lively_module(component), precision, tmp_path)
 
     logger = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(logger).create_network(0)
     parser = trt.OnnxParser(network, logger)
 
-    assert parser.parse_from_file(str(folder / "graph.onnx")), [
-        parser.get_error(number).desc() for number in range(parser.num_errors)
-    ]
+    assert parser.parse_from_file(str(graph)), [parser.get_error(number).desc() for number in range(parser.num_errors)]
