@@ -77,7 +77,7 @@ if [[ ${1:-} == test ]]; then
         exec "$venv/bin/python" -m pytest "$@"
     fi
     "$venv/bin/poe" check
-    exec "$venv/bin/python" -m pytest
+    exec "$venv/bin/poe" test
 fi
 
 set_up ''

@@ -73,9 +73,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """A compiled engine and what compiling it took."""
+    """What compiling took, besides the plan that it wrote."""
 
-    plan: bytes
     log: tuple[str, ...]  # warnings and errors of the library
     parse_seconds: float
     build_seconds: float
@@ -110,10 +109,10 @@ class EngineBuilder(Protocol):
     def refuses(self, request: BuildRequest) -> str | None:
         """Why this library cannot build it, in an operator's words; None: nothing known speaks against it."""
 
-    def build(self, request: BuildRequest, progress: Report) -> BuildResult:
-        """Compile.
+    def build(self, request: BuildRequest, plan: Path, progress: Report) -> BuildResult:
+        """Compile, and write the engine to `plan`, which is whole afterwards, or as before where this raises.
 
-        Raises: BuildFailed, BuildCancelled, BuilderMissing.
+        Raises: BuildFailed, BuildCancelled, BuilderMissing, StoreFull, OSError.
         """
 
 

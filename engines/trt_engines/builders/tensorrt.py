@@ -6,6 +6,7 @@ are chosen by timing them, so it is not expected to be).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trt_engines.builders.builder import BuildFailed, BuildRequest, BuildResult, Report
@@ -39,12 +40,12 @@ class TensorRt:
             )
         return None
 
-    def build(self, request: BuildRequest, progress: Report) -> BuildResult:
-        """Compile. Raises: BuildFailed, BuildCancelled, BuilderMissing."""
+    def build(self, request: BuildRequest, plan: Path, progress: Report) -> BuildResult:
+        """Compile. Raises: BuildFailed, BuildCancelled, BuilderMissing, StoreFull, OSError."""
         if reason := self.refuses(request):
             raise BuildFailed(f"{request.graph.name}: {reason}")
         # The card is the target: there is nothing to name. Preflight has compared it with the request.
-        return compile_graph(self._module(), request, progress, lambda config: None)
+        return compile_graph(self._module(), request, plan, progress, lambda config: None)
 
     def _module(self) -> Any:
         return load("tensorrt", self.install)

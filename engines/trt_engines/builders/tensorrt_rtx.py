@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 from trt_engines.builders.builder import BuildFailed, BuildRequest, BuildResult, Report
@@ -44,8 +45,8 @@ class TensorRtRtx:
             )
         return None
 
-    def build(self, request: BuildRequest, progress: Report) -> BuildResult:
-        """Compile. Raises: BuildFailed, BuildCancelled, BuilderMissing."""
+    def build(self, request: BuildRequest, plan: Path, progress: Report) -> BuildResult:
+        """Compile. Raises: BuildFailed, BuildCancelled, BuilderMissing, StoreFull, OSError."""
         trt = self._module()
         if reason := self.refuses(request):
             raise BuildFailed(f"{request.graph.name}: {reason}")
@@ -56,7 +57,7 @@ class TensorRtRtx:
                 if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index):
                     raise BuildFailed(f"{request.graph.name}: TensorRT-RTX {trt.__version__} refused the target SM{sm}")
 
-        return compile_graph(trt, request, progress, target)
+        return compile_graph(trt, request, plan, progress, target)
 
     def _module(self) -> Any:
         return load("tensorrt_rtx", self.install)

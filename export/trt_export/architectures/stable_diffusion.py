@@ -208,10 +208,12 @@ _SDXL: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 2816,
 }
 _SMALL_SDXL: dict[str, Any] = {
-    "block_out_channels": (16, 32, 32),
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
-    "transformer_layers_per_block": (1, 1, 2),
-    "attention_head_dim": (2, 4, 4),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (2, 4),
     "cross_attention_dim": 32,
     "norm_num_groups": 8,
     "addition_time_embed_dim": 8,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
-from trt_engines.builders.builder import PARSE, BuildRequest, EngineBuilder, Progress
+from trt_engines.builders.builder import PARSE, BuildRequest, BuildResult, EngineBuilder, Progress
 from trt_engines.builders.tensorrt import TensorRt
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
-from trt_engines.store.files import write_whole
 from trt_export.child import Tell
 
 BUILDERS: dict[str, EngineBuilder] = {builder.name: builder for builder in (TensorRtRtx(), TensorRt())}
@@ -18,23 +16,12 @@ LEAST_STEP = 0.01
 """Share of a phase that is worth telling."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
-    """What compiling took, besides the plan that it wrote."""
-
-    log: tuple[str, ...]
-    parse_seconds: float
-    build_seconds: float
-
-
-def compile_plan(library: str, request: BuildRequest, plan: Path, tell: Tell) -> Compiled:
+def compile_plan(library: str, request: BuildRequest, plan: Path, tell: Tell) -> BuildResult:
     """Compile a bound graph and write the plan, telling "parse" and "build" apart.
 
     Raises: BuildFailed, BuilderMissing, StoreFull, OSError.
     """
-    result = BUILDERS[library].build(request, Shares(tell).take)
-    write_whole(plan, result.plan)
-    return Compiled(log=result.log, parse_seconds=result.parse_seconds, build_seconds=result.build_seconds)
+    return BUILDERS[library].build(request, plan, Shares(tell).take)
 
 
 class Shares:

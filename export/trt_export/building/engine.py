@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from trt_engines.builders.builder import BuildRequest
+from trt_engines.builders.builder import BuildRequest, BuildResult
 from trt_engines.builders.preflight import Machine, float32_product, obstacles
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.store.identity import Identity, digest
@@ -21,7 +21,7 @@ from trt_engines.store.manifest import Certificate
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
 from trt_export.architectures.registry import architecture
-from trt_export.building.compiling import BUILDERS, Compiled, compile_plan
+from trt_export.building.compiling import BUILDERS, compile_plan
 from trt_export.building.obstacles import compute_precision
 from trt_export.building.order import Order
 from trt_export.building.phases import certify_by_name, export_by_name
@@ -197,7 +197,7 @@ def _finish(
     if staging.done("build") is None:
         report("parse", 0.0)
         compiled = run_phase(compile_plan, (order.library, bound.request, staging.path(PLAN)), report, stop)
-        took: Compiled = compiled.result
+        took: BuildResult = compiled.result
         staging.phase_done("parse", seconds=took.parse_seconds)
         staging.phase_done("build", (PLAN,), seconds=took.build_seconds, peak_bytes=compiled.peak_bytes, log=took.log)
     staging.publish(

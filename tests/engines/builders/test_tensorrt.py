@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,9 @@ INSTALLED = importlib.util.find_spec("tensorrt") is not None
 
 
 @pytest.mark.skipif(INSTALLED, reason="TensorRT is installed")
-def test_a_missing_library_is_told_with_the_command_that_installs_it(request_for: Requests) -> None:
+def test_a_missing_library_is_told_with_the_command_that_installs_it(request_for: Requests, tmp_path: Path) -> None:
     with pytest.raises(BuilderMissing, match=r"pip install tensorrt-cu13 --extra-index-url"):
-        TensorRt().build(request_for(), keep_going)
+        TensorRt().build(request_for(), tmp_path / "plan", keep_going)
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,11 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(request_for
         ({"compute_capabilities": (75,), "precision": "bfloat16"}, "SM75 cannot compute in bfloat16"),
     ],
 )
-def test_what_cannot_work_is_refused(request_for: Requests, changes: dict[str, object], reason: str) -> None:
+def test_what_cannot_work_is_refused(
+    request_for: Requests, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
     with pytest.raises(BuildFailed, match=reason):
-        TensorRt().build(request_for(**changes), keep_going)
+        TensorRt().build(request_for(**changes), tmp_path / "plan", keep_going)
 
 
 def test_a_hopper_card_is_not_refused(request_for: Requests) -> None:

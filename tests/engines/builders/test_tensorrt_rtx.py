@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from onnx import TensorProto
@@ -15,47 +19,72 @@ from trt_engines.store.identity import InputRange
 Requests = Callable[..., BuildRequest]
 
 
-def test_a_graph_is_compiled_for_several_kinds_of_cards_at_once(request_for: Requests) -> None:
-    result = TensorRtRtx().build(request_for(compute_capabilities=(75, 86, 89)), keep_going)
+def _plan(request: BuildRequest, file: Path) -> bytes:
+    """The engine of a request."""
+    TensorRtRtx().build(request, file, keep_going)
+    return file.read_bytes()
 
-    assert len(result.plan) > 1000
+
+def test_a_graph_is_compiled_for_several_kinds_of_cards_at_once(request_for: Requests, tmp_path: Path) -> None:
+    result = TensorRtRtx().build(request_for(compute_capabilities=(75, 86, 89)), tmp_path / "plan", keep_going)
+
+    assert (tmp_path / "plan").stat().st_size > 1000
     assert result.build_seconds > 0
 
 
-def test_the_same_request_gives_the_same_bytes(request_for: Requests) -> None:
-    request = request_for()
-
-    assert TensorRtRtx().build(request, keep_going).plan == TensorRtRtx().build(request, keep_going).plan
+def test_the_same_request_gives_the_same_bytes(request_for: Requests, tmp_path: Path) -> None:
+    assert _plan(request_for(), tmp_path / "one") == _plan(request_for(), tmp_path / "two")
 
 
-def test_several_profiles_make_another_engine_than_one(request_for: Requests) -> None:
+def test_several_profiles_make_another_engine_than_one(request_for: Requests, tmp_path: Path) -> None:
     small = InputRange(name="x", min=(1, 4, 8, 8), opt=(1, 4, 8, 8), max=(1, 4, 8, 8))
     large = InputRange(name="x", min=(1, 4, 16, 16), opt=(1, 4, 32, 32), max=(8, 4, 64, 64))
 
-    one = TensorRtRtx().build(request_for(profiles=((small,),)), keep_going)
-    two = TensorRtRtx().build(request_for(profiles=((small,), (large,))), keep_going)
+    one = _plan(request_for(profiles=((small,),)), tmp_path / "one")
+    two = _plan(request_for(profiles=((small,), (large,))), tmp_path / "two")
 
-    assert one.plan != two.plan
+    assert one != two
 
 
-def test_progress_is_told_in_steps_of_named_phases(request_for: Requests) -> None:
+def test_an_engine_that_finds_no_room_is_told_and_nothing_of_it_stays(request_for: Requests, tmp_path: Path) -> None:
+    script = """
+import pickle, resource, sys
+from pathlib import Path
+from trt_engines.builders.builder import keep_going
+from trt_engines.builders.tensorrt_rtx import TensorRtRtx
+from trt_engines.store.errors import StoreFull
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    TensorRtRtx().build(pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2]), keep_going)
+except StoreFull as exc:
+    print(exc)
+"""
+    command = [sys.executable, "-c", script, pickle.dumps(request_for()).hex(), str(tmp_path / "plan")]
+
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert "the engine of small.onnx" in told
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_progress_is_told_in_steps_of_named_phases(request_for: Requests, tmp_path: Path) -> None:
     seen: list[Progress] = []
 
-    TensorRtRtx().build(request_for(), lambda progress: seen.append(progress) or True)  # type: ignore[func-returns-value]
+    TensorRtRtx().build(request_for(), tmp_path / "plan", lambda progress: seen.append(progress) or True)  # type: ignore[func-returns-value]
 
     assert seen
     assert all(0 <= one.done <= one.steps and one.phase for one in seen)
     assert any(one.done == one.steps for one in seen)
 
 
-def test_a_report_that_says_no_stops_the_build(request_for: Requests) -> None:
+def test_a_report_that_says_no_stops_the_build(request_for: Requests, tmp_path: Path) -> None:
     with pytest.raises(BuildCancelled, match=r"small\.onnx was stopped"):
-        TensorRtRtx().build(request_for(), lambda progress: False)
+        TensorRtRtx().build(request_for(), tmp_path / "plan", lambda progress: False)
 
 
-def test_an_operator_that_the_library_lacks_is_named_with_its_node(request_for: Requests) -> None:
+def test_an_operator_that_the_library_lacks_is_named_with_its_node(request_for: Requests, tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match=r"node 'last' \(Det\) cannot be compiled"):
-        TensorRtRtx().build(request_for(operator="Det"), keep_going)
+        TensorRtRtx().build(request_for(operator="Det"), tmp_path / "plan", keep_going)
 
 
 @pytest.mark.parametrize(
@@ -71,18 +100,18 @@ def test_an_operator_that_the_library_lacks_is_named_with_its_node(request_for: 
     ],
 )
 def test_a_profile_that_does_not_suit_the_graph_is_an_error_that_says_how(
-    request_for: Requests, ranges: tuple[InputRange, ...], reason: str
+    request_for: Requests, tmp_path: Path, ranges: tuple[InputRange, ...], reason: str
 ) -> None:
     with pytest.raises(BuildFailed, match=reason):
-        TensorRtRtx().build(request_for(profiles=(ranges,) if ranges else ()), keep_going)
+        TensorRtRtx().build(request_for(profiles=(ranges,) if ranges else ()), tmp_path / "plan", keep_going)
 
 
-def test_a_profile_for_an_input_that_the_graph_lacks_is_an_error(request_for: Requests) -> None:
+def test_a_profile_for_an_input_that_the_graph_lacks_is_an_error(request_for: Requests, tmp_path: Path) -> None:
     x = InputRange(name="x", min=(1, 4, 8, 8), opt=(1, 4, 8, 8), max=(1, 4, 8, 8))
     z = InputRange(name="z", min=(1,), opt=(1,), max=(1,))
 
     with pytest.raises(BuildFailed, match="for an input 'z', and the graph has x"):
-        TensorRtRtx().build(request_for(profiles=((x, z),)), keep_going)
+        TensorRtRtx().build(request_for(profiles=((x, z),)), tmp_path / "plan", keep_going)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +124,18 @@ def test_a_profile_for_an_input_that_the_graph_lacks_is_an_error(request_for: Re
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_tried(
-    request_for: Requests, changes: dict[str, object], reason: str
+    request_for: Requests, tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
     request = request_for(**changes)
 
     with pytest.raises(BuildFailed, match=reason):
-        TensorRtRtx().build(request, keep_going)
+        TensorRtRtx().build(request, tmp_path / "plan", keep_going)
 
 
-def test_a_float32_graph_is_compiled_for_ampere(request_for: Requests) -> None:
+def test_a_float32_graph_is_compiled_for_ampere(request_for: Requests, tmp_path: Path) -> None:
     request = request_for(precision="float32", element=TensorProto.FLOAT)
 
-    assert TensorRtRtx().build(request, keep_going).plan
+    assert _plan(request, tmp_path / "plan")
 
 
 def test_a_refittable_engine_is_refused_where_there_is_no_driver(request_for: Requests) -> None:

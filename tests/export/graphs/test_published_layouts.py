@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import random_tensors, write_random
 from trt_export.graphs.bound import bind_graph
 from trt_export.graphs.exporter import export_graph, parameters
+from trt_export.parity import inputs_of
 
 KLEIN = architecture("flux2_klein_4b")
 SIZES = {Quantity.ROWS: 2, Quantity.WIDTH: 128, Quantity.HEIGHT: 96, Quantity.TOKENS: 64}
@@ -30,7 +31,7 @@ SCALE = ".scale_weight"
 
 
 def test_klein_in_float8_with_fused_weights_and_swapped_halves_computes_what_the_librarys_conversion_does(
-    tmp_path: Path, inputs_of: Callable[..., tuple[torch.Tensor, ...]]
+    tmp_path: Path,
 ) -> None:
     component, file = KLEIN.component("denoiser").small, tmp_path / "model.safetensors"
     tensors = random_tensors(KLEIN, small=True)

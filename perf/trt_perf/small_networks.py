@@ -1,0 +1,141 @@
+"""Every architecture in its small configuration: graphs against PyTorch, and engines for three generations of cards."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trt_engines.builders.builder import BuildFailed, BuildRequest, keep_going
+from trt_engines.builders.tensorrt_rtx import TensorRtRtx
+from trt_engines.cards import card
+from trt_engines.profiles.profile import Profile, Range
+from trt_export.architectures.architecture import ComponentSpec
+from trt_export.architectures.registry import ARCHITECTURES, architecture
+from trt_export.building.order import input_ranges
+from trt_export.child import Tell, run_phase
+from trt_export.graphs.exporter import export_graph
+from trt_export.parity import lively_module, worst_difference, write_bound
+from trt_export.plan import precision_of
+from trt_perf.progress import Progress
+
+CARDS = ("RTX 2060", "RTX 3060", "RTX 4090")
+"""SM75, SM86 and SM89. On the first, networks without a half precision form are left to the PyTorch fallback: it has no
+bfloat16, and TensorRT-RTX 1.7.1 has no float32 matrix product for it."""
+
+TURING = 75
+
+PROFILE = Profile(
+    width=Range(min=64, opt=128, max=192),
+    height=Range(min=64, opt=128, max=192),
+    rows=Range(min=1, opt=2, max=3),
+    tokens=Range(min=64, opt=64, max=96),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one network."""
+
+    network: str  # "sdxl denoiser"
+    parity: float  # largest error over the reference's largest value
+    failures: tuple[str, ...]  # engines that could not be built, and why
+
+
+def measure(progress: Progress) -> dict[str, float]:
+    """Worst parity of all networks, and the share of architectures whose every network became an engine."""
+    jobs = _distinct()
+
+    def run(item: tuple[str, tuple[str, ...]]) -> list[Outcome]:
+        name, components = item
+        if not components:
+            return []
+        finished = run_phase(outcomes, (name, components), _unheard, threading.Event())
+        done: list[Outcome] = finished.result
+        for one in done:
+            built = "; ".join(one.failures) or "built"
+            progress.say(f"{one.network}, small: differs by {one.parity:.1e} from PyTorch, {built}")
+        return done
+
+    # Tracing keeps one core busy: as many networks at once as there are cores.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        results = dict(zip(jobs, pool.map(run, jobs.items()), strict=True))
+    every = [outcome for found in results.values() for outcome in found]
+    failed = {outcome.network for outcome in every if outcome.failures}
+    built = [entry for entry in ARCHITECTURES if not failed & {_owner(part) for part in entry.components}]
+    return {
+        "architectures_parity_max_rel": max(outcome.parity for outcome in every),
+        "architectures_built": len(built) / len(ARCHITECTURES),
+    }
+
+
+def outcomes(name: str, components: tuple[str, ...], tell: Tell) -> list[Outcome]:
+    """A phase: networks of an architecture, one after the other."""
+    del tell
+    return [_outcome(f"{name} {one}", architecture(name).component(one).small) for one in components]
+
+
+def _outcome(network: str, component: ComponentSpec) -> Outcome:
+    module = lively_module(component)
+    parity = worst_difference(component, export_graph(component, "float32"), module)
+    failures = []
+    for precision, capabilities in _targets(component).items():
+        with tempfile.TemporaryDirectory() as folder:
+            graph = write_bound(export_graph(component, precision), module, precision, Path(folder))
+            request = BuildRequest(
+                graph=graph,
+                precision=precision,
+                profiles=(input_ranges(component, PROFILE),),
+                compute_capabilities=capabilities,
+                batch_independent=True,
+            )
+            try:
+                TensorRtRtx().build(request, Path(folder, "engine.plan"), keep_going)
+            except BuildFailed as exc:
+                failures.append(f"{precision}: {exc}")
+    return Outcome(network=network, parity=parity, failures=tuple(failures))
+
+
+def _targets(component: ComponentSpec) -> Mapping[str, tuple[int, ...]]:
+    """The cards that share an engine of a network, by its precision: one engine serves several generations."""
+    found: dict[str, list[int]] = {}
+    for each in map(card, CARDS):
+        precision = precision_of(component, each)
+        if precision is not None and not (each.sm == TURING and precision == "float32"):
+            found.setdefault(precision, []).append(each.sm)
+    return {precision: tuple(capabilities) for precision, capabilities in found.items()}
+
+
+def _key(component: ComponentSpec) -> Any:
+    return component.make, repr(component.small_config), component.precisions
+
+
+def _owners() -> dict[Any, tuple[str, str]]:
+    """The architecture and component that stands for each network: encoders and autoencoders are shared."""
+    found: dict[Any, tuple[str, str]] = {}
+    for entry in ARCHITECTURES:
+        for component in entry.components:
+            found.setdefault(_key(component), (entry.name, component.name))
+    return found
+
+
+def _owner(component: ComponentSpec) -> str:
+    return " ".join(_owners()[_key(component)])
+
+
+def _distinct() -> dict[str, tuple[str, ...]]:
+    """The networks that each architecture is the first to have."""
+    owners = set(_owners().values())
+    return {
+        entry.name: tuple(one.name for one in entry.components if (entry.name, one.name) in owners)
+        for entry in ARCHITECTURES
+    }
+
+
+def _unheard(step: str, share: float) -> None:
+    """Progress that nobody asked for."""
