@@ -14,6 +14,7 @@ from time import monotonic
 
 import aiohttp
 import anyio
+import psutil
 from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
 
@@ -169,6 +170,7 @@ async def open_worker(
                 backends=plan.backends,
                 threads=config.threads_per_device or max(1, len(os.sched_getaffinity(0)) // len(plans)),
                 max_rows=config.max_batch,
+                memory=int(config.memory_share * (plan.memory_bytes or psutil.virtual_memory().total / len(plans))),
                 model_folders=(str(config.cache_home),),
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,

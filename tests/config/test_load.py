@@ -51,6 +51,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "cache_home": ("/big/disk", Path("/big/disk")),
     "backends": ("null", ("null",)),
     "gpus": ("0,GPU-1f", ("0", "GPU-1f")),
+    "memory_share": ("0.5", 0.5),
     "max_batch": ("20", 20),
     "max_threads": ("2", 2),
     "queue_size": ("0", 0),

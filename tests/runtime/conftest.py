@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from trt_engines.backend import Engine, EngineSpec
 from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
 from trt_engines.errors import EngineFault
-from trt_engines.model import Component, find_models
+from trt_engines.model import Component, Model, find_models
+from trt_engines.residency import Footprint
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 
@@ -32,6 +33,12 @@ class Spoilt:
 
     def refuses(self, spec: EngineSpec) -> str | None:
         return self._inner.refuses(spec)
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return self._inner.footprint(spec)
+
+    def unload(self, model: Model, component: Component) -> None:
+        self._inner.unload(model, component)
 
     def load(self, spec: EngineSpec) -> Engine:
         engine = self._inner.load(spec)
@@ -52,11 +59,12 @@ class Spoilt:
 class Collector:
     """A device loop in this process and everything it says."""
 
-    def __init__(self, *backends: Any, max_rows: int = 4) -> None:
+    def __init__(self, *backends: Any, max_rows: int = 4, memory: int = 2**31) -> None:
         chosen = backends or (OnnxRuntimeBackend(1),)
         self.said: list[frames.FromDevice] = []
         self.pictures: dict[tuple[str, int], NDArray[np.uint8]] = {}
-        self.loop = DeviceLoop({MODEL.name: MODEL}, {b.name: b for b in chosen}, max_rows=max_rows, emit=self._emit)
+        backends = {backend.name: backend for backend in chosen}
+        self.loop = DeviceLoop({MODEL.name: MODEL}, backends, max_rows=max_rows, memory=memory, emit=self._emit)
 
     def finish(self) -> None:
         while self.loop.busy:

@@ -63,6 +63,7 @@ async def a_device(
         backends=backends,
         threads=1,
         max_rows=4,
+        memory=2**31,
         model_folders=(str(folder),) if folder else (),
         log_directory=None,
         verbosity=0,

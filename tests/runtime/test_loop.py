@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trt_engines.model import Component
+from trt_engines.backend import EngineSpec
+from trt_engines.backends.null import NullBackend, NullEngine
+from trt_engines.errors import OutOfMemory
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 from trt_worker.runtime import frames
 
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm", "res_multistep", "dpm_2")
@@ -206,3 +210,80 @@ def test_the_totals_count_rows_and_calls(a_loop: Any, a_run: Any) -> None:
     assert (totals.calls, totals.rows) == (3, 6)
     assert 0 < totals.engine_seconds < totals.loop_seconds
     assert totals.megapixel_steps == pytest.approx(6 * 64 * 64 / 1e6)
+
+
+def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: Any, a_run: Any) -> None:
+    backend = Greedy(rows=4)
+    device = a_loop(backend, memory=100)
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
+
+    device.loop.take(a_run(backend="greedy", images=images), b"")
+    device.finish()
+
+    assert len(device.pictures) == 4
+    assert {spec.bucket.rows for spec in backend.loaded if spec.component is Component.DENOISER} == {4}
+    assert max(totals.rows / totals.calls for totals in device.of(frames.Totals)) == 2
+
+
+def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_run: Any) -> None:
+    backend = Greedy(rows=100, refusals=1)
+    device = a_loop(backend, memory=1000)
+
+    device.loop.take(a_run(backend="greedy"), b"")
+    device.finish()
+
+    assert len(device.of(frames.Made)) == 1
+    assert backend.unloaded == [Component.TEXT_ENCODER]
+
+
+def test_a_device_out_of_memory_with_nothing_idle_ends_the_job_as_a_fault(a_loop: Any, a_run: Any) -> None:
+    device = a_loop(Greedy(rows=100, refusals=2), memory=1000)
+
+    device.loop.take(a_run(backend="greedy"), b"")
+    device.finish()
+
+    (failure,) = device.of(frames.Failed)
+    assert failure.kind == "fault"
+    assert "the card is full" in failure.message
+
+
+def test_the_supervisor_is_told_which_models_are_in_memory(a_loop: Any, a_run: Any) -> None:
+    device = a_loop()
+
+    device.loop.take(a_run(), b"")
+    device.finish()
+
+    assert device.of(frames.Resident) == [frames.Resident(models=("shapes-tiny",))]
+
+
+class Greedy(NullBackend):
+    """Denoisers of some rows fill 100 bytes, of more rows more; calls find no memory as often as they are told."""
+
+    name = "greedy"
+
+    def __init__(self, rows: int, refusals: int = 0) -> None:
+        self._full_rows, self._refusals = rows, refusals
+        self.loaded: list[EngineSpec] = []
+        self.unloaded: list[Component] = []
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        denoises = spec.component is Component.DENOISER
+        return Footprint(weights=0, activations=100 * spec.bucket.rows // self._full_rows if denoises else 1)
+
+    def load(self, spec: EngineSpec) -> NullEngine:
+        self.loaded.append(spec)
+        engine = super().load(spec)
+        if spec.component is Component.DENOISER:
+            run = engine.run
+
+            def refusing(rows: int) -> None:
+                if self._refusals:
+                    self._refusals -= 1
+                    raise OutOfMemory(f"{spec.label}: the card is full")
+                run(rows)
+
+            engine.run = refusing  # type: ignore[method-assign]
+        return engine
+
+    def unload(self, model: Model, component: Component) -> None:
+        self.unloaded.append(component)

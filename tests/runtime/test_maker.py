@@ -30,6 +30,7 @@ class Scripted(DeviceLink):
             backends=tuple(answers),
             threads=1,
             max_rows=4,
+            memory=2**31,
             model_folders=(),
             log_directory=None,
             verbosity=0,

@@ -69,6 +69,7 @@ class Scheduler:
         self._least_gain = least_gain
         self._waiting: dict[BatchKey, dict[Place, _Member]] = {}
         self._batches: dict[BatchKey, _Batch] = {}
+        self._limits: dict[BatchKey, int] = {}
         self._turns = turns or Turns()
         self.step_speed = BatchSpeed()
         self.decode_speed = BatchSpeed()
@@ -77,6 +78,14 @@ class Scheduler:
         """An image waits for a place. Args: stages: steps of its batch that it needs, >= 1."""
         member = _Member(job=job, index=index, key=key, arrived=arrived, due=due, stages_left=stages)
         self._waiting.setdefault(key, {})[member.place] = member
+
+    def limit(self, key: BatchKey, rows: int) -> None:
+        """A batch of this size has no room for more images than these, >= 1."""
+        self._limits[key] = rows
+
+    def most_rows(self, key: BatchKey) -> int:
+        """Images that a batch of this size has room for."""
+        return min(self._max_rows, self._limits.get(key, self._max_rows))
 
     def leave(self, job: str) -> None:
         """Forget all images of a job, wherever they are."""
@@ -151,7 +160,7 @@ class Scheduler:
             )
             for member in waiting.values()
         ]
-        most = min(rows + len(candidates), self._max_rows)
+        most = min(rows + len(candidates), self.most_rows(key))
         wanted = most
         if most > rows and self.step_speed.known(key):
             wanted = worthwhile_rows(lambda n: self.step_speed.seconds(key, n), most, least_gain=self._least_gain)
@@ -173,7 +182,7 @@ class Scheduler:
         return RunningBatch(
             key=key,
             rows=rows,
-            room=self._max_rows - rows,
+            room=self.most_rows(key) - rows,
             last_step=batch.last_step,
             due=due,
             seconds_left=seconds_left,

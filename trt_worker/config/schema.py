@@ -221,6 +221,7 @@ class Config(BaseModel):
     max_batch: Annotated[int, Field(ge=1, le=20)] = 4  # rows that share one engine call
     max_threads: Annotated[int, Field(ge=1, le=16)] = 1
     queue_size: Annotated[int, Field(ge=0, le=16)] = 1  # jobs taken ahead of those that run
+    memory_share: Annotated[float, Field(gt=0, le=1)] = 0.8  # of a card's memory, or the machine's: for engines
     threads_per_device: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: all cores; CPU only
 
     # Time, in seconds where nothing else is said.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trt_engines.rig import AmdGpu, Gpu, choose_gpus, find_amd_gpus, find_gpus
 
@@ -26,6 +26,7 @@ class DevicePlan:
     index: int  # from 1: the N of bridge_N.log
     label: str  # as logs and `doctor` call it
     backends: tuple[str, ...]  # best first
+    memory_bytes: int | None = None  # of its card; None: it works in the machine's own
     environment: Mapping[str, str] = field(default_factory=dict)  # shows the process its own card and no other
     note: str = ""  # what an operator has to know of a card that is not used to the full; "": nothing
 
@@ -49,40 +50,36 @@ def plan_devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu], wanted: Sequen
         wanted: backends in the operator's order; empty: the best order for each card. A backend that a card cannot
             have is passed over there; where none is left, the device gets those that it can have.
     """
-    kinds = list(_kinds(gpus, amd_gpus))
+    found = enumerate(_devices(gpus, amd_gpus), start=1)
     return tuple(
-        DevicePlan(
-            index=index,
-            label=label,
-            backends=_chosen(wanted, possible) or possible,
-            environment=environment,
-            note=note,
-        )
-        for index, (label, possible, environment, note) in enumerate(kinds, start=1)
+        replace(plan, index=index, backends=_chosen(wanted, plan.backends) or plan.backends) for index, plan in found
     )
 
 
-def _kinds(
-    gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]
-) -> Iterator[tuple[str, tuple[str, ...], dict[str, str], str]]:
+def _devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]) -> Iterator[DevicePlan]:
     for gpu in gpus:
-        shown = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
-        label = f"{gpu.name} (SM{gpu.sm}, {gpu.memory_bytes / 1e9:.0f} GB)"
-        if reason := gpu.unsupported:
-            yield label, OTHER_CARD, shown, reason
-        else:
-            yield label, CARD, shown, ""
+        yield DevicePlan(
+            index=0,
+            label=f"{gpu.name} (SM{gpu.sm}, {gpu.memory_bytes / 1e9:.0f} GB)",
+            backends=OTHER_CARD if gpu.unsupported else CARD,
+            memory_bytes=gpu.memory_bytes,
+            environment={"CUDA_VISIBLE_DEVICES": gpu.uuid},
+            note=gpu.unsupported or "",
+        )
     if gpus:
         return
-    for index, amd in enumerate(amd_gpus):
+    for number, amd in enumerate(amd_gpus):
         note = (
             f"{amd.target} is an AMD card: no engine library supports it; jobs run on it with a PyTorch for ROCm, "
             "and on the processor without one"
         )
-        yield f"AMD {amd.target}", OTHER_CARD, {"HIP_VISIBLE_DEVICES": str(index)}, note
+        shown = {"HIP_VISIBLE_DEVICES": str(number)}
+        yield DevicePlan(index=0, label=f"AMD {amd.target}", backends=OTHER_CARD, environment=shown, note=note)
     if not amd_gpus:
         note = "no card with a working driver: jobs run on the processor, which serves small models only"
-        yield "processor", PROCESSOR, {"CUDA_VISIBLE_DEVICES": ""}, note
+        yield DevicePlan(
+            index=0, label="processor", backends=PROCESSOR, environment={"CUDA_VISIBLE_DEVICES": ""}, note=note
+        )
 
 
 def _chosen(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> 
 
     backends = {backend.name: backend for backend in make_backends(configure.backends, threads=configure.threads)}
     models = find_models(Path(folder) for folder in configure.model_folders)
-    loop = DeviceLoop(models, backends, max_rows=configure.max_rows, emit=emit)
+    loop = DeviceLoop(models, backends, max_rows=configure.max_rows, memory=configure.memory, emit=emit)
     emit(frames.Ready(pid=os.getpid()), None)
     while True:
         while not (loop.busy and inbox.empty()):

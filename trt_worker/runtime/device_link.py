@@ -101,7 +101,7 @@ class DeviceLink:
         self._heard = 0.0
         self._patience = silent_seconds
         self._earlier = _NOTHING  # what the processes before this one did
-        self._resident: set[str] = set()  # models that this process has run
+        self._resident: frozenset[str] = frozenset()  # models of which something is in its memory
         self._sending = anyio.Lock()
 
     @property
@@ -131,7 +131,7 @@ class DeviceLink:
             failures=failures,
             backlog=sum(pending.job.megapixel_steps * (1 - pending.fraction) for pending in self._pending.values()),
             pace=totals.megapixel_steps / totals.loop_seconds if totals.loop_seconds else None,
-            resident=model in self._resident,
+            resident=model in self._resident or any(one.job.model == model for one in self._pending.values()),
         )
 
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
@@ -147,7 +147,6 @@ class DeviceLink:
             self._heard = monotonic()
         run = f"{job.id}/{next(self._runs)}"  # a job that comes twice is two runs
         pending = self._pending[run] = _Pending(job=job, progress=progress)
-        self._resident.add(job.model)
         try:
             await self._send(_run_frame(run, job, plan), job.source or b"")
             await pending.ended.wait()
@@ -198,7 +197,7 @@ class DeviceLink:
         """One process from start to death; leaves only by DeviceLost or cancellation."""
         started, self._started = self._started or spawn(), None
         process = self._process = started.process
-        self._resident = set()
+        self._resident = frozenset()
         try:
             async with await SocketStream.from_socket(started.channel) as stream:
                 self._stream = stream
@@ -234,6 +233,8 @@ class DeviceLink:
         self._heard = monotonic()
         self._patience = self._start_seconds if isinstance(header, frames.Loading) else self._silent_seconds
         match header:
+            case frames.Resident(models=models):
+                self._resident = frozenset(models)
             case frames.Totals():
                 self.totals = _sum(self._earlier, header)
             case frames.Progress(id=job_id, fraction=fraction) if job_id in self._pending:

@@ -28,6 +28,7 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     backends: tuple[str, ...]
     threads: int
     max_rows: int
+    memory: int  # bytes that engines may take
     model_folders: tuple[str, ...]
     log_directory: str | None
     verbosity: int
@@ -82,6 +83,12 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
     engine: str
 
 
+class Resident(msgspec.Struct, frozen=True, tag="resident"):
+    """The models of which something is in the device's memory have changed."""
+
+    models: tuple[str, ...]
+
+
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """How far one job is, 0..1; also the sign of life while the device works."""
 
@@ -130,7 +137,7 @@ class Totals(msgspec.Struct, frozen=True, tag="totals"):
 
 
 ToDevice = Configure | Run | Withdraw
-FromDevice = Ready | Loading | Progress | Pixels | Made | Failed | Totals
+FromDevice = Ready | Loading | Resident | Progress | Pixels | Made | Failed | Totals
 
 _encoder = msgspec.msgpack.Encoder()
 _to_device: Final = msgspec.msgpack.Decoder(ToDevice)

@@ -11,19 +11,15 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
-from trt_engines.bucket import Bucket
-from trt_engines.errors import EngineError, EngineFault
-from trt_engines.model import Component, Model
+from trt_engines.errors import EngineError, OutOfMemory
+from trt_engines.model import Model
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
-from trt_worker.condition.encode import Conditioner
-from trt_worker.condition.source import encode_source
-from trt_worker.condition.tokenizer import ClipTokenizer
-from trt_worker.decode.decoder import Decoder
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
 from trt_worker.errors import BadJob, BadSourceImage, UnservableJob
 from trt_worker.runtime import frames
-from trt_worker.runtime.step_batch import Row, StepBatch
+from trt_worker.runtime.networks import Networks
+from trt_worker.runtime.step_batch import Row, StepBatch, StepReport
 
 PROGRESS_SECONDS = 0.5
 
@@ -52,6 +48,7 @@ class DeviceLoop:
         models: what can be run, by name.
         backends: by name; each loads its engines here, in this process.
         max_rows: images of one batch.
+        memory: bytes of the device that engines may take.
         emit: sends a frame to the supervisor; may block while the supervisor reads.
     """
 
@@ -61,15 +58,15 @@ class DeviceLoop:
         backends: Mapping[str, EngineBackend],
         *,
         max_rows: int,
+        memory: int,
         emit: Emit,
     ) -> None:
         self._models = models
         self._backends = backends
         self._max_rows = max_rows
         self._emit = emit
-        self._engines: dict[tuple[str, EngineSpec], Engine] = {}
-        self._conditioners: dict[tuple[str, str], Conditioner] = {}
-        self._decoders: dict[BatchKey, Decoder] = {}
+        self._networks = Networks(memory, in_use=self._engines_in_use, loading=self._loading)
+        self._told_models: frozenset[str] = frozenset()
         self._jobs: dict[str, _Job] = {}
         self._batches: dict[BatchKey, StepBatch] = {}
         self._scheduler = Scheduler(max_rows)
@@ -99,6 +96,7 @@ class DeviceLoop:
             self._give_up(job, "bad_job", str(error))
         except EngineError as error:
             self._give_up(job, "fault", str(error))
+        self._tell_models()
 
     def withdraw(self, job_id: str) -> None:
         """Forget a job; its rows leave before the next step."""
@@ -111,29 +109,40 @@ class DeviceLoop:
         """Admit waiting rows, advance one batch by one stage, and hand out what is finished."""
         now = monotonic()
         decision = self._scheduler.decide(now)
-        for row in decision.join:
-            batch = self._batches.get(row.key) or self._new_batch(row.key)
-            batch.join(self._jobs[row.job].waiting.pop(row.index))
-        for row in {row.job: row for row in decision.late}.values():
-            message = f"needs {row.seconds_left:.1f} s more and is due in {row.due - now:.1f} s"
-            self._give_up(self._jobs[row.job], "late", message)
+        for joining in decision.join:
+            batch = self._batches.get(joining.key) or self._new_batch(joining.key)
+            batch.join(self._jobs[joining.job].waiting.pop(joining.index))
+        for hopeless in {row.job: row for row in decision.late}.values():
+            message = f"needs {hopeless.seconds_left:.1f} s more and is due in {hopeless.due - now:.1f} s"
+            self._give_up(self._jobs[hopeless.job], "late", message)
         if (key := decision.step) is None or not self._batches[key].rows:
             return
         batch = self._batches[key]
         jobs = {row.job for row in batch.rows}
-        engines = len(self._engines)
+        loads = self._networks.loads
         try:
-            report = batch.step()
+            report = self._step(batch)
         except EngineError as error:
             self._batch_failed(batch, error)
             return
         self._count(key, report.images, report.engine_seconds, report.seconds)
-        self._scheduler.stepped(key, report.seconds, typical=engines == len(self._engines))
+        self._scheduler.stepped(key, report.seconds, typical=loads == self._networks.loads)
         for row, latent in report.finished:
             self._decode(key, row, latent)
         self._report(jobs, monotonic())
+        self._tell_models()
         if not batch.rows:
             del self._batches[key]
+
+    def _step(self, batch: StepBatch) -> StepReport:
+        """One stage of a batch; a device out of memory gives back what is idle and is asked once more."""
+        try:
+            return batch.step()
+        except OutOfMemory as error:
+            if not (freed := self._networks.free_idle()):
+                raise
+            logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
+            return batch.step()
 
     def _prepare(self, job: _Job, source: bytes) -> None:
         run = job.run
@@ -141,12 +150,15 @@ class DeviceLoop:
         backend = self._backends.get(run.backend)
         if model is None or backend is None:
             raise UnservableJob(f"this device has no {run.model if model is None else run.backend}")
-        conditioner = self._conditioner(model, backend)
+        key = _key(run)
+        conditioner = self._networks.conditioner(model, backend)
         positive = conditioner.encode(run.prompt, run.clip_skip)
         negative = conditioner.encode(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None
         for note in (*positive.notes, *(negative.notes if negative else ())):
             logger.info("Job {}: {}", run.id, note)
-        encoded = self._encode_source(model, backend, run, source) if source else None
+        encoded = self._networks.encode(model, backend, key, source, crop=run.source_crop) if source else None
+        if key not in self._batches:
+            self._scheduler.limit(key, images_of(self._networks.denoiser(model, backend, key, self._max_rows)))
         sampling = Sampling(
             sampler=run.sampler,
             scheduler=run.scheduler,
@@ -168,18 +180,18 @@ class DeviceLoop:
                 negative=negative.context if negative else None,
             )
             job.rows[index] = job.waiting[index] = row
-            self._scheduler.enter(
-                run.id, index, _key(run), arrived=run.received, due=run.due, stages=len(begun.program.c_in)
-            )
+            self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=len(begun.program.c_in))
 
     def _new_batch(self, key: BatchKey) -> StepBatch:
         model, backend = self._models[key.model], self._backends[key.backend]
         latent = _latent_shape(model, key.width, key.height)
 
-        def engine_for(tokens: int) -> Engine:
-            return self._engine(backend, model, Component.DENOISER, key, rows=2 * self._max_rows, tokens=tokens)
+        rows = self._scheduler.most_rows(key)
 
-        batch = self._batches[key] = StepBatch(key, self._max_rows, latent, engine_for)
+        def engine_for(tokens: int) -> Engine:
+            return self._networks.denoiser(model, backend, key, rows, tokens)
+
+        batch = self._batches[key] = StepBatch(key, rows, latent, engine_for)
         return batch
 
     def _decode(self, key: BatchKey, row: Row, latent: NDArray[np.float32]) -> None:
@@ -188,7 +200,7 @@ class DeviceLoop:
             return
         job.denoised = monotonic()
         try:
-            decoder = self._decoders.get(key) or self._new_decoder(key)
+            decoder = self._networks.decoder(self._models[key.model], self._backends[key.backend], key)
             began = monotonic()
             (pixels,) = decoder.decode(latent[np.newaxis])
             self._scheduler.decode_speed.measured(key, 1, monotonic() - began)
@@ -250,6 +262,17 @@ class DeviceLoop:
         )
         self._emit(totals, None)
 
+    def _engines_in_use(self) -> list[Engine]:
+        return [engine for batch in self._batches.values() if batch.rows for engine in batch.engines]
+
+    def _loading(self, spec: EngineSpec) -> None:
+        self._emit(frames.Loading(engine=spec.label), None)
+
+    def _tell_models(self) -> None:
+        if self._networks.models != self._told_models:
+            self._told_models = self._networks.models
+            self._emit(frames.Resident(models=tuple(sorted(self._told_models))), None)
+
     def _count(self, key: BatchKey, images: int, engine_seconds: float, seconds: float) -> None:
         self._calls += 1
         self._rows += images
@@ -257,46 +280,10 @@ class DeviceLoop:
         self._loop_seconds += seconds
         self._megapixel_steps += key.width * key.height / 1e6 * images
 
-    def _engine(
-        self, backend: EngineBackend, model: Model, component: Component, size: BatchKey, *, rows: int, tokens: int = 77
-    ) -> Engine:
-        bucket = Bucket(width=size.width, height=size.height, rows=rows, tokens=tokens)
-        spec = EngineSpec(model=model, component=component, bucket=bucket)
-        known = self._engines.get((backend.name, spec))
-        if known is None:
-            self._emit(frames.Loading(engine=spec.label), None)
-            known = self._engines[backend.name, spec] = backend.load(spec)
-        return known
 
-    def _new_decoder(self, key: BatchKey) -> Decoder:
-        model, backend = self._models[key.model], self._backends[key.backend]
-        decoder = self._decoders[key] = Decoder(self._engine(backend, model, Component.VAE_DECODER, key, rows=1))
-        return decoder
-
-    def _conditioner(self, model: Model, backend: EngineBackend) -> Conditioner:
-        known = self._conditioners.get((model.name, backend.name))
-        if known is None:
-            spec = EngineSpec(
-                model=model,
-                component=Component.TEXT_ENCODER,
-                bucket=Bucket(width=model.native_width, height=model.native_height, rows=1),
-            )
-            self._emit(frames.Loading(engine=spec.label), None)
-            tokenizer = ClipTokenizer(model.vocab, model.merges)
-            known = self._conditioners[model.name, backend.name] = Conditioner(backend.load(spec), tokenizer)
-        return known
-
-    def _encode_source(
-        self, model: Model, backend: EngineBackend, run: frames.Run, source: bytes
-    ) -> NDArray[np.float32]:
-        """The source image as a latent, float32 [channels, height, width]."""
-        engine = self._engine(backend, model, Component.VAE_ENCODER, _key(run), rows=1)
-        engine.inputs["pixels"][0] = encode_source(source, run.width, run.height, run.source_crop)
-        engine.run(1)
-        latent: NDArray[np.float32] = engine.outputs["latent"][0].copy()
-        if not np.isfinite(latent).all():
-            raise EngineFault(f"{engine.spec.label}: the encoded source image holds values that are not finite")
-        return latent
+def images_of(denoiser: Engine) -> int:
+    """Images that a denoiser takes at a time: each has two rows, for guidance."""
+    return denoiser.spec.bucket.rows // 2
 
 
 def _key(run: frames.Run) -> BatchKey:

@@ -122,6 +122,11 @@ class StepBatch:
     def room(self) -> int:
         return self.capacity - len(self.rows)
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Engines that hold its rows' contexts; none while the membership has changed since the last step."""
+        return tuple(call.engine for call in self._calls)
+
     def join(self, row: Row) -> None:
         """Take a row in before the next step. Raises: ValueError: the batch is full."""
         if not self.room:

@@ -52,7 +52,9 @@ class Bench:
         self.totals = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
         self.failures: list[str] = []
         backend = OnnxRuntimeBackend(threads)
-        self._loop = DeviceLoop({model.name: model}, {backend.name: backend}, max_rows=rows, emit=self._emit)
+        self._loop = DeviceLoop(
+            {model.name: model}, {backend.name: backend}, max_rows=rows, memory=2**32, emit=self._emit
+        )
 
     def run(self, jobs: Sequence[frames.Run]) -> Pictures:
         """Take all jobs at once and step until they are done. Raises: RuntimeError: a job failed."""

@@ -1,0 +1,98 @@
+"""What a device's loop asks of its models' networks: contexts of prompts, latents of pictures, denoisers, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_engines.backend import Engine, EngineBackend, EngineSpec
+from trt_engines.bucket import Bucket
+from trt_engines.errors import EngineFault
+from trt_engines.interface import CLIP_TOKENS
+from trt_engines.model import Component, Model
+from trt_worker.batch.admission import BatchKey
+from trt_worker.condition.encode import Conditioner
+from trt_worker.condition.source import encode_source
+from trt_worker.condition.tokenizer import ClipTokenizer
+from trt_worker.decode.decoder import Decoder
+from trt_worker.runtime.engine_cache import EngineCache
+
+Latent = NDArray[np.float32]
+
+
+class Networks:
+    """The networks of all models, loaded when they are needed and within the device's memory.
+
+    Args:
+        budget: bytes that engines may take together.
+        in_use: denoisers that rows are under way in.
+        loading: told what is loaded, before it is: it may take minutes.
+    """
+
+    def __init__(
+        self, budget: int, *, in_use: Callable[[], Collection[Engine]], loading: Callable[[EngineSpec], None]
+    ) -> None:
+        self.loads = 0  # engines loaded so far
+        self._loading = loading
+        self._cache = EngineCache(budget, in_use=in_use, loading=self._load, closed=self._forget)
+        self._conditioners: dict[Engine, Conditioner] = {}
+        self._decoders: dict[Engine, Decoder] = {}
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Models of which something is in memory."""
+        return self._cache.models
+
+    def free_idle(self) -> int:
+        """Give back everything that is not in use. Returns: networks that were closed."""
+        return self._cache.free_idle()
+
+    def conditioner(self, model: Model, backend: EngineBackend) -> Conditioner:
+        """What encodes a model's prompts. Raises: EngineError."""
+        engine = self._engine(model, backend, Component.TEXT_ENCODER, model.native_width, model.native_height)
+        if engine not in self._conditioners:
+            self._conditioners[engine] = Conditioner(engine, ClipTokenizer(model.vocab, model.merges))
+        return self._conditioners[engine]
+
+    def encode(self, model: Model, backend: EngineBackend, size: BatchKey, source: bytes, *, crop: bool) -> Latent:
+        """A source image as a latent, float32 [channels, height, width]. Raises: BadSourceImage, EngineError."""
+        engine = self._engine(model, backend, Component.VAE_ENCODER, size.width, size.height)
+        engine.inputs["pixels"][0] = encode_source(source, size.width, size.height, crop)
+        engine.run(1)
+        latent: Latent = engine.outputs["latent"][0].copy()
+        if not np.isfinite(latent).all():
+            raise EngineFault(f"{engine.spec.label}: the encoded source image holds values that are not finite")
+        return latent
+
+    def denoiser(
+        self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS
+    ) -> Engine:
+        """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short.
+
+        Raises: EngineError.
+        """
+        halves = [images >> shift for shift in range(images.bit_length())]
+        buckets = [Bucket(width=size.width, height=size.height, rows=2 * count, tokens=tokens) for count in halves]
+        specs = [EngineSpec(model=model, component=Component.DENOISER, bucket=bucket) for bucket in buckets]
+        return self._cache.get(backend, specs)
+
+    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder:
+        """What makes pictures of a size. Raises: EngineError."""
+        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height)
+        if engine not in self._decoders:
+            self._decoders[engine] = Decoder(engine)
+        return self._decoders[engine]
+
+    def _engine(self, model: Model, backend: EngineBackend, component: Component, width: int, height: int) -> Engine:
+        bucket = Bucket(width=width, height=height, rows=1)
+        return self._cache.get(backend, [EngineSpec(model=model, component=component, bucket=bucket)])
+
+    def _load(self, spec: EngineSpec) -> None:
+        self.loads += 1
+        self._loading(spec)
+
+    def _forget(self, engine: Engine) -> None:
+        self._conditioners.pop(engine, None)
+        self._decoders.pop(engine, None)
