@@ -15,6 +15,7 @@ import psutil
 from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineError, EngineRefused
 from trt_engines.model import find_models
+from trt_worker.config.keys import without_settings
 from trt_worker.config.load import load_config
 from trt_worker.config.schema import Config
 from trt_worker.errors import ConfigError
@@ -35,9 +36,9 @@ class Finding:
     mend: str = ""
 
 
-def examine(config_path: Path) -> list[Finding]:
+def examine(config_path: Path, home: Path = Path()) -> list[Finding]:
     """Look at machine, libraries, cards, configuration and models; runs no engine."""
-    return [*_machine(), *_cards(), *_libraries(), *_configured(config_path)]
+    return [*_machine(), *_cards(), *_libraries(), *_configured(config_path, home)]
 
 
 def _machine() -> Iterator[Finding]:
@@ -61,6 +62,7 @@ def _cards() -> Iterator[Finding]:
     fields = "name,compute_cap,memory.total,driver_version"
     answer = subprocess.run(
         [query, f"--query-gpu={fields}", "--format=csv,noheader"],
+        env=without_settings(os.environ),
         capture_output=True,
         text=True,
         check=False,
@@ -84,13 +86,13 @@ def _libraries() -> Iterator[Finding]:
             yield Finding(mark="note", what=name, text="not installed")
 
 
-def _configured(path: Path) -> Iterator[Finding]:
+def _configured(path: Path, home: Path) -> Iterator[Finding]:
     try:
-        loaded = load_config(path, environ=os.environ)
+        loaded = load_config(path, environ=os.environ, home=home)
     except ConfigError as error:
         mend = "cp bridgeData_template.yaml bridgeData.yaml" if not path.exists() else ""
         yield Finding(mark="fault", what="config", text=str(error).splitlines()[0], mend=mend)
-        config = Config()
+        config = Config().anchored(home)
     else:
         config = loaded.config
         yield Finding(mark="ok", what="config", text=f"{path}, for {' and '.join(sorted(config.networks))}")
