@@ -22,8 +22,6 @@ from trt_worker.config.schema import DEFAULT_NAME, Config, settle
 from trt_worker.config.source import Raw, Setting, read_environment, read_file, read_plain_variables
 from trt_worker.errors import ConfigError
 
-DEFAULT_FILE = Path("bridgeData.yaml")
-
 CANONICAL: Mapping[str, str] = {
     name: key
     for key in Config.model_fields
