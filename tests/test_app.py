@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -239,6 +240,27 @@ async def test_a_change_of_the_file_takes_effect_while_running(tmp_path: Path) -
             await grid.connected(CONNECTIONS)
 
             assert (await (await grid.submit_grid(a_request(1))).result()).status == 200
+
+
+async def test_what_the_operator_must_mend_ends_the_start_with_two_and_one_clear_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken" / "model"
+    broken.mkdir(parents=True)
+    (broken / "model.json").write_text("{")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wrong: dict[str, dict[str, object]] = {
+            "log_dir": {"log_dir": "/dev/null/logs"},
+            "model.json": {"cache_home": broken.parent},
+            "metrics": {"metrics_port": taken.getsockname()[1]},
+        }
+        async with LocalGrid() as grid:
+            for named, config in wrong.items():
+                async with a_worker(grid, tmp_path, config=config) as process:
+                    with anyio.fail_after(60):
+                        said = await said_by(process)
+
+                        assert await process.wait() == 2
+                assert named in said
+                assert "Traceback" not in said
 
 
 async def test_a_bad_file_ends_the_start_with_two_and_says_where(tmp_path: Path) -> None:

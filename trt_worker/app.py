@@ -20,6 +20,7 @@ from loguru import logger
 
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
+from trt_engines.rig import DriverFailed, UnknownGpu
 from trt_worker import AGENT_NAME, __version__
 from trt_worker.concurrency import cancel_when, first_leaf
 from trt_worker.config.models import resolve_models
@@ -40,7 +41,7 @@ from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
 PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
-OK, FAILED = 0, 1
+OK, FAILED, BAD_SETUP = 0, 1, 2
 NO_CLASSIFIER = (
     "There is no safety classifier in this version: no picture is looked at for what it shows before it leaves. "
     "Jobs of a Horde that demand censoring are handed back; the grid cannot ask for it."
@@ -54,6 +55,7 @@ class ConfigSource:
     path: Path
     environ: Mapping[str, str]
     name: str | None
+    home: Path
 
 
 @dataclass(slots=True, kw_only=True)
@@ -229,7 +231,7 @@ async def run(
     config: Config, *, source: ConfigSource | None, log_directory: Path, verbosity: int, started: DeviceProcess
 ) -> int:
     """Serve until SIGINT or SIGTERM, then drain; a second signal stops at once. Returns the exit status."""
-    failure = ""
+    failure, status = "", FAILED
     logger.warning(NO_CLASSIFIER)
     try:
         async with anyio.create_task_group() as both:
@@ -242,11 +244,13 @@ async def run(
                     logger.info("Stopping: {} job(s) are finished first.", worker.service.jobs)
                 failure = worker.failure
                 both.cancel_scope.cancel()
+    except* (ConfigError, ModelUnusable, DriverFailed, UnknownGpu) as group:
+        failure, status = str(first_leaf(group)), BAD_SETUP
     except* DeviceUnusable as group:
         failure = str(first_leaf(group))
     if failure:
         logger.critical("{}", failure)
-    return FAILED if failure else OK
+    return status if failure else OK
 
 
 def offered_models(config: Config) -> dict[str, Model]:
@@ -358,7 +362,7 @@ async def _warn_without_jobs(worker: Worker) -> None:
 
 
 async def _follow_config(worker: Worker, source: ConfigSource) -> None:
-    changes = follow(source.path, worker.config, environ=source.environ, name=source.name)
+    changes = follow(source.path, worker.config, environ=source.environ, name=source.name, home=source.home)
     async with aclosing(changes):
         async for reload in changes:
             try:

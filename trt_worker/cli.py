@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,34 +70,19 @@ def _run(path: Path | None, name: str | None, verbosity: int, device: DeviceProc
     import anyio
     from loguru import logger
 
-    from trt_engines.errors import EngineError
     from trt_worker.app import ConfigSource
     from trt_worker.app import run as serve
-    from trt_worker.telemetry.logs import configure_logs
 
     loaded = _load(path, name)
-    settings = loaded.config.model_copy(
-        update={"log_dir": HOME / loaded.config.log_dir, "cache_home": HOME / loaded.config.cache_home}
-    )
-    configure_logs(
-        settings.log_dir,
-        process=None,
-        verbosity=verbosity,
-        secrets=settings.secrets,
-        console=True,
-        limited=settings.limited_console_messages,
-    )
+    config = loaded.config
+    _configure_logs(config.log_dir, verbosity, secrets=config.secrets, limited=config.limited_console_messages)
     for note in loaded.notes:
         logger.warning("{}", note)
-    source = ConfigSource(path=path, environ=os.environ, name=name) if path else None
-    try:
-        return anyio.run(
-            lambda: serve(settings, source=source, log_directory=settings.log_dir, verbosity=verbosity, started=device),
-            backend_options={"use_uvloop": True},
-        )
-    except EngineError as error:
-        logger.critical("{}", error)
-        return BAD_CONFIG
+    source = ConfigSource(path=path, environ=os.environ, name=name, home=HOME) if path else None
+    return anyio.run(
+        lambda: serve(config, source=source, log_directory=config.log_dir, verbosity=verbosity, started=device),
+        backend_options={"use_uvloop": True},
+    )
 
 
 @app.command()
@@ -111,10 +97,9 @@ def demo(
 
     from trt_engines.figures import write_figures
     from trt_worker.demo import contact_sheet, run_demo
-    from trt_worker.telemetry.logs import configure_logs
 
     logs = HOME / "logs"
-    configure_logs(logs, process=None, verbosity=verbosity, secrets=(), console=True)
+    _configure_logs(logs, verbosity)
     outcome = anyio.run(
         lambda: run_demo(jobs, log_directory=logs, verbosity=verbosity), backend_options={"use_uvloop": True}
     )
@@ -132,7 +117,7 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
-    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline and host."""
+    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline, host, build and device."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_perf", *context.args])
 
 
@@ -158,7 +143,7 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
 
     from trt_worker.doctor.examine import examine
 
-    findings = examine(config, os.environ)
+    findings = examine(config, os.environ, HOME)
     for finding in findings:
         typer.echo(f"{finding.mark:>5}  {finding.what:<14} {finding.text}")
         if finding.mend:
@@ -191,9 +176,9 @@ def version() -> None:
 def _export(command: str, arguments: list[str]) -> None:
     """Become a command of `trt_export`, which knows the models that the configuration does."""
     if "TRT_WORKER_MODELS" not in os.environ and DEFAULT_CONFIG.exists():
-        os.environ["TRT_WORKER_MODELS"] = str(HOME / _load(DEFAULT_CONFIG, None).config.cache_home)
+        os.environ["TRT_WORKER_MODELS"] = str(_load(DEFAULT_CONFIG, None).config.cache_home)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "trt_export", command, *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_export", command, *arguments])
 
 
 def _load(path: Path | None, name: str | None) -> Loaded:
@@ -201,7 +186,18 @@ def _load(path: Path | None, name: str | None) -> Loaded:
     from trt_worker.errors import ConfigError
 
     try:
-        return load_config(path, environ=os.environ, name=name)
+        return load_config(path, environ=os.environ, name=name, home=HOME)
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(BAD_CONFIG) from error
+
+
+def _configure_logs(directory: Path, verbosity: int, *, secrets: Iterable[str] = (), limited: bool = False) -> None:
+    from trt_worker.errors import ConfigError
+    from trt_worker.telemetry.logs import configure_logs
+
+    try:
+        configure_logs(directory, process=None, verbosity=verbosity, secrets=secrets, console=True, limited=limited)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(BAD_CONFIG) from error

@@ -11,6 +11,8 @@ from pathlib import Path
 import orjson
 import psutil
 
+from trt_worker.config.keys import without_settings
+
 
 def machine() -> dict[str, object]:
     """The machine the figures are from."""
@@ -29,6 +31,7 @@ def commit() -> str:
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=folder,
+        env=without_settings(os.environ),
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -72,7 +73,10 @@ def find_gpus() -> tuple[Gpu, ...]:
         return ()
     command = [query, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DRIVER_SECONDS)
+        # In an environment of its own: ours may hold secrets, and it needs none of it.
+        answer = subprocess.run(
+            command, env={"PATH": os.defpath}, capture_output=True, text=True, check=False, timeout=DRIVER_SECONDS
+        )
     except subprocess.TimeoutExpired as error:
         raise DriverFailed(f"nvidia-smi gave no answer within {DRIVER_SECONDS:.0f} s: the driver hangs") from error
     if answer.returncode:

@@ -304,6 +304,16 @@ def test_priority_users_without_a_number_are_left_out_and_told(load: Load) -> No
     assert "'alice'" in loaded.notes[0].text
 
 
+def test_relative_paths_start_in_the_workers_home_and_others_stay(tmp_path: Path) -> None:
+    environ = {"AIWORKER_GRID_CA_FILE": "certs/ca.pem", "AIWORKER_CACHE_HOME": "/models"}
+
+    config = load_config(None, environ=environ, home=tmp_path).config
+
+    assert (config.log_dir, config.grid_ca_file) == (tmp_path / "logs", tmp_path / "certs" / "ca.pem")
+    assert config.cache_home == Path("/models")
+    assert config.worker_identity_key_file is None
+
+
 def test_a_redacted_configuration_is_json_and_holds_no_secret(load: Load) -> None:
     config = load("civitai_api_token: hunter22\n").config
 

@@ -1,6 +1,8 @@
 """The Horde side against recorded exchanges with the two real servers.
 
-Every recording is either replayed here or named in `NOT_REPRODUCED` with its reason.
+Every recording is either replayed here or named in `NOT_REPRODUCED` with its reason. A recording tells what was asked
+and answered, and not always what state its server was in: that is written here, by number. Of other recordings those
+are replayed that hold all of it themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from trt_worker.local_grid import Account, Dialect, GridSettings, HordeSettings,
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wire]
 
-WIRE = Path(os.environ.get("WIRE_DIR", Path(__file__).parents[1] / "data" / "wire"))
+SHIPPED = Path(__file__).parents[1] / "data" / "wire"
+WIRE = Path(os.environ.get("WIRE_DIR", SHIPPED))
+DESCRIBED = {path.stem[:3] for path in SHIPPED.glob("*/[0-9]*.json")}
 DIALECTS = {"ai-horde": Dialect.AI_HORDE, "aipg-system-core": Dialect.AIPG}
 MODELS = frozenset(
     {
@@ -267,6 +271,12 @@ def read(path: Path) -> dict[str, Any]:
     return recording
 
 
+def holds_its_set_up(number: str, recording: dict[str, Any]) -> bool:
+    """Whether a recording can be replayed from itself: a job with the request that made it, or a refused schema."""
+    body = recording["response"]["body"]
+    return number.startswith("1") or (isinstance(body, dict) and "errors" in body)
+
+
 def comparable(text: str, *, numbers: bool) -> str:
     """A message without ids and, where they are measurements, without numbers."""
     text = UUIDS.sub("ID", text)
@@ -279,6 +289,8 @@ async def test_a_recorded_request_is_answered_as_the_real_server_did(path: Path)
     if number in NOT_REPRODUCED or number[0] == OTHER_SERIES:
         pytest.skip(NOT_REPRODUCED.get(number, "extra of the recording session, its set-up is not in the file"))
     recording = read(path)
+    if number not in DESCRIBED and not holds_its_set_up(number, recording):
+        pytest.skip("the state its server was in is neither in the file nor described here")
     accounts, key = accounts_of(recording, number)
     settings = GridSettings(
         accounts=tuple(accounts),
@@ -313,7 +325,11 @@ async def test_a_recorded_request_is_answered_as_the_real_server_did(path: Path)
     if "skipped" in theirs:
         assert ours["skipped"] == theirs["skipped"]
         assert len(ours["ids"]) == len(theirs["ids"])
-        same = ("ttl", "source_processing", "model") if number not in ("142", "143") else ("ttl", "source_processing")
+        asked = [item["request"]["body"] or {} for item in recording.get("context", [])]
+        chosen = any(
+            len(body.get("models") or []) != 1 for body in asked if isinstance(body, dict) and "prompt" in body
+        )
+        same = ("ttl", "source_processing") if chosen else ("ttl", "source_processing", "model")
         assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
         drawn = ("seed", "seeds")
         assert {k: v for k, v in ours["payload"].items() if k not in drawn} == {

@@ -7,6 +7,7 @@ worker), so that their files load as they are. Three classes: a key is a field o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -157,3 +158,10 @@ DEAD: dict[str, str] = {
 def dead_reason(key: str) -> str | None:
     """Why `key` changes nothing; None: it is not one of the dead keys."""
     return next((reason for pattern, reason in DEAD.items() if fnmatchcase(key, pattern)), None)
+
+
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a child: without the variables that configure this worker, some of which are secrets."""
+    return {
+        name: value for name, value in environ.items() if not name.startswith(PREFIX) and name not in PLAIN_VARIABLES
+    }

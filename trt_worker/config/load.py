@@ -22,8 +22,6 @@ from trt_worker.config.schema import DEFAULT_NAME, Config, settle
 from trt_worker.config.source import Raw, Setting, read_environment, read_file, read_plain_variables
 from trt_worker.errors import ConfigError
 
-DEFAULT_FILE = Path("bridgeData.yaml")
-
 CANONICAL: Mapping[str, str] = {
     name: key
     for key in Config.model_fields
@@ -56,19 +54,23 @@ class Loaded:
     notes: tuple[Note, ...]
 
 
-def load_config(path: Path | None, *, environ: Mapping[str, str], name: str | None = None) -> Loaded:
+def load_config(
+    path: Path | None, *, environ: Mapping[str, str], name: str | None = None, home: Path = Path()
+) -> Loaded:
     """The configuration from a file and the environment.
 
     Args:
         path: the file; None: the environment alone.
         environ: as `os.environ`.
         name: overrides `dreamer_name`.
+        home: the folder that relative paths start in; the default is the current one.
     Raises: ConfigError: the file cannot be used, or values are wrong; then all of them are named.
     """
     from_file = () if path is None else tuple(_in_file(path, setting) for setting in read_file(path))
     option = () if name is None else (Setting(key="dreamer_name", value=name, place="option -n"),)
     sources = (option, read_environment(environ), read_plain_variables(environ), from_file)
-    return assemble(sources, source=str(path) if path else "The environment")
+    loaded = assemble(sources, source=str(path) if path else "The environment")
+    return replace(loaded, config=loaded.config.anchored(home))
 
 
 def assemble(sources: Iterable[tuple[Setting, ...]], *, source: str) -> Loaded:

@@ -63,15 +63,17 @@ def follow(
     *,
     environ: Mapping[str, str],
     name: str | None = None,
+    home: Path = Path(),
     seconds: float = LOOK_SECONDS,
 ) -> AsyncGenerator[Reload, None]:
     """Every change since this call that the worker can use; one that it cannot is logged once and changes nothing.
 
     Args:
         running: what runs now; later items build on each other.
-        environ, name: as for `load_config`: they go on winning over the file.
+        environ, name, home: as for `load_config`: they go on winning over the file.
     """
-    return _follow(watch(path, seconds=seconds), partial(load_config, path, environ=environ, name=name), running)
+    read = partial(load_config, path, environ=environ, name=name, home=home)
+    return _follow(watch(path, seconds=seconds), read, running)
 
 
 async def _follow(

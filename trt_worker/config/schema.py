@@ -284,6 +284,10 @@ class Config(BaseModel):
         kept = () if self.is_anonymous else (self.api_key.get_secret_value(),)
         return kept if self.civitai_api_token is None else (*kept, self.civitai_api_token.get_secret_value())
 
+    def anchored(self, home: Path) -> Self:
+        """The same with every relative path starting in `home`."""
+        return self.model_copy(update={key: home / value for key, value in self if isinstance(value, Path)})
+
     def redacted(self) -> dict[str, Any]:
         """Every key with its value, fit for a bug report and for JSON: secrets say only that they are set."""
         return {key: _shown(value) for key, value in self}

@@ -14,10 +14,14 @@ from trt_worker.doctor.rig import examine_rig
 from trt_worker.errors import ConfigError
 
 
-def examine(config_path: Path, environ: Mapping[str, str]) -> list[Finding]:
-    """Look at machine, libraries, cards, configuration, models and networks; loads no engine and takes no job."""
-    loaded, configured = _configured(config_path, environ)
-    config = loaded or Config()
+def examine(config_path: Path, environ: Mapping[str, str], home: Path) -> list[Finding]:
+    """Look at machine, libraries, cards, configuration, models and networks; loads no engine and takes no job.
+
+    Args:
+        home: where relative paths of the configuration start.
+    """
+    loaded, configured = _configured(config_path, environ, home)
+    config = loaded or Config().anchored(home)
     return [
         *examine_machine(config.cache_home),
         *examine_libraries(),
@@ -27,9 +31,9 @@ def examine(config_path: Path, environ: Mapping[str, str]) -> list[Finding]:
     ]
 
 
-def _configured(path: Path, environ: Mapping[str, str]) -> tuple[Config | None, list[Finding]]:
+def _configured(path: Path, environ: Mapping[str, str], home: Path) -> tuple[Config | None, list[Finding]]:
     try:
-        loaded = load_config(path, environ=environ)
+        loaded = load_config(path, environ=environ, home=home)
     except ConfigError as error:
         mend = "cp bridgeData_template.yaml bridgeData.yaml" if not path.exists() else f"nano {path}"
         return None, [Finding(mark="fault", what="config", text=str(error).splitlines()[0], mend=mend)]

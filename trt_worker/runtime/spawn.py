@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
-from trt_worker.config.keys import PLAIN_VARIABLES, PREFIX
+from trt_worker.config.keys import without_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,3 @@ def spawn(environ: Mapping[str, str] = os.environ) -> DeviceProcess:
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=without_settings(environ)
         )
     return DeviceProcess(process=process, channel=ours)
-
-
-def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a child: without the variables that configure this worker, some of which are secrets."""
-    return {
-        name: value for name, value in environ.items() if not name.startswith(PREFIX) and name not in PLAIN_VARIABLES
-    }
