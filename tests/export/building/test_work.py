@@ -120,7 +120,7 @@ def test_a_model_that_cannot_be_opened_is_a_problem_and_no_end_of_the_others(tal
 
     found = work_for(locate(str(file)), asked(tally), LARGE)
 
-    assert found.source is None
+    assert found.checkpoint is None
     assert "broken: " in found.problems[0]
     assert "download it again" in found.problems[0]
 
