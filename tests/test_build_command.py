@@ -50,7 +50,7 @@ class Place:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
         return answer, orjson.loads(report.read_bytes())["figures"] if report.exists() else {}
 
@@ -167,7 +167,7 @@ def test_a_build_goes_on_after_its_last_finished_phase_however_it_ended(whole: W
     with place.started(*only) as process:
         until(process, "parse")
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=600)[1]
         assert process.returncode == 128 + signal.SIGINT
         assert "the same command goes on" in said
     (stopped,) = store.unfinished()
@@ -182,7 +182,7 @@ def test_a_build_goes_on_after_its_last_finished_phase_however_it_ended(whole: W
     plan = (store.staging / killed.digest / "engine.plan").stat()
 
     with place.started(*only) as first, place.started(*only) as second:
-        said = first.communicate(timeout=120)[0] + second.communicate(timeout=120)[0]
+        said = first.communicate(timeout=600)[0] + second.communicate(timeout=600)[0]
         assert (first.returncode, second.returncode) == (0, 0)
     assert "build" not in re.findall(r"SM89: (\w+)", said)
     assert said.count("built in") == said.count("is there already") == 1
@@ -196,11 +196,11 @@ def test_sigterm_ends_a_build_with_its_own_exit_code_and_leaves_no_engine(tmp_pa
     with place.started("--only", "text_encoder") as process:
         until(process, "export")
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
         assert process.returncode == 128 + signal.SIGTERM
 
     assert Store(place.store).entries() == ()
-    assert not list((place.store / "scratch").iterdir())
+    assert Store(place.store).unfinished() == ()
 
 
 def test_a_dry_run_says_what_would_be_built_and_what_stands_in_the_way(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +60,7 @@ def open_located(located: Located, family: str | None = None, networks: Networks
     checkpoint = open_checkpoint(located.path, networks)
     said = family or located.family
     entry = architecture(said or detect(checkpoint))
-    components = tuple(_component(one, located.path, networks) for one in entry.components)
+    components = tuple(_component(entry, one, located.path, networks) for one in entry.components)
     return Source(
         name=located.name,
         architecture=replace(entry, components=components),
@@ -68,16 +69,22 @@ def open_located(located: Located, family: str | None = None, networks: Networks
     )
 
 
-def _component(component: ComponentSpec, path: Path, networks: Networks) -> ComponentSpec:
+def _component(entry: Architecture, component: ComponentSpec, path: Path, networks: Networks) -> ComponentSpec:
     """The component as the model has it; a single file says no configuration, and has the architecture's own."""
     config = _config(component, path, networks)
     if config is None:
         return component
-    component = component.configured(config)
+    return _configured(entry.name, component.name, json.dumps(config))
+
+
+@cache
+def _configured(family: str, name: str, config: str) -> ComponentSpec:
+    """A component of a configuration; of a smaller model of the family, with parameters and costs counted anew."""
+    component = architecture(family).component(name).configured(json.loads(config))
     parameters = sum(weight.numel() for weight in meta_module(component).parameters())
     if parameters == component.parameters:
         return component
-    return replace(component, parameters=parameters, cost=fitted(component))  # a smaller model of the family
+    return replace(component, parameters=parameters, cost=fitted(component))
 
 
 def _config(component: ComponentSpec, path: Path, networks: Networks) -> Mapping[str, Any] | None:
