@@ -326,7 +326,7 @@ _QWEN_IMAGE_VAE: dict[str, Any] = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 
 QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER = _pair(
     (make_qwen_image_decoder, make_qwen_image_encoder),
     _QWEN_IMAGE_VAE,
-    _QWEN_IMAGE_VAE | {"base_dim": 8},
+    _QWEN_IMAGE_VAE | {"base_dim": 8, "num_res_blocks": 1},
     channels=16,
     scale=8,
     parameters=(71_524_595, 53_043_392),

@@ -77,7 +77,7 @@ def _wan_residual(stored: str, library: str) -> Iterator[Entry]:
 WAN_LEVELS = 4
 
 WAN_LAYERS = 3
-"""Residual blocks of a level, on the way up."""
+"""Residual blocks of a level, on the way up; in a network of fewer, numbers are left out."""
 
 QWEN_IMAGE = (_wan(),)
 """Of Qwen-Image and Krea 2: Wan's video autoencoder, trained for pictures."""
