@@ -28,7 +28,7 @@ from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.profile import Profile, Range
 from trt_engines.store.files import describe, require_room
 from trt_export.architectures.architecture import Architecture, ComponentSpec
-from trt_export.architectures.registry import ARCHITECTURES, architecture
+from trt_export.architectures.registry import architecture, networks
 from trt_export.building.compiling import compile_plan
 from trt_export.building.order import input_ranges
 from trt_export.building.phases import export_by_name
@@ -83,7 +83,7 @@ def export_unet(subject: Subject, folder: Path, progress: Progress) -> dict[str,
 
 def export_all(folder: Path, progress: Progress) -> dict[str, float]:
     """Export every network of every architecture that is not in `folder` yet, one on each core."""
-    missing = [one for one in _distinct() if not _graph_file(folder, one[1]).exists()]
+    missing = [place for place in networks(_key).values() if not _graph_file(folder, place[1]).exists()]
 
     def run(place: tuple[Architecture, ComponentSpec]) -> None:
         entry, component = place
@@ -192,18 +192,14 @@ def _bind(subject: Subject, component: ComponentSpec, graphs: Path, checkpoint: 
     onnx.save(bound.proto, folder / GRAPH)
 
 
-def _distinct() -> list[tuple[Architecture, ComponentSpec]]:
-    """Every network once, with the first architecture that has it."""
-    found: dict[str, tuple[Architecture, ComponentSpec]] = {}
-    for entry in ARCHITECTURES:
-        for component in entry.components:
-            found.setdefault(_key(component), (entry, component))
-    return list(found.values())
-
-
 def _key(component: ComponentSpec) -> str:
     """Names a network by what decides its graph."""
-    decides = (component.make.__qualname__, component.name, sorted(component.config.items()), _precision(component))
+    decides = (
+        f"{component.make.__module__}.{component.make.__qualname__}",
+        component.name,
+        sorted(component.config.items()),
+        _precision(component),
+    )
     return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
 
 

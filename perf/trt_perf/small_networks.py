@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from trt_engines.builders.builder import BuildFailed, BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.cards import card
 from trt_engines.profiles.profile import Profile, Range
 from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import ARCHITECTURES, architecture
+from trt_export.architectures.registry import ARCHITECTURES, architecture, networks
 from trt_export.building.order import input_ranges
 from trt_export.child import Tell, run_phase
 from trt_export.graphs.exporter import export_graph
@@ -42,34 +43,33 @@ PROFILE = Profile(
 class Outcome:
     """What became of one network."""
 
-    network: str  # "sdxl denoiser"
+    component: str
+    key: Hashable
     parity: float  # largest error over the reference's largest value
     failures: tuple[str, ...]  # engines that could not be built, and why
 
 
 def measure(progress: Progress) -> dict[str, float]:
     """Worst parity of all networks, and the share of architectures whose every network became an engine."""
-    jobs = _distinct()
+    owned: dict[str, list[str]] = {}
+    for entry, component in networks(_key).values():
+        owned.setdefault(entry.name, []).append(component.name)
 
-    def run(item: tuple[str, tuple[str, ...]]) -> list[Outcome]:
-        name, components = item
-        if not components:
-            return []
-        finished = run_phase(outcomes, (name, components), _unheard, threading.Event())
-        done: list[Outcome] = finished.result
-        for one in done:
+    def run(name: str) -> list[Outcome]:
+        finished = run_phase(outcomes, (name, tuple(owned[name])), _unheard, threading.Event())
+        found: list[Outcome] = finished.result
+        for one in found:
             built = "; ".join(one.failures) or "built"
-            progress.say(f"{one.network}, small: differs by {one.parity:.1e} from PyTorch, {built}")
-        return done
+            progress.say(f"{name} {one.component}, small: {one.parity:.1e} from PyTorch, {built}")
+        return found
 
-    # Tracing keeps one core busy: as many networks at once as there are cores.
+    # Tracing keeps one core busy: as many architectures at once as there are cores.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = dict(zip(jobs, pool.map(run, jobs.items()), strict=True))
-    every = [outcome for found in results.values() for outcome in found]
-    failed = {outcome.network for outcome in every if outcome.failures}
-    built = [entry for entry in ARCHITECTURES if not failed & {_owner(part) for part in entry.components}]
+        found = [one for some in pool.map(run, owned) for one in some]
+    failed = {one.key for one in found if one.failures}
+    built = [entry for entry in ARCHITECTURES if failed.isdisjoint(map(_key, entry.components))]
     return {
-        "architectures_parity_max_rel": max(outcome.parity for outcome in every),
+        "architectures_parity_max_rel": float(np.max([one.parity for one in found])),  # NaN if any is
         "architectures_built": len(built) / len(ARCHITECTURES),
     }
 
@@ -77,14 +77,25 @@ def measure(progress: Progress) -> dict[str, float]:
 def outcomes(name: str, components: tuple[str, ...], tell: Tell) -> list[Outcome]:
     """A phase: networks of an architecture, one after the other."""
     del tell
-    return [_outcome(f"{name} {one}", architecture(name).component(one).small) for one in components]
+    return [_outcome(architecture(name).component(one)) for one in components]
 
 
-def _outcome(network: str, component: ComponentSpec) -> Outcome:
+def targets(component: ComponentSpec) -> Mapping[str, tuple[int, ...]]:
+    """The cards that share an engine of a network, by its precision: one engine serves several generations."""
+    found: dict[str, list[int]] = {}
+    for each in map(card, CARDS):
+        precision = precision_of(component, each)
+        if precision is not None and not (each.sm == TURING and precision == "float32"):
+            found.setdefault(precision, []).append(each.sm)
+    return {precision: tuple(capabilities) for precision, capabilities in found.items()}
+
+
+def _outcome(full_size: ComponentSpec) -> Outcome:
+    component = full_size.small
     module = lively_module(component)
     parity = worst_difference(component, export_graph(component, "float32"), module)
     failures = []
-    for precision, capabilities in _targets(component).items():
+    for precision, capabilities in targets(component).items():
         with tempfile.TemporaryDirectory() as folder:
             graph = write_bound(export_graph(component, precision), module, precision, Path(folder))
             request = BuildRequest(
@@ -98,43 +109,16 @@ def _outcome(network: str, component: ComponentSpec) -> Outcome:
                 TensorRtRtx().build(request, Path(folder, "engine.plan"), keep_going)
             except BuildFailed as exc:
                 failures.append(f"{precision}: {exc}")
-    return Outcome(network=network, parity=parity, failures=tuple(failures))
+    return Outcome(component=component.name, key=_key(component), parity=parity, failures=tuple(failures))
 
 
-def _targets(component: ComponentSpec) -> Mapping[str, tuple[int, ...]]:
-    """The cards that share an engine of a network, by its precision: one engine serves several generations."""
-    found: dict[str, list[int]] = {}
-    for each in map(card, CARDS):
-        precision = precision_of(component, each)
-        if precision is not None and not (each.sm == TURING and precision == "float32"):
-            found.setdefault(precision, []).append(each.sm)
-    return {precision: tuple(capabilities) for precision, capabilities in found.items()}
-
-
-def _key(component: ComponentSpec) -> Any:
-    return component.make, repr(component.small_config), component.precisions
-
-
-def _owners() -> dict[Any, tuple[str, str]]:
-    """The architecture and component that stands for each network: encoders and autoencoders are shared."""
-    found: dict[Any, tuple[str, str]] = {}
-    for entry in ARCHITECTURES:
-        for component in entry.components:
-            found.setdefault(_key(component), (entry.name, component.name))
-    return found
-
-
-def _owner(component: ComponentSpec) -> str:
-    return " ".join(_owners()[_key(component)])
-
-
-def _distinct() -> dict[str, tuple[str, ...]]:
-    """The networks that each architecture is the first to have."""
-    owners = set(_owners().values())
-    return {
-        entry.name: tuple(one.name for one in entry.components if (entry.name, one.name) in owners)
-        for entry in ARCHITECTURES
-    }
+def _key(component: ComponentSpec) -> Hashable:
+    """What decides a small network's graph, its types and the cards it is for."""
+    return (
+        f"{component.make.__module__}.{component.make.__qualname__}",
+        repr(component.small_config),
+        component.precisions,
+    )
 
 
 def _unheard(step: str, share: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trt_export.architectures.architecture import Architecture
+from collections.abc import Callable, Hashable
+
+from trt_export.architectures.architecture import Architecture, ComponentSpec
 from trt_export.architectures.chroma import CHROMA
 from trt_export.architectures.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
 from trt_export.architectures.flux2 import FLUX2_KLEIN_4B
@@ -53,3 +55,12 @@ def architecture(name: str) -> Architecture:
             return known
     names = ", ".join(known.name for known in ARCHITECTURES)
     raise UnknownArchitecture(f"there is no architecture {name!r}; known are {names}")
+
+
+def networks(key: Callable[[ComponentSpec], Hashable]) -> dict[Hashable, tuple[Architecture, ComponentSpec]]:
+    """The first network of each key, and the architecture it is from: text encoders and autoencoders are shared."""
+    found: dict[Hashable, tuple[Architecture, ComponentSpec]] = {}
+    for entry in ARCHITECTURES:
+        for component in entry.components:
+            found.setdefault(key(component), (entry, component))
+    return found
