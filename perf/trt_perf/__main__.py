@@ -11,7 +11,7 @@ from pathlib import Path
 from trt_perf.targets import TARGETS
 from trt_worker.report import write_figures
 
-SUITES = ("pipeline", "host")
+SUITES = ("pipeline", "host", "device")
 
 
 def main(arguments: list[str] | None = None) -> int:

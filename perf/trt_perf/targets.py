@@ -30,4 +30,10 @@ TARGETS = {
     "loop_lag_p99_ms": Target(most=10),
     "supervisor_rss_mb": Target(most=120),
     "supervisor_ready_s": Target(most=1.5),
+    "sim4090_batching_gain": Target(least=1.3),
+    "sim4090_p99_wait_ratio": Target(most=3),
+    "costmodel_worst_error": Target(most=0.25),
+    "step_host_us": Target(most=150),
+    "fast_path_imports_torch": Target(most=0),
+    "device_first_step_s": Target(most=2),
 }

@@ -109,12 +109,12 @@ class DeviceLoop:
         """Admit waiting rows, advance one batch by one stage, and hand out what is finished."""
         now = monotonic()
         decision = self._scheduler.decide(now)
-        for row in decision.join:
-            batch = self._batches.get(row.key) or self._new_batch(row.key)
-            batch.join(self._jobs[row.job].waiting.pop(row.index))
-        for row in {row.job: row for row in decision.late}.values():
-            message = f"needs {row.seconds_left:.1f} s more and is due in {row.due - now:.1f} s"
-            self._give_up(self._jobs[row.job], "late", message)
+        for joining in decision.join:
+            batch = self._batches.get(joining.key) or self._new_batch(joining.key)
+            batch.join(self._jobs[joining.job].waiting.pop(joining.index))
+        for late in {late.job: late for late in decision.late}.values():
+            message = f"needs {late.seconds_left:.1f} s more and is due in {late.due - now:.1f} s"
+            self._give_up(self._jobs[late.job], "late", message)
         if (key := decision.step) is None or not self._batches[key].rows:
             return
         batch = self._batches[key]
