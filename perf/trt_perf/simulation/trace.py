@@ -12,7 +12,7 @@ from trt_engines.profiles.defaults import default_histogram
 JOBS = 500
 SEED = 20_260_301
 
-STEPS = ((20, 0.35), (25, 0.20), (30, 0.35), (40, 0.10))
+STEPS = {20: 0.35, 25: 0.20, 30: 0.35, 40: 0.10}
 """Assumption: steps of a job, with their shares. The networks' own defaults are 20 and 30."""
 
 TOKENS = (77, 154, 231)
@@ -76,12 +76,11 @@ def trace(jobs: int = JOBS, seed: int = SEED) -> tuple[Job, ...]:
         for family in FAMILIES
     }
     weights = {name: [demand.weight for demand in chosen] for name, chosen in demands.items()}
-    counts, shares = zip(*STEPS, strict=True)
     made = []
     for number in range(jobs):
         family = draw.choice(FAMILIES)
         (demand,) = draw.choices(demands[family.name], weights[family.name])
-        (steps,) = draw.choices(counts, shares)
+        (steps,) = draw.choices(list(STEPS), list(STEPS.values()))
         made.append(
             Job(
                 id=f"{number:03}",
