@@ -49,6 +49,16 @@ def seconds_alone(job: Job, costs: Costs) -> float:
     return costs.text(job.family, 2).seconds + job.steps * step.seconds + job.images * image
 
 
+def busy_seconds(job: Job, costs: Costs) -> float:
+    """Seconds alone less those in which the card is partly idle."""
+    step = costs.step(job.family, job.width, job.height, job.images, job.tokens)
+    decode = costs.decode(job.family, job.width, job.height)
+    text = costs.text(job.family, 2)
+    return (
+        text.seconds * text.share + job.steps * step.seconds * step.share + job.images * decode.seconds * decode.share
+    )
+
+
 @dataclass(slots=True)
 class _Stream:
     """A queue of activities that run in turn, each with what follows from its end."""
