@@ -4,7 +4,9 @@
 
 prints the constants, and every row with its error. The rows are sorted by name and taken in turn: the first, third,
 fifth ... are fitted, the others only checked, so both halves see the same cards and models. The form of the model was
-chosen with all rows in sight; only its constants have never seen the second half.
+chosen with all rows in sight; only its constants have never seen the second half. With the halves swapped the worst
+errors are 0.20 of the fitted and 0.37 of the checked rows: AITemplate's slowness is then fitted on an A100 alone, and
+its speed on an RTX 4080 misses; every other row stays within 0.25.
 """
 
 from __future__ import annotations

@@ -41,4 +41,10 @@ TARGETS = {
     "sdxl_unet_export_peak_gb": Target(most=2),
     "sdxl_unet_build_s": Target(most=150),
     "sdxl_unet_build_peak_gb": Target(most=16),
+    "sim4090_batching_gain": Target(least=1.3),
+    "sim4090_p99_wait_ratio": Target(most=3),
+    "costmodel_worst_error": Target(most=0.25),
+    "step_host_us": Target(most=150),
+    "fast_path_imports_torch": Target(most=0),
+    "device_first_step_s": Target(most=2),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_worker.batch.admission import BatchKey
@@ -112,6 +112,7 @@ def arrivals(draw: st.DrawFn) -> list[tuple[float, BatchKey, int, int]]:
     )
 
 
+@settings(max_examples=60, deadline=None)
 @given(arriving=arrivals(), max_rows=st.integers(1, 8), fixed=st.floats(0.0, 1.0))
 def test_every_image_is_finished_once_after_its_own_steps_and_the_device_is_never_idle(
     arriving: list[tuple[float, BatchKey, int, int]], max_rows: int, fixed: float

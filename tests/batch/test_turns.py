@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_worker.batch.admission import BatchKey, RunningBatch, next_batch
@@ -71,6 +71,7 @@ def test_a_model_that_must_be_loaded_is_served_once_it_has_waited_for_what_pays_
     assert next_batch([busy, rare], 10.0, patience=2, guard=5, turns=turns) == rare.key
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     seconds=st.lists(st.floats(0.01, 2.0), min_size=2, max_size=5),
     switches=st.lists(st.floats(0.0, 3.0), min_size=5, max_size=5),
@@ -98,6 +99,7 @@ def test_every_model_steps_within_what_pays_for_its_switch_and_a_round_of_the_ot
             assert now - last[model] <= max(2.0, turns.patience(loading[model])) + longest + 1e-6
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.01, 1.0)), min_size=50, max_size=200))
 def test_two_resident_models_get_even_shares_whatever_their_steps_take(steps: list[tuple[str, float]]) -> None:
     turns = Turns(turn=1.0)

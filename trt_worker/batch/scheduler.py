@@ -101,6 +101,10 @@ class Scheduler:
         batch = self._batches.get(key)
         return len(batch.members) if batch else 0
 
+    def places(self, key: BatchKey) -> tuple[Place, ...]:
+        """Who is in the batch of a size. Raises: KeyError: nobody."""
+        return tuple(member.place for member in self._batches[key].members)
+
     def decide(
         self,
         now: float,

@@ -49,10 +49,7 @@ class BatchSpeed:
 
 
 def weighted_median(values: deque[float]) -> float:
-    """The median of values, oldest first, each weighing `FORGETTING` times the next one.
-
-    Raises: ValueError: no values.
-    """
+    """The median of values, oldest first, each weighing `FORGETTING` times the next one. Raises: ValueError: none."""
     weights = {index: FORGETTING ** (len(values) - 1 - index) for index in range(len(values))}
     half, passed = sum(weights.values()) / 2, 0.0
     for index in sorted(weights, key=values.__getitem__):

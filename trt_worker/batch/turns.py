@@ -37,11 +37,12 @@ class Turns:
         """
         level = min((self.served[name] for name in candidates if name in self.served), default=0.0)
         standing = {name: self.served.get(name, level) for name in candidates}
-        if self.current not in candidates:
+        current = self.current
+        if current is None or current not in candidates:
             return min(candidates, key=lambda name: (standing[name] + candidates[name] / self.switch_share, name))
         behind = [
             name
             for name, switch_seconds in candidates.items()
-            if standing[name] + self.patience(switch_seconds) < standing[self.current]
+            if standing[name] + self.patience(switch_seconds) < standing[current]
         ]
-        return min(behind, key=lambda name: (standing[name], name), default=self.current)
+        return min(behind, key=lambda name: (standing[name], name), default=current)

@@ -112,9 +112,9 @@ class DeviceLoop:
         for joining in decision.join:
             batch = self._batches.get(joining.key) or self._new_batch(joining.key)
             batch.join(self._jobs[joining.job].waiting.pop(joining.index))
-        for hopeless in {row.job: row for row in decision.late}.values():
-            message = f"needs {hopeless.seconds_left:.1f} s more and is due in {hopeless.due - now:.1f} s"
-            self._give_up(self._jobs[hopeless.job], "late", message)
+        for late in {late.job: late for late in decision.late}.values():
+            message = f"needs {late.seconds_left:.1f} s more and is due in {late.due - now:.1f} s"
+            self._give_up(self._jobs[late.job], "late", message)
         if (key := decision.step) is None or not self._batches[key].rows:
             return
         batch = self._batches[key]

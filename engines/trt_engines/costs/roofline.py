@@ -2,9 +2,9 @@
 
 A call takes the sum of what its kernels take, since they run one after the other:
 
-    products   FLOPs / peak + FLOPs / feed   tensor cores wait for operands the longer, the faster they are
-    memory     bytes / bandwidth * traffic       less what is still in the cache when the next kernel asks for it
-    filling    kernels * ramp / clock        until a kernel occupies all multiprocessors, and while its last blocks end
+    products   FLOPs / peak + FLOPs / feed      tensor cores wait for operands the longer, the faster they are
+    memory     bytes / bandwidth * traffic     less what is still in the cache when the next kernel asks for it
+    filling    kernels * ramp / clock          until a kernel occupies the whole card, and while its last blocks end
 
 all at the clock that the board's power sustains; and never less than what the host takes to start its operations, if
 no CUDA graph does that. Occupancy is products and memory over the whole: it grows with rows times pixels, and what

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_engines.cards import UnknownCard
@@ -25,6 +25,7 @@ def test_no_call_beats_the_roofline(name: str, arithmetic: Arithmetic) -> None:
         assert evaluation_seconds(work, card, arithmetic) > work.flops / card.peak(arithmetic)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 32),
     side=st.sampled_from([256, 512, 768, 1024]),

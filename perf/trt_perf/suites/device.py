@@ -1,0 +1,192 @@
+"""The device: its scheduling on the simulated clock of a card, its cost model, its host time, its start."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import subprocess
+import sys
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+
+from trt_engines.backends.null import NullBackend
+from trt_engines.costs.hardware import hardware
+from trt_engines.costs.roofline import CONSTANTS
+from trt_engines.model import find_models
+from trt_perf.cost_fit import CHECKED, FITTED, Fit
+from trt_perf.published import AITEMPLATE
+from trt_perf.simulation.card import CardCosts
+from trt_perf.simulation.run import Outcome, Rig, busy_seconds, one_at_a_time, seconds_alone
+from trt_perf.simulation.trace import arriving, trace
+from trt_worker.runtime import frames
+from trt_worker.runtime.loop import DeviceLoop
+
+CARD = "RTX 4090"
+
+LOAD = 2.0
+"""Work that arrives, over what one job at a time gets done: neither way is ever idle, so throughput is capacity."""
+
+LIGHT_LOAD = 0.8
+"""The same where there is time to breathe; its waits are mostly the jobs' own work, the longest of which is 20 s."""
+
+HELD = 32
+"""Jobs that are taken off the network at a time."""
+
+DENOISE_STREAMS = 2
+
+ROWS = 8
+STEPS = 200
+SAMPLER, ANCESTRAL = "euler", "euler_ancestral"
+
+MODEL = "shapes-tiny"
+
+_IMPORTS = """
+import sys
+from trt_perf.suites.device import bench_loop
+loop = bench_loop("onnxruntime", rows=1, steps=2, side=64)
+while loop.busy:
+    loop.step()
+print(int("torch" in sys.modules))
+"""
+
+
+def measure() -> dict[str, float]:
+    """All figures of the suite."""
+    return {
+        **_simulated(),
+        **_cost_model(),
+        "step_host_us": _step_host_us(SAMPLER),
+        "step_host_ancestral_us": _step_host_us(ANCESTRAL),
+        "fast_path_imports_torch": _imports_torch(),
+        "device_first_step_s": first_step_seconds(),
+    }
+
+
+def _simulated() -> dict[str, float]:
+    """The trace of `simulation.trace`, shared and one at a time; both have all engines resident.
+
+    `sim4090_gain_bound` is what filling the card's idle moments could give at most: a job's seconds alone over those in
+    which it keeps the card busy. At a megapixel a step leaves little idle, so batching has little to gain there.
+    """
+    costs = CardCosts(hardware(CARD))
+    jobs = trace()
+    own = statistics.fmean(seconds_alone(job, costs) for job in jobs)
+    outcomes = []
+    for load in (LOAD, LIGHT_LOAD):
+        arrivals = arriving(jobs, own / load)
+        rig = Rig(costs, held=HELD, denoise_streams=DENOISE_STREAMS)
+        outcomes.append((rig.run(arrivals), one_at_a_time(arrivals, costs)))
+    (shared, alone), (light, light_alone) = outcomes
+    return {
+        "sim4090_batching_gain": alone.seconds / shared.seconds,
+        "sim4090_gain_bound": own / statistics.fmean(busy_seconds(job, costs) for job in jobs),
+        "sim4090_p99_wait_ratio": _p99(shared) / statistics.median(alone.waits),
+        "sim4090_light_p99_wait_ratio": _p99(light) / statistics.median(light_alone.waits),
+        "sim4090_light_p99_wait_ratio_alone": _p99(light_alone) / statistics.median(light_alone.waits),
+        "sim4090_mean_rows": shared.mean_rows,
+        "sim4090_mps_s": sum(job.megapixel_steps for job in jobs) / shared.seconds,
+    }
+
+
+def _p99(outcome: Outcome) -> float:
+    return float(np.percentile(outcome.waits, 99))
+
+
+def _cost_model() -> dict[str, float]:
+    """Worst relative errors against published speeds: of all, of those the constants were fitted on, of the others."""
+    stored = Fit(constants=CONSTANTS, aitemplate=AITEMPLATE.slowness)
+    fitted, checked = (max(map(abs, stored.errors(rows).values())) for rows in (FITTED, CHECKED))
+    return {
+        "costmodel_worst_error": max(fitted, checked),
+        "costmodel_fitted_error": fitted,
+        "costmodel_checked_error": checked,
+    }
+
+
+def bench_loop(backend: str, *, rows: int, steps: int, side: int, sampler: str = SAMPLER) -> DeviceLoop:
+    """A device loop in this process with `rows` jobs of one image each. Args: backend: "null" or "onnxruntime"."""
+    from trt_engines.backends.ladder import make_backends
+
+    backends = [NullBackend()] if backend == NullBackend.name else make_backends([backend], threads=1)
+    loop = DeviceLoop(find_models(), {one.name: one for one in backends}, max_rows=rows, emit=lambda *_: None)
+    for number in range(rows):
+        loop.take(_a_run(str(number), backend=backend, width=side, height=side, steps=steps, sampler=sampler), b"")
+    return loop
+
+
+def _step_host_us(sampler: str) -> float:
+    """Median time of a step at 8 rows, guidance on, at the model's own size, when the network is free."""
+    side = find_models()[MODEL].native_width
+    loop = bench_loop(NullBackend.name, rows=ROWS, steps=STEPS, side=side, sampler=sampler)
+    loop.step()  # makes engines and lays out the batch
+    seconds = []
+    for _ in range(STEPS - 2):
+        began = perf_counter()
+        loop.step()
+        seconds.append(perf_counter() - began)
+    return statistics.median(seconds) * 1e6
+
+
+def _imports_torch() -> float:
+    """Whether a process that makes a picture on the fast path loads PyTorch: 0 or 1."""
+    ran = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True)
+    return float(ran.stdout)
+
+
+def first_step_seconds() -> float:
+    """From the start of a device process on the CPU to its first finished step; its first sign of progress says so.
+
+    Raises: RuntimeError: it failed instead.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        began = perf_counter()
+        command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
+        with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+            theirs.close()
+            for header in (_configure(), _a_run("first", backend="onnxruntime", width=64, height=64, steps=8)):
+                ours.sendall(frames.pack(header))
+            stream = ours.makefile("rb")
+            while True:
+                header_bytes, body_bytes = frames.sizes(stream.read(frames.PREFIX.size))
+                said = frames.unpack_from_device(stream.read(header_bytes))
+                stream.read(body_bytes)
+                if isinstance(said, frames.Failed):
+                    raise RuntimeError(f"the device failed before its first step: {said.message}")
+                if isinstance(said, frames.Progress):
+                    seconds = perf_counter() - began
+                    process.kill()
+                    return seconds
+
+
+def _configure() -> frames.Configure:
+    return frames.Configure(
+        index=0,
+        backends=("onnxruntime",),
+        threads=2,
+        max_rows=4,
+        model_folders=(),
+        log_directory=None,
+        verbosity=0,
+    )
+
+
+def _a_run(job: str, **changes: Any) -> frames.Run:
+    settings: dict[str, Any] = {
+        "id": job,
+        "model": MODEL,
+        "prompt": "a red circle",
+        "negative_prompt": "",
+        "guidance": 5.0,
+        "sampler": SAMPLER,
+        "scheduler": "karras",
+        "strength": 1.0,
+        "clip_skip": 1,
+        "source_crop": False,
+        "images": (frames.Image(seed=1, draw=0),),
+        "received": monotonic(),
+        "due": monotonic() + 3600,
+    }
+    return frames.Run(**(settings | changes))
