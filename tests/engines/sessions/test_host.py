@@ -171,6 +171,18 @@ def test_binding_anew_drops_the_graphs(device: HostComputingDevice, bench: Any) 
     np.testing.assert_array_equal(one.take(1), 2 * some(1))
 
 
+def test_graphs_in_flight_are_waited_for_before_they_are_dropped(card: SimulatedDevice, bench: Any) -> None:
+    one = bench(card)
+    replay = Replay(card, one.context, one.stream)
+    one.give(some(1))
+    replay.run(1)
+    replay.run(1)
+
+    replay.forget()
+
+    assert replay.captured_rows == ()
+
+
 def test_memory_that_moved_under_a_captured_call_is_found(card: SimulatedDevice, bench: Any) -> None:
     one = bench(card)
     replay = Replay(card, one.context, one.stream)
