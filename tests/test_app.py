@@ -162,6 +162,31 @@ async def test_a_killed_device_process_costs_no_job(tmp_path: Path) -> None:
     assert grid.violations() == []
 
 
+async def test_two_cards_are_two_devices_and_one_of_them_can_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    cards = [f"{index}, GPU-{index}, NVIDIA GeForce RTX 3060, 8.6, 12288, 580.95.05" for index in range(2)]
+    driver.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(cards) + "\nEND\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+        with anyio.fail_after(90):
+            await grid.connected(CONNECTIONS)
+            devices = psutil.Process(process.pid).children()
+            seen = {device.environ()["CUDA_VISIBLE_DEVICES"] for device in devices}
+            handles = [await grid.submit_grid(a_request(seed, steps=80, n=4)) for seed in range(CONNECTIONS)]
+            for handle in handles:
+                await handle.dispatched()
+            os.kill(devices[0].pid, signal.SIGKILL)
+
+            results = [await handle.result() for handle in handles]
+
+    assert seen == {"GPU-0", "GPU-1"}
+    assert [(result.status, result.requeues) for result in results] == [(200, 0)] * CONNECTIONS
+    assert {"bridge_1.log", "bridge_2.log"} <= {file.name for file in (tmp_path / "logs").iterdir()}
+
+
 async def test_both_networks_are_served_by_one_worker(tmp_path: Path) -> None:
     async with LocalGrid() as grid, a_worker(grid, tmp_path, config={"network": "both", "horde_url": grid.horde_url}):
         with anyio.fail_after(60):

@@ -92,8 +92,10 @@ def test_doctor_names_the_fault_and_what_mends_it(tmp_path: Path) -> None:
 
     assert answer.returncode == 1
     assert "cp bridgeData_template.yaml bridgeData.yaml" in answer.stdout
-    assert "shapes-tiny runs on onnxruntime" in answer.stdout
-    assert set(orjson.loads((tmp_path / "figures.json").read_bytes())) == {"figures", "machine", "commit"}
+    assert "shapes-tiny runs on device 1 with onnxruntime" in answer.stdout
+    written = orjson.loads((tmp_path / "figures.json").read_bytes())
+    assert set(written) == {"figures", "machine", "commit", "findings"}
+    assert written["figures"]["faults"] == 1
 
 
 def test_a_missing_configuration_is_two_and_says_how_to_make_one(tmp_path: Path) -> None:

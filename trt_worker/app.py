@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from time import monotonic
 
 import aiohttp
 import anyio
-from anyio.abc import ObjectSendStream
+from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
 
-from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
 from trt_worker import AGENT_NAME, __version__
@@ -31,6 +32,7 @@ from trt_worker.intake.grid.settings import GridSettings, trusting
 from trt_worker.intake.horde.settings import HordeSettings
 from trt_worker.intake.horde.transport import HordeTransport
 from trt_worker.intake.transport import Gate, Transport
+from trt_worker.plan.devices import plan_rig
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink
 from trt_worker.runtime.maker import JobMaker
@@ -41,8 +43,6 @@ from trt_worker.telemetry.status import status_block
 
 PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
 OK, FAILED = 0, 1
-
-TransportMaker = Callable[[Config, Gate], Sequence[Transport]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,8 @@ class Worker:
         return self.tally.snapshot(monotonic())
 
 
-def make_transports(config: Config, gate: Gate) -> Sequence[Transport]:
-    """The transports a configuration asks for."""
+def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transport]:
+    """The transports a configuration asks for, to keep a number of devices busy."""
     transports: list[Transport] = []
     key = config.api_key.get_secret_value()
     agent = config.bridge_agent or f"{AGENT_NAME}:{__version__}:{PROJECT_URL}"
@@ -90,7 +90,7 @@ def make_transports(config: Config, gate: Gate) -> Sequence[Transport]:
                     http_url=config.grid_http_url,
                     api_key=key,
                     name=config.dreamer_name,
-                    connections=config.connections,
+                    connections=config.connections(devices),
                     bridge_agent=agent,
                     ack_seconds=config.ack_seconds,
                     allow_img2img=config.allow_img2img,
@@ -133,23 +133,26 @@ def make_transports(config: Config, gate: Gate) -> Sequence[Transport]:
 async def open_worker(
     config: Config,
     *,
-    transports: TransportMaker = make_transports,
     source: ConfigSource | None = None,
     log_directory: Path | None = None,
     verbosity: int = 0,
 ) -> AsyncIterator[Worker]:
     """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
 
-    Raises: ConfigError, ModelUnusable: before anything is started. DeviceUnusable: no device can be started.
+    Raises: ConfigError, ModelUnusable, DriverFailed, UnknownGpu: before anything is started.
+        DeviceUnusable: no device can be started.
     """
     models = offered_models(config)
-    ladder = make_backends(config.backends, threads=config.threads_per_device)
+    plans = plan_rig(config.gpus, config.backends, os.environ)
+    for plan in plans:
+        note = f": {plan.note}" if plan.note else ""
+        logger.info("Device {} is {}, with {}{}", plan.index, plan.label, ", then ".join(plan.backends), note)
     links = [
         DeviceLink(
             frames.Configure(
-                index=1,
-                backends=config.backends,
-                threads=config.threads_per_device,
+                index=plan.index,
+                backends=plan.backends,
+                threads=config.threads_per_device or max(1, len(os.sched_getaffinity(0)) // len(plans)),
                 max_rows=config.max_batch,
                 model_folders=(str(config.cache_home),),
                 log_directory=str(log_directory) if log_directory else None,
@@ -157,19 +160,21 @@ async def open_worker(
             ),
             silent_seconds=config.process_timeout,
             restart=not config.exit_on_unhandled_faults,
+            environment=plan.environment,
         )
+        for plan in plans
     ]
     tally = Tally(began=monotonic())
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        maker = JobMaker(links, ladder, max_rows=config.max_batch, fell_back=tally.fell_back)
+        maker = JobMaker(links, max_rows=config.max_batch, fell_back=tally.fell_back)
         service = Service(
             models=models,
             maker=maker,
             encoder=Encoder(),
             uploader=Uploader(session),
             tally=tally,
-            depth=_depth(config),
+            depth=_depth(config, len(links)),
             finished=_announce,
         )
         worker = Worker(config=config, links=links, service=service, tally=tally)
@@ -178,15 +183,14 @@ async def open_worker(
 
             await stack.enter_async_context(serve_metrics(worker.snapshot, config.metrics_port))
         async with anyio.create_task_group() as devices:
-            for link in links:
-                await devices.start(link.run)
+            await start_devices(devices, links)
             async with anyio.create_task_group() as side:
                 side.start_soon(_show_status, worker)
                 side.start_soon(_warn_without_jobs, worker)
                 if source is not None:
                     side.start_soon(_follow_config, worker, source)
                 async with anyio.create_task_group() as intake:
-                    intake.start_soon(_take_jobs, worker, transports)
+                    intake.start_soon(_take_jobs, worker)
                     try:
                         yield worker
                     finally:
@@ -234,6 +238,27 @@ def offered_models(config: Config) -> dict[str, Model]:
     return {name: available[name] for name in names}
 
 
+async def start_devices(group: TaskGroup, links: Sequence[DeviceLink]) -> None:
+    """Start all devices; return once one of them is ready and each of the others is ready or has failed.
+
+    One that fails leaves its jobs to the others; DeviceUnusable ends the group when it was the last.
+    """
+
+    async def keep(link: DeviceLink, *, task_status: TaskStatus[None]) -> None:
+        try:
+            await link.run(task_status=task_status)
+        except DeviceUnusable as error:
+            if not any(other.usable for other in links):
+                raise
+            logger.error("{} The other devices go on.", error)
+            if not link.started:
+                task_status.started()
+
+    async with anyio.create_task_group() as starting:
+        for link in links:
+            starting.start_soon(group.start, partial(keep, link))
+
+
 async def _obey_signals(signals: AsyncIterator[object], worker: Worker, scope: anyio.CancelScope) -> None:
     await anext(signals)
     worker.stop.set()
@@ -242,13 +267,13 @@ async def _obey_signals(signals: AsyncIterator[object], worker: Worker, scope: a
     scope.cancel()
 
 
-async def _take_jobs(worker: Worker, make: TransportMaker) -> None:
+async def _take_jobs(worker: Worker) -> None:
     """Run the transports; anew after a change of the configuration, until stopped."""
     try:
         while not worker.stop.is_set():
             worker.changed = anyio.Event()
             try:
-                made = make(worker.config, worker.service)
+                made = make_transports(worker.config, worker.service, len(worker.links))
             except ConfigError as error:
                 worker.failure = str(error)
                 worker.stop.set()
@@ -322,14 +347,14 @@ async def _follow_config(worker: Worker, source: ConfigSource) -> None:
                 logger.error("{} The models offered stay as they are.", error)
                 models = dict(worker.service.models)
             worker.config = reload.config
-            worker.service.models, worker.service.depth = models, _depth(reload.config)
+            worker.service.models, worker.service.depth = models, _depth(reload.config, len(worker.links))
             if reload.applied:
                 worker.changed.set()
 
 
-def _depth(config: Config) -> int:
+def _depth(config: Config, devices: int) -> int:
     """Images that are taken ahead of the devices, those that run included."""
-    return config.max_batch * (1 + config.queue_size) + config.max_threads - 1
+    return devices * config.max_batch * (1 + config.queue_size) + config.max_threads - 1
 
 
 def _announce(record: JobRecord) -> None:

@@ -132,9 +132,11 @@ def bench(context: typer.Context) -> None:
 @app.command()
 def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
     """Look at this rig and say what works, what does not, and what mends it."""
-    from trt_worker.doctor import examine
+    from dataclasses import asdict
 
-    findings = examine(config)
+    from trt_worker.doctor.examine import examine
+
+    findings = examine(config, os.environ)
     for finding in findings:
         typer.echo(f"{finding.mark:>5}  {finding.what:<14} {finding.text}")
         if finding.mend:
@@ -142,7 +144,9 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
     if json:
         from trt_worker.report import write_figures
 
-        write_figures(json, {finding.what: f"{finding.mark}: {finding.text}" for finding in findings})
+        marks = [finding.mark for finding in findings]
+        figures = {"faults": marks.count("fault"), "notes": marks.count("note")}
+        write_figures(json, figures, findings=[asdict(finding) for finding in findings])
     raise typer.Exit(1 if any(finding.mark == "fault" for finding in findings) else 0)
 
 

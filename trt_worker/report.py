@@ -36,9 +36,12 @@ def commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def write_figures(path: Path, figures: Mapping[str, object]) -> None:
-    """Write `{"figures": ..., "machine": ..., "commit": ...}`. Raises: OSError: the file cannot be written."""
-    document = {"figures": dict(figures), "machine": machine(), "commit": commit()}
+def write_figures(path: Path, figures: Mapping[str, object], **details: object) -> None:
+    """Write `{"figures": ..., "machine": ..., "commit": ...}`, and details that are no numbers beside them.
+
+    Raises: OSError: the file cannot be written.
+    """
+    document = {"figures": dict(figures), "machine": machine(), "commit": commit(), **details}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 

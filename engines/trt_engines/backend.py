@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trt_engines.bucket import Bucket
 from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 
 Array = NDArray[np.generic]
 
@@ -64,8 +65,14 @@ class EngineBackend(Protocol):
     def refuses(self, spec: EngineSpec) -> str | None:
         """Why this backend cannot run the network, in an operator's words; None: it can."""
 
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        """Memory that the network's engine will take, as far as it can be told beforehand; loads nothing."""
+
     def load(self, spec: EngineSpec) -> Engine:
         """Make an engine.
 
         Raises: StaleEngine, OutOfMemory, EngineFault.
         """
+
+    def unload(self, model: Model, component: Component) -> None:
+        """Free what the engines of a network share, all of which have been closed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     row_axis: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size at full rows."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def at(self, rows: int) -> tuple[int, ...]:
         """The shape with `rows` rows."""

@@ -268,8 +268,8 @@ def test_the_network_follows_from_the_address_unless_it_is_named(load: Load, tex
 
 
 def test_a_worker_connects_twice_per_row_unless_told_otherwise(load: Load) -> None:
-    assert load("max_batch: 6").config.connections == 12
-    assert load("grid_connections: 3").config.connections == 3
+    assert load("max_batch: 6").config.connections(devices=1) == 12
+    assert load("grid_connections: 3").config.connections(devices=2) == 3
 
 
 def test_max_power_counts_in_units_of_32768_pixels(load: Load) -> None:

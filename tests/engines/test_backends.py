@@ -16,6 +16,7 @@ from trt_engines.backends.pytorch import PyTorchBackend
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineFault, EngineRefused, ModelUnusable
 from trt_engines.model import BUILT_IN, Component, Model, find_models, read_model
+from trt_engines.rig import find_gpus
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,12 @@ def test_the_shipped_graphs_name_no_file_of_the_machine_that_made_them() -> None
 
     assert len(graphs) == 4
     assert [graph.name for graph in graphs if b".py" in graph.read_bytes()] == []
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "pytorch-gpu"])
+@pytest.mark.skipif(bool(find_gpus()), reason="this machine has a card")
+def test_a_backend_of_a_card_never_computes_on_the_processor_in_silence(model: Model, name: str) -> None:
+    (backend,) = make_backends([name])
+
+    with pytest.raises(EngineFault, match=r"this PyTorch sees no card|does not compute with CUDAExecutionProvider"):
+        backend.load(a_spec(model, Component.DENOISER))

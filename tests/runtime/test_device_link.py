@@ -161,7 +161,7 @@ async def test_a_device_that_must_not_restart_is_unusable_after_its_first_death(
 
 async def test_a_job_survives_a_killed_process_without_anybody_noticing() -> None:
     async with a_device() as link:
-        maker = JobMaker([link], make_backends(["onnxruntime"]), max_rows=4, fell_back=lambda _: None)
+        maker = JobMaker([link], max_rows=4, fell_back=lambda _: None)
         killed: list[int] = []
 
         def kill_once(_: float) -> None:
@@ -181,7 +181,7 @@ async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp
     (folder / "unet.onnx").write_bytes(b"damaged")
     reasons: list[str] = []
     async with a_device(backends=("onnxruntime", "pytorch"), folder=tmp_path) as link:
-        maker = JobMaker([link], make_backends(["onnxruntime", "pytorch"]), max_rows=4, fell_back=reasons.append)
+        maker = JobMaker([link], max_rows=4, fell_back=reasons.append)
         model = find_models([tmp_path])["shapes-tiny"]
 
         plans = [(await maker.make(a_job(str(number)), model, lambda _: None)).plan for number in range(3)]
@@ -190,14 +190,14 @@ async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp
     assert "failed" in plans[0].reason
     assert "quarantine" in plans[2].reason
     assert len(reasons) == 3
-    assert list(maker.quarantined) == ["onnxruntime shapes-tiny/denoiser/64x64r8t77"]
+    assert list(maker.quarantined) == ["1 onnxruntime shapes-tiny/denoiser/64x64r8t77"]
 
 
 async def test_when_the_last_backend_fails_the_job_is_refused_with_every_reason(tmp_path: Path) -> None:
     folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "shapes-tiny")
     (folder / "unet.onnx").write_bytes(b"damaged")
     async with a_device(folder=tmp_path) as link:
-        maker = JobMaker([link], make_backends(["onnxruntime"]), max_rows=4, fell_back=lambda _: None)
+        maker = JobMaker([link], max_rows=4, fell_back=lambda _: None)
 
         with pytest.raises(EngineRefused, match="onnxruntime: failed"):
             await maker.make(a_job(), find_models([tmp_path])["shapes-tiny"], lambda _: None)

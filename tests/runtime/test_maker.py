@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import anyio
 import numpy as np
 import pytest
 
-from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineRefused
 from trt_engines.model import find_models
-from trt_worker.errors import BadJob, LateJob
+from trt_worker.errors import BadJob, DeviceLost, LateJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
@@ -20,15 +19,20 @@ from trt_worker.runtime.maker import JobMaker, Making
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
 BRIGHT = np.full((64, 64, 3), 90, np.uint8)
-LADDER = ("onnxruntime", "pytorch")
 
 
 class Scripted(DeviceLink):
     """A link that gives one scripted answer per backend and starts no process."""
 
-    def __init__(self, answers: dict[str, Pixels | frames.Failed]) -> None:
+    def __init__(self, answers: dict[str, Pixels | frames.Failed | DeviceLost], index: int = 1) -> None:
         configure = frames.Configure(
-            index=1, backends=LADDER, threads=1, max_rows=4, model_folders=(), log_directory=None, verbosity=0
+            index=index,
+            backends=tuple(answers),
+            threads=1,
+            max_rows=4,
+            model_folders=(),
+            log_directory=None,
+            verbosity=0,
         )
         super().__init__(configure, silent_seconds=1.0)
         self.asked: list[str] = []
@@ -37,6 +41,8 @@ class Scripted(DeviceLink):
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
         self.asked.append(plan.backend)
         answer = self._answers[plan.backend]
+        if isinstance(answer, DeviceLost):
+            raise answer
         if isinstance(answer, frames.Failed):
             raise JobFailed(answer)
         timing = frames.Made(id=job.id, started=0, denoised=1, decoded=1, engine_seconds=1, mean_rows=1)
@@ -47,8 +53,8 @@ def a_failure(kind: str) -> frames.Failed:
     return frames.Failed(id="job", kind=kind, backend="onnxruntime", engine="engine", message="because")
 
 
-def make(link: Scripted, ladder: Sequence[str] = LADDER) -> Making:
-    maker = JobMaker([link], make_backends(ladder), max_rows=4, fell_back=lambda _: None)
+def make(*links: Scripted) -> Making:
+    maker = JobMaker(links, max_rows=4, fell_back=lambda _: None)
     job = JobSpec(
         id="job",
         model="shapes-tiny",
@@ -82,7 +88,7 @@ def test_a_picture_that_is_black_twice_is_what_was_asked_for() -> None:
 def test_a_black_picture_leaves_when_there_is_no_other_backend_to_ask() -> None:
     link = Scripted({"onnxruntime": BLACK})
 
-    assert not make(link, ["onnxruntime"]).images[0].any()
+    assert not make(link).images[0].any()
 
 
 def test_a_picture_of_the_wrong_size_never_leaves() -> None:
@@ -100,3 +106,29 @@ def test_what_no_backend_can_mend_is_not_tried_on_the_next(kind: str, error: typ
         make(link)
 
     assert link.asked == ["onnxruntime"]
+
+
+def test_after_a_fault_the_same_backend_of_another_device_is_asked() -> None:
+    faulty = Scripted({"onnxruntime": a_failure("fault"), "pytorch": BRIGHT})
+    sound = Scripted({"onnxruntime": BRIGHT, "pytorch": BRIGHT}, index=2)
+
+    making = make(faulty, sound)
+
+    assert (faulty.asked, sound.asked) == (["onnxruntime"], ["onnxruntime"])
+    assert not making.plan.fallback
+
+
+def test_a_job_that_took_its_device_down_is_replayed_on_another() -> None:
+    lost = Scripted({"onnxruntime": DeviceLost("killed")})
+    sound = Scripted({"onnxruntime": BRIGHT}, index=2)
+
+    make(lost, sound)
+
+    assert (lost.asked, sound.asked) == (["onnxruntime"], ["onnxruntime"])
+
+
+def test_a_device_that_cannot_run_the_model_is_passed_over() -> None:
+    unable = Scripted({})
+    able = Scripted({"pytorch": BRIGHT}, index=2)
+
+    assert make(unable, able).plan.backend == "pytorch"

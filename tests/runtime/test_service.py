@@ -57,6 +57,8 @@ class Way:
 class Scripted:
     """A maker that gives grey pictures, raises, or never comes back."""
 
+    devices = 1
+
     def __init__(self, error: Exception | None = None, *, hangs: bool = False) -> None:
         self.error, self.hangs = error, hangs
         self.begun = anyio.Event()

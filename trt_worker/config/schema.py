@@ -216,7 +216,7 @@ class Config(BaseModel):
 
     # How the rig is used.
     cache_home: FolderPath = Path("models")
-    backends: Backends = ("onnxruntime", "pytorch")  # tried in this order
+    backends: Backends = ()  # tried in this order; (): the best order for each card
     gpus: Gpus = ()  # (): all cards; else numbers or identifiers
     max_batch: Annotated[int, Field(ge=1, le=20)] = 4  # rows that share one engine call
     max_threads: Annotated[int, Field(ge=1, le=16)] = 1
@@ -268,10 +268,9 @@ class Config(BaseModel):
         """Largest picture, in pixels."""
         return self.max_power * PIXELS_PER_POWER
 
-    @property
-    def connections(self) -> int:
+    def connections(self, devices: int) -> int:
         """Connections to the grid, each under a name of its own; one connection carries one job at a time."""
-        return self.grid_connections or 2 * self.max_batch
+        return self.grid_connections or 2 * self.max_batch * devices
 
     @property
     def is_anonymous(self) -> bool:

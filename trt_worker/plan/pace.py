@@ -36,12 +36,13 @@ class Pace:
         """Device time for some work; 0 while nothing is measured."""
         return (self.seconds_per_megapixel_step or 0.0) * megapixel_steps
 
-    def finish(self, now: float, ahead: float, own: float) -> float:
+    def finish(self, now: float, ahead: float, own: float, *, devices: int = 1) -> float:
         """When a job would be acknowledged.
 
         Args:
             now: time.monotonic() seconds.
             ahead: megapixel-steps taken before it and not yet done.
-            own: its own megapixel-steps.
+            own: its own megapixel-steps, which one device does alone.
+            devices: share what is ahead, >= 1.
         """
-        return now + self.seconds(ahead + own) + self.overhead_seconds
+        return now + self.seconds(ahead / devices + own) + self.overhead_seconds

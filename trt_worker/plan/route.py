@@ -29,6 +29,7 @@ class Exclusion:
 
     backend: str
     reason: str
+    device: int | None = None  # where; None: on every device
 
 
 def components_of(job: JobSpec) -> tuple[Component, ...]:

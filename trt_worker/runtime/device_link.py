@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
+from types import MappingProxyType
 
 import anyio
 import numpy as np
@@ -17,9 +19,11 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from loguru import logger
 from numpy.typing import NDArray
 
+from trt_engines.backends.ladder import make_backends
 from trt_worker.concurrency import first_leaf
 from trt_worker.errors import DeviceLost, DeviceUnusable
 from trt_worker.job import JobSpec
+from trt_worker.plan.placement import DeviceView
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
 
@@ -48,7 +52,9 @@ class JobFailed(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class _Pending:
+    job: JobSpec
     progress: Callable[[float], None]
+    fraction: float = 0.0
     images: dict[int, Pixels] = field(default_factory=dict)
     ended: anyio.Event = field(default_factory=anyio.Event)
     result: MadeJob | Exception | None = None
@@ -63,18 +69,29 @@ class DeviceLink:
 
     Args:
         configure: first frame of every process that is started.
+        environment: variables that each process gets besides ours, as those that show it its card.
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
         start_seconds: how long a new process may take until it is ready, and how long loading an engine may take.
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
     """
 
     def __init__(
-        self, configure: frames.Configure, *, silent_seconds: float, start_seconds: float = 300.0, restart: bool = True
+        self,
+        configure: frames.Configure,
+        *,
+        silent_seconds: float,
+        start_seconds: float = 300.0,
+        restart: bool = True,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.index = configure.index
+        self.ladder = make_backends(configure.backends, threads=configure.threads)
+        """Backends of its processes, best first: only asked here whether they can run something, never loaded."""
         self.totals = _NOTHING
         self.restarts = 0
+        self.started = False  # whether a process of it has ever been ready
         self._configure = configure
+        self._environment = environment
         self._silent_seconds = silent_seconds
         self._start_seconds = start_seconds
         self._most_starts = _FAILED_STARTS if restart else 0
@@ -87,6 +104,7 @@ class DeviceLink:
         self._heard = 0.0
         self._patience = silent_seconds
         self._earlier = _NOTHING  # what the processes before this one did
+        self._resident: set[str] = set()  # models that this process has run
         self._sending = anyio.Lock()
 
     @property
@@ -98,6 +116,26 @@ class DeviceLink:
     def jobs(self) -> int:
         """Jobs the process holds now."""
         return len(self._pending)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a process runs or will be started again."""
+        return self._unusable is None
+
+    def view(self, model: str, *, failures: int = 0) -> DeviceView:
+        """What placement has to know before it gives this device a job of a model.
+
+        Args:
+            failures: faults and lost processes that the job has already had here.
+        """
+        totals = self.totals
+        return DeviceView(
+            index=self.index,
+            failures=failures,
+            backlog=sum(pending.job.megapixel_steps * (1 - pending.fraction) for pending in self._pending.values()),
+            pace=totals.megapixel_steps / totals.loop_seconds if totals.loop_seconds else None,
+            resident=model in self._resident,
+        )
 
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
         """Run one job to its pixels; cancelling this withdraws the job from the device.
@@ -111,7 +149,8 @@ class DeviceLink:
         if not self._pending:
             self._heard = monotonic()
         run = f"{job.id}/{next(self._runs)}"  # a job that comes twice is two runs
-        pending = self._pending[run] = _Pending(progress=progress)
+        pending = self._pending[run] = _Pending(job=job, progress=progress)
+        self._resident.add(job.model)
         try:
             await self._send(_run_frame(run, job, plan), job.source or b"")
             await pending.ended.wait()
@@ -137,6 +176,7 @@ class DeviceLink:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
                     failed_starts = 0
+                    self.started = True
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
             except* DeviceLost as group:
@@ -162,8 +202,14 @@ class DeviceLink:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220 - a fork, not a wait
+            process = subprocess.Popen(  # noqa: ASYNC220 - a fork, not a wait
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | self._environment,
+            )
         self._process = process
+        self._resident = set()
         try:
             async with await SocketStream.from_socket(ours) as stream:
                 self._stream = stream
@@ -202,6 +248,7 @@ class DeviceLink:
             case frames.Totals():
                 self.totals = _sum(self._earlier, header)
             case frames.Progress(id=job_id, fraction=fraction) if job_id in self._pending:
+                self._pending[job_id].fraction = fraction
                 self._pending[job_id].progress(fraction)
             case frames.Pixels(id=job_id) if job_id in self._pending:
                 pixels = np.frombuffer(body, np.uint8).reshape(header.height, header.width, 3)

@@ -10,12 +10,12 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from trt_engines.backend import EngineBackend
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model
 from trt_worker.check.picture import Finding, Verdict, inspect_picture
-from trt_worker.errors import BadJob, DeviceLost, LateJob, UnservableJob
+from trt_worker.errors import BadJob, DeviceLost, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import JobSpec
+from trt_worker.plan.placement import place
 from trt_worker.plan.route import Exclusion, Plan, route
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob
 
@@ -39,7 +39,7 @@ class JobMaker:
     """Sends jobs to the devices and brings images back.
 
     Args:
-        ladder: backends, best first; only asked whether they can run something, never loaded here.
+        links: the rig's devices, each with a ladder of its own.
         max_rows: images that share a step.
         fell_back: told the reason whenever a job does not run on the first backend.
     """
@@ -47,23 +47,21 @@ class JobMaker:
     def __init__(
         self,
         links: Sequence[DeviceLink],
-        ladder: Sequence[EngineBackend],
         *,
         max_rows: int,
         fell_back: Callable[[str], None],
     ) -> None:
         self._links = links
-        self._ladder = ladder
         self._max_rows = max_rows
         self._fell_back = fell_back
-        self._faults: Counter[tuple[str, str]] = Counter()
+        self._faults: Counter[tuple[int, str, str]] = Counter()
 
     @property
     def quarantined(self) -> Mapping[str, int]:
-        """Engines that get no more jobs, as `backend engine`, with their faults."""
+        """Engines that get no more jobs, as `device backend engine`, with their faults."""
         return {
-            f"{backend} {engine}": faults
-            for (backend, engine), faults in self._faults.items()
+            f"{device} {backend} {engine}": faults
+            for (device, backend, engine), faults in self._faults.items()
             if faults >= FAULTS_UNTIL_QUARANTINE
         }
 
@@ -78,17 +76,19 @@ class JobMaker:
         """
         excluded: list[Exclusion] = []
         crashes: Counter[str] = Counter()
+        failures: Counter[int] = Counter()
         black: Making | None = None
         while True:
             try:
-                plan = self._route(job, model, excluded)
+                link, plan = self._place(job, model, excluded, failures)
             except EngineRefused:
                 if black is None:
                     raise
                 return black
             logger.debug(
-                "Job {}: backend {}, engine {}, bucket {}, reason: {}",
+                "Job {}: device {}, backend {}, engine {}, bucket {}, reason: {}",
                 job.id,
+                link.index,
                 plan.backend,
                 plan.engine,
                 plan.bucket.label,
@@ -98,15 +98,19 @@ class JobMaker:
                 self._fell_back(plan.reason)
                 logger.info("Job {} runs on {}: {}", job.id, plan.backend, plan.reason)
             try:
-                made = await self._pick_link().make(job, plan, progress)
+                made = await link.make(job, plan, progress)
+            except DeviceUnusable:
+                continue  # it is passed over from now on
             except DeviceLost as lost:
                 crashes[plan.backend] += 1
+                failures[link.index] += 1
                 logger.warning("Job {} is replayed: {}", job.id, lost)
                 if crashes[plan.backend] >= CRASHES_PER_BACKEND:
                     excluded.append(Exclusion(backend=plan.backend, reason="lost its process with this job twice"))
                 continue
             except JobFailed as failed:
-                excluded.append(self._exclusion(job, plan, failed))
+                failures[link.index] += 1
+                excluded.append(self._exclusion(job, link, plan, failed))
                 continue
             making = Making(images=made.images, plan=plan, made=made)
             finding = next((found for found in self._findings(job, making) if not found.passed), None)
@@ -119,22 +123,45 @@ class JobMaker:
                 black = making
             excluded.append(Exclusion(backend=plan.backend, reason=f"gave a {finding.verdict.value} picture"))
 
-    def _route(self, job: JobSpec, model: Model, excluded: Sequence[Exclusion]) -> Plan:
-        """The plan of a job, passing over engines in quarantine."""
-        barred = list(excluded)
+    @property
+    def devices(self) -> int:
+        """Devices that can be given a job."""
+        return sum(link.usable for link in self._links)
+
+    def _place(
+        self, job: JobSpec, model: Model, excluded: Sequence[Exclusion], failures: Mapping[int, int]
+    ) -> tuple[DeviceLink, Plan]:
+        """The device that gets a job, and its plan there."""
+        usable = [link for link in self._links if link.usable]
+        if not usable:
+            raise DeviceUnusable("no device process can be started; see the errors above")
+        plans: dict[int, Plan] = {}
+        refusals: dict[int, EngineRefused] = {}
+        for link in usable:
+            try:
+                plans[link.index] = self._route(job, model, link, excluded)
+            except EngineRefused as refused:
+                refusals[link.index] = refused
+        able = [link for link in usable if link.index in plans]
+        if not able:
+            raise EngineRefused("; ".join(dict.fromkeys(str(refused) for refused in refusals.values())))
+        views = [link.view(model.name, failures=failures.get(link.index, 0)) for link in able]
+        chosen = place(views, job.megapixel_steps)
+        return next(link for link in able if link.index == chosen), plans[chosen]
+
+    def _route(self, job: JobSpec, model: Model, link: DeviceLink, excluded: Sequence[Exclusion]) -> Plan:
+        """The plan of a job on a device, passing over engines in quarantine."""
+        barred = [one for one in excluded if one.device in {None, link.index}]
         while True:
-            plan = route(job, model, self._ladder, max_rows=self._max_rows, excluded=barred)
-            faults = self._faults[plan.backend, plan.engine]
+            plan = route(job, model, link.ladder, max_rows=self._max_rows, excluded=barred)
+            faults = self._faults[link.index, plan.backend, plan.engine]
             if faults < FAULTS_UNTIL_QUARANTINE:
                 return plan
             barred.append(
                 Exclusion(backend=plan.backend, reason=f"{plan.engine} is in quarantine after {faults} faults")
             )
 
-    def _pick_link(self) -> DeviceLink:
-        return min(self._links, key=lambda link: link.jobs)
-
-    def _exclusion(self, job: JobSpec, plan: Plan, failed: JobFailed) -> Exclusion:
+    def _exclusion(self, job: JobSpec, link: DeviceLink, plan: Plan, failed: JobFailed) -> Exclusion:
         failure = failed.failure
         match failure.kind:
             case "bad_job":
@@ -143,9 +170,9 @@ class JobMaker:
                 raise UnservableJob(f"job {job.id}: {failure.message}")
             case "late":
                 raise LateJob(f"job {job.id}: {failure.message}")
-        self._faults[plan.backend, plan.engine] += 1
+        self._faults[link.index, plan.backend, plan.engine] += 1
         logger.error("Job {} failed on {} ({}): {}", job.id, plan.backend, failure.engine, failure.message)
-        return Exclusion(backend=plan.backend, reason=f"failed: {failure.message}")
+        return Exclusion(backend=plan.backend, reason=f"failed: {failure.message}", device=link.index)
 
     def _findings(self, job: JobSpec, making: Making) -> Iterator[Finding]:
         return (inspect_picture(image, width=job.width, height=job.height) for image in making.images)

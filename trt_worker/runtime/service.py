@@ -75,7 +75,8 @@ class Service:
         if job.model not in self.models:
             return f"model {job.model} is not served"
         now = monotonic()
-        finish = self.pace.finish(now, sum(entry.left for entry in self._open), job.megapixel_steps)
+        ahead = sum(entry.left for entry in self._open)
+        finish = self.pace.finish(now, ahead, job.megapixel_steps, devices=max(1, self.maker.devices))
         if finish <= job.due:
             return None
         return f"it would be done in {finish - now:.0f} s and is due in {job.due - now:.0f} s"

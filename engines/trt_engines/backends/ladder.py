@@ -10,7 +10,7 @@ from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
 from trt_engines.backends.pytorch import PyTorchBackend
 from trt_engines.errors import EngineRefused
 
-BACKENDS = ("onnxruntime", "pytorch", "null")
+BACKENDS = ("onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", "null")
 
 
 def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBackend, ...]:
@@ -19,7 +19,9 @@ def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBack
     Raises: EngineRefused: a name is not in `BACKENDS`.
     """
     makers: dict[str, Callable[[], EngineBackend]] = {
+        "onnxruntime-cuda": lambda: OnnxRuntimeBackend(threads, cuda=True),
         "onnxruntime": lambda: OnnxRuntimeBackend(threads),
+        "pytorch-gpu": lambda: PyTorchBackend(threads, gpu=True),
         "pytorch": lambda: PyTorchBackend(threads),
         "null": NullBackend,
     }

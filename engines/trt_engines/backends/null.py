@@ -6,6 +6,8 @@ import numpy as np
 
 from trt_engines.backend import EngineSpec
 from trt_engines.interface import interface_of
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 
 
 class NullBackend:
@@ -16,8 +18,14 @@ class NullBackend:
     def refuses(self, spec: EngineSpec) -> str | None:
         return None
 
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=0)
+
     def load(self, spec: EngineSpec) -> NullEngine:
         return NullEngine(spec)
+
+    def unload(self, model: Model, component: Component) -> None:
+        pass
 
 
 class NullEngine:

@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU: the embedded default, and the oracle the other backends are held to."""
+"""ONNX Runtime: on the CPU the embedded default, and the oracle the other backends are held to; on a card a fallback.
+
+Nothing here was run on a card: that the CUDA provider computes the same is ONNX Runtime's word.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.footprint import single_precision
 from trt_engines.errors import EngineFault
 from trt_engines.interface import Interface, TensorSpec, interface_of
-from trt_engines.model import Component
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,15 +26,16 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeBackend:
-    """Runs a model's ONNX graphs on the processor; one session per graph serves every bucket.
+    """Runs a model's ONNX graphs; one session per graph serves every bucket.
 
     Args:
         threads: threads of one engine call; 0 takes every core this process may use.
+        cuda: compute on the first card that the process sees; tensors stay in host memory and are copied at each call.
     """
 
-    name = "onnxruntime"
-
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, *, cuda: bool = False) -> None:
+        self.name = "onnxruntime-cuda" if cuda else "onnxruntime"
+        self._provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
         self._threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[Path, onnxruntime.InferenceSession] = {}
 
@@ -40,6 +46,9 @@ class OnnxRuntimeBackend:
             return f"{spec.model.name} has no {spec.component.value} graph"
         return None
 
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return single_precision(spec)
+
     def load(self, spec: EngineSpec) -> OnnxRuntimeEngine:
         session = self._session(spec.model.graphs[spec.component])
         layers = 1
@@ -47,14 +56,17 @@ class OnnxRuntimeBackend:
             layers = int(session.get_outputs()[0].shape[0])
         return OnnxRuntimeEngine(spec, session, interface_of(spec, text_layers=layers))
 
+    def unload(self, model: Model, component: Component) -> None:
+        self._sessions.pop(model.graphs[component], None)
+
     def _session(self, graph: Path) -> onnxruntime.InferenceSession:
         if graph not in self._sessions:
-            self._sessions[graph] = open_graph(graph, self._threads)
+            self._sessions[graph] = open_graph(graph, self._threads, self._provider)
         return self._sessions[graph]
 
 
-def open_graph(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A graph on the processor. Raises: EngineFault: it cannot be loaded."""
+def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
+    """A graph that computes with a provider and no other. Raises: EngineFault: it cannot."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -62,9 +74,15 @@ def open_graph(graph: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(graph), sess_options=options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[provider])
     except Exception as error:
         raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
+    if (used := session.get_providers()[0]) != provider:  # it falls back without an error
+        raise EngineFault(
+            f"ONNX Runtime does not compute with {provider} here and would use {used}: this needs "
+            "onnxruntime-gpu with the CUDA and cuDNN libraries that its release notes name"
+        )
+    return session
 
 
 class OnnxRuntimeEngine:

@@ -1,17 +1,23 @@
-"""PyTorch on the CPU through diffusers' own modules: the fallback, and the reference in tests."""
+"""PyTorch through diffusers' own modules: on the CPU the fallback and the reference in tests, on a card the fallback.
+
+Nothing here was run on a card: what only a card can prove is `_card`, and that the modules compute the same there.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from trt_engines.backend import EngineSpec
-from trt_engines.errors import EngineFault
+from trt_engines.backends.footprint import single_precision
+from trt_engines.errors import EngineFault, OutOfMemory
 from trt_engines.interface import interface_of
-from trt_engines.model import Component
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
 
 _ARCHITECTURES = frozenset({"stable_diffusion_1"})
 
@@ -21,11 +27,12 @@ class PyTorchBackend:
 
     Args:
         threads: threads of one call; 0 takes every core this process may use.
+        gpu: compute on the first card that the process sees, NVIDIA's or AMD's (ROCm).
     """
 
-    name = "pytorch"
-
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, *, gpu: bool = False) -> None:
+        self.name = "pytorch-gpu" if gpu else "pytorch"
+        self._gpu = gpu
         self._threads = threads or len(os.sched_getaffinity(0))
         self._modules: dict[tuple[str, Component], Any] = {}
 
@@ -39,19 +46,28 @@ class PyTorchBackend:
             return f"{spec.model.name} has no {spec.component.value} weights"
         return None
 
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return single_precision(spec)
+
     def load(self, spec: EngineSpec) -> PyTorchEngine:
         import torch
 
         torch.set_num_threads(self._threads)
+        device = _card() if self._gpu else "cpu"
         try:
-            module = self._module(spec)
+            module = self._module(spec, device)
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemory(f"{spec.label} does not fit on the card: {error}") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineFault(f"PyTorch cannot load {spec.label}: {error}") from error
-        return PyTorchEngine(spec, module)
+        return PyTorchEngine(spec, module, device)
 
-    def _module(self, spec: EngineSpec) -> Any:
+    def unload(self, model: Model, component: Component) -> None:
+        self._modules.pop((model.name, _module_of(component)), None)
+
+    def _module(self, spec: EngineSpec, device: str) -> Any:
         """The eager module that computes a component; encoder and decoder share one VAE."""
-        kind = Component.VAE_DECODER if spec.component is Component.VAE_ENCODER else spec.component
+        kind = _module_of(spec.component)
         key = (spec.model.name, kind)
         if key not in self._modules:
             import torch
@@ -65,18 +81,18 @@ class PyTorchBackend:
             }[kind]
             folder = spec.model.weights[spec.component].parent
             module = loader.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-            self._modules[key] = module.to(torch.float32).eval()
+            self._modules[key] = module.to(device, torch.float32).eval()
         return self._modules[key]
 
 
 class PyTorchEngine:
-    """A module behind NumPy tensors that share memory with PyTorch's."""
+    """A module behind NumPy tensors that share memory with PyTorch's; a card gets copies at each call."""
 
-    def __init__(self, spec: EngineSpec, module: Any) -> None:
+    def __init__(self, spec: EngineSpec, module: Any, device: str) -> None:
         import torch
 
         self.spec = spec
-        self._module = module
+        self._module, self._device = module, device
         self._forward = _FORWARDS[spec.component]
         layers = module.config.num_hidden_layers if spec.component is Component.TEXT_ENCODER else 1
         interface = interface_of(spec, text_layers=layers)
@@ -88,10 +104,12 @@ class PyTorchEngine:
     def run(self, rows: int) -> None:
         import torch
 
-        arguments = {name: tensor[:rows] for name, tensor in self._tensors.items()}
         try:
             with torch.inference_mode():
-                result = self._forward(self._module, arguments)
+                arguments = {name: tensor[:rows].to(self._device) for name, tensor in self._tensors.items()}
+                result = self._forward(self._module, arguments).cpu()
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemory(f"{self.spec.label} with {rows} rows does not fit on the card: {error}") from error
         except RuntimeError as error:
             raise EngineFault(f"{self.spec.label} failed in PyTorch: {error}") from error
         target = self.outputs[self._output.name]
@@ -100,6 +118,33 @@ class PyTorchEngine:
 
     def close(self) -> None:
         self._tensors.clear()
+
+
+def _module_of(component: Component) -> Component:
+    """Encoder and decoder are parts of one VAE."""
+    return Component.VAE_DECODER if component is Component.VAE_ENCODER else component
+
+
+def _card() -> str:
+    """PyTorch's name of the card that this process sees. Raises: EngineFault: this PyTorch cannot compute on it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineFault(
+            "this PyTorch sees no card: it was installed for the processor alone, or the driver does not work "
+            "(pytorch.org/get-started names the package for CUDA and for ROCm)"
+        )
+    if torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(0)
+        architectures = torch.cuda.get_arch_list()
+        # Code for SM86 is found under SM80 as well: kernels run on any later card of the same major number.
+        compiled = [int(found[1]) for name in architectures if (found := re.match(r"sm_(\d+)", name))]
+        if not any(10 * major <= one <= 10 * major + minor for one in compiled):
+            raise EngineFault(
+                f"this PyTorch has kernels for {', '.join(architectures)} and none for SM{major}{minor}; "
+                "an older PyTorch may have them"
+            )
+    return "cuda"
 
 
 def _encode_text(module: Any, inputs: dict[str, Any]) -> Any:

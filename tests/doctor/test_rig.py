@@ -1,0 +1,66 @@
+"""What the doctor says of cards, with a stand-in for `nvidia-smi` on the path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trt_worker.config.schema import Config
+from trt_worker.doctor.finding import Finding
+from trt_worker.doctor.rig import examine_rig
+
+RIG = """0, GPU-aaaa, NVIDIA GeForce RTX 3060, 8.6, 12288, 580.95.05
+1, GPU-bbbb, NVIDIA GeForce GTX 1080 Ti, 6.1, 11264, 580.95.05"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    def install(text: str, status: int) -> None:
+        script = tmp_path / "nvidia-smi"
+        script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status}\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    return install
+
+
+def of(findings: list[Finding], what: str) -> list[Finding]:
+    return [finding for finding in findings if finding.what == what]
+
+
+def test_every_card_is_named_with_what_computes_on_it_and_why(driver: Callable[[str, int], None]) -> None:
+    driver(RIG, 0)
+
+    findings = list(examine_rig(Config(), {}))
+
+    assert [finding.text for finding in of(findings, "driver")] == ["580.95.05"]
+    assert [finding.mark for finding in of(findings, "card")] == ["ok", "ok"]
+    ampere, pascal = of(findings, "device")
+    assert (ampere.mark, pascal.mark) == ("ok", "note")
+    assert "SM86" in ampere.text
+    assert "older than Turing" in pascal.text
+    assert {finding.text.split(" with ")[0] for finding in of(findings, "model")} == {
+        "shapes-tiny runs on device 1",
+        "shapes-tiny runs on device 2",
+    }
+
+
+def test_a_broken_driver_is_a_fault_with_a_command(driver: Callable[[str, int], None]) -> None:
+    driver("Failed to initialize NVML: Driver/library version mismatch", 18)
+
+    (finding,) = examine_rig(Config(), {})
+
+    assert (finding.mark, finding.what, finding.mend) == ("fault", "driver", "sudo reboot")
+
+
+def test_a_card_in_the_configuration_that_is_not_there_is_a_fault(driver: Callable[[str, int], None]) -> None:
+    driver(RIG, 0)
+
+    (finding,) = examine_rig(Config(gpus=("7",)), {})
+
+    assert finding.mark == "fault"
+    assert "'7'" in finding.text
+    assert finding.mend == "nvidia-smi -L"

@@ -1,0 +1,140 @@
+"""The cards of a machine, with a stand-in for `nvidia-smi` on the path: a real process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trt_engines.rig import (
+    MIB,
+    AmdGpu,
+    DriverFailed,
+    Gpu,
+    UnknownGpu,
+    choose_gpus,
+    find_amd_gpus,
+    find_gpus,
+)
+
+TWO = """0, GPU-aaaa1111-0000, NVIDIA GeForce RTX 4090, 8.9, 24564, 580.95.05
+1, GPU-bbbb2222-0000, NVIDIA GeForce GTX 1080 Ti, 6.1, 11264, 580.95.05"""
+
+Driver = Callable[..., None]
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Puts an `nvidia-smi` first on the path that prints some text and ends with some status."""
+
+    def install(text: str, status: int = 0) -> None:
+        script = tmp_path / "nvidia-smi"
+        script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status}\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    return install
+
+
+def a_gpu(index: int, uuid: str) -> Gpu:
+    return Gpu(
+        index=index, uuid=uuid, name="NVIDIA GeForce RTX 3060", sm=86, memory_bytes=12_288 * MIB, driver="580.95.05"
+    )
+
+
+GPUS = (a_gpu(0, "GPU-aa11"), a_gpu(1, "GPU-aa22"), a_gpu(2, "GPU-bb33"))
+
+
+def test_cards_are_what_the_driver_says(driver: Driver) -> None:
+    driver(TWO)
+
+    first, second = find_gpus()
+
+    assert (first.sm, first.uuid, first.memory_bytes) == (89, "GPU-aaaa1111-0000", 24_564 * MIB)
+    assert first.card is not None
+    assert first.card.memory_bytes == first.memory_bytes
+    assert first.unsupported is None
+    assert "Pascal" in (second.unsupported or "")
+
+
+def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert find_gpus() == ()
+
+
+def test_a_driver_without_a_card_is_no_fault(driver: Driver) -> None:
+    driver("No devices were found", 6)
+
+    assert find_gpus() == ()
+
+
+def test_a_driver_that_does_not_match_its_library_is_said_in_its_words(driver: Driver) -> None:
+    driver("Failed to initialize NVML: Driver/library version mismatch", 18)
+
+    with pytest.raises(DriverFailed, match="version mismatch"):
+        find_gpus()
+
+
+@pytest.mark.parametrize("line", ["0, GPU-a, NVIDIA GeForce RTX 3060, [N/A], 12288, 450.1", "hello"])
+def test_an_answer_that_is_no_card_is_an_error_and_not_a_guess(driver: Driver, line: str) -> None:
+    driver(line)
+
+    with pytest.raises(DriverFailed, match="which is not index, uuid"):
+        find_gpus()
+
+
+def test_a_card_we_do_not_know_is_still_a_card() -> None:
+    gpu = Gpu(index=0, uuid="GPU-1", name="NVIDIA Something New", sm=120, memory_bytes=MIB, driver="1")
+
+    assert gpu.card is None
+    assert gpu.unsupported is None
+
+
+def test_all_cards_are_used_when_nothing_else_is_said() -> None:
+    assert choose_gpus(GPUS, (), {}) == GPUS
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"), [(("1",), [1]), (("2", "0"), [2, 0]), (("GPU-bb", "2"), [2]), (("GPU-aa2", "0"), [1, 0])]
+)
+def test_cards_are_chosen_by_position_or_the_beginning_of_their_uuid(
+    wanted: tuple[str, ...], chosen: list[int]
+) -> None:
+    assert [gpu.index for gpu in choose_gpus(GPUS, wanted, {})] == chosen
+
+
+@pytest.mark.parametrize("entry", ["3", "GPU-aa", "GPU-zz"])
+def test_a_card_that_is_not_there_or_not_told_apart_is_an_error_that_lists_them(entry: str) -> None:
+    with pytest.raises(UnknownGpu, match=r"GPU-aa11.*GPU-bb33"):
+        choose_gpus(GPUS, (entry,), {})
+
+
+@pytest.mark.parametrize(
+    ("visible", "chosen"), [("1", [1]), ("2,0", [2, 0]), ("GPU-bb33", [2]), ("", []), ("-1", []), ("0,9,1", [0])]
+)
+def test_one_worker_per_card_by_cuda_visible_devices_sees_that_card_alone(visible: str, chosen: list[int]) -> None:
+    assert [gpu.index for gpu in choose_gpus(GPUS, (), {"CUDA_VISIBLE_DEVICES": visible})] == chosen
+
+
+def test_positions_count_among_the_visible_cards() -> None:
+    assert [gpu.index for gpu in choose_gpus(GPUS, ("0",), {"CUDA_VISIBLE_DEVICES": "2,1"})] == [2]
+
+
+def test_amd_cards_are_what_the_kernel_lists(tmp_path: Path) -> None:
+    for node, version in enumerate((0, 110_000, 90_010, 100_300)):
+        folder = tmp_path / str(node)
+        folder.mkdir()
+        (folder / "properties").write_text(f"cpu_cores_count 0\ngfx_target_version {version}\nname x\n")
+
+    assert find_amd_gpus(tmp_path) == (
+        AmdGpu(target="gfx1100"),
+        AmdGpu(target="gfx90a"),
+        AmdGpu(target="gfx1030"),
+    )
+
+
+def test_a_machine_without_amds_driver_has_no_amd_card(tmp_path: Path) -> None:
+    assert find_amd_gpus(tmp_path / "absent") == ()

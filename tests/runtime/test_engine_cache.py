@@ -1,0 +1,124 @@
+"""Engines within a budget of memory, with a backend that costs nothing and says what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.null import NullBackend, NullEngine
+from trt_engines.bucket import Bucket
+from trt_engines.errors import OutOfMemory
+from trt_engines.model import Component, Model, find_models
+from trt_engines.residency import Footprint
+from trt_worker.runtime.engine_cache import EngineCache
+
+SHIPPED = find_models()["shapes-tiny"]
+
+
+class Sized(NullBackend):
+    """Takes 10 bytes of weights a network and one of activations a row; refuses memory as often as it is told."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.unloaded: list[str] = []
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=10, activations=spec.bucket.rows)
+
+    def load(self, spec: EngineSpec) -> NullEngine:
+        if self.refusals:
+            self.refusals -= 1
+            raise OutOfMemory(f"{spec.label}: the card is full")
+        return super().load(spec)
+
+    def unload(self, model: Model, component: Component) -> None:
+        self.unloaded.append(model.name)
+
+
+class Device:
+    """A cache with a budget, and what it said."""
+
+    def __init__(self, budget: int, refusals: int = 0) -> None:
+        self.backend = Sized(refusals)
+        self.used: list[Engine] = []
+        self.loaded: list[str] = []
+        self.closed: list[str] = []
+        self._models = {name: replace(SHIPPED, name=name) for name in "abc"}  # one object each, as in the worker
+        self.cache = EngineCache(
+            budget,
+            in_use=lambda: self.used,
+            loading=lambda spec: self.loaded.append(spec.label),
+            closed=lambda engine: self.closed.append(engine.spec.model.name),
+        )
+
+    def get(self, model: str, *rows: int) -> Engine:
+        buckets = [Bucket(width=64, height=64, rows=count) for count in rows or (1,)]
+        specs = [EngineSpec(model=self._models[model], component=Component.DENOISER, bucket=one) for one in buckets]
+        return self.cache.get(self.backend, specs)
+
+
+def test_an_engine_is_loaded_once() -> None:
+    device = Device(100)
+
+    assert device.get("a") is device.get("a")
+    assert len(device.loaded) == 1
+
+
+def test_buckets_of_one_network_share_its_weights() -> None:
+    device = Device(13)
+
+    device.get("a", 1)
+    device.get("a", 3)
+
+    assert device.closed == []
+
+
+def test_the_least_recently_used_network_leaves_when_another_needs_its_room() -> None:
+    device = Device(22)
+    device.get("a")
+    device.get("b")
+    device.get("a")
+
+    device.get("c")
+
+    assert device.closed == ["b"]
+    assert device.backend.unloaded == ["b"]
+    assert device.cache.models == {"a", "c"}
+
+
+def test_an_engine_in_use_stays_and_the_next_one_is_refused_with_the_figures() -> None:
+    device = Device(12)
+    device.used = [device.get("a")]
+
+    with pytest.raises(OutOfMemory, match=r"b/denoiser on null takes .* with the engines in use"):
+        device.get("b")
+
+    assert device.cache.models == {"a"}
+
+
+def test_fewer_rows_are_taken_before_a_network_is_refused() -> None:
+    device = Device(14)
+
+    assert device.get("a", 8, 4, 2).spec.bucket.rows == 4
+
+
+def test_when_the_library_finds_no_room_everything_idle_is_closed_and_it_is_asked_once_more() -> None:
+    device = Device(100)
+    device.get("a")
+    device.backend.refusals = 1
+
+    device.get("b")
+
+    assert device.closed == ["a"]
+    assert device.cache.models == {"b"}
+
+
+def test_when_it_finds_none_again_the_fault_is_told_and_nothing_is_kept() -> None:
+    device = Device(100, refusals=2)
+
+    with pytest.raises(OutOfMemory, match="the card is full"):
+        device.get("a")
+
+    assert device.cache.models == frozenset()

@@ -1,0 +1,38 @@
+"""All findings, in the order in which an operator reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from trt_worker.config.load import load_config
+from trt_worker.config.schema import Config
+from trt_worker.doctor.finding import Finding
+from trt_worker.doctor.machine import examine_libraries, examine_machine
+from trt_worker.doctor.network import examine_networks
+from trt_worker.doctor.rig import examine_rig
+from trt_worker.errors import ConfigError
+
+
+def examine(config_path: Path, environ: Mapping[str, str]) -> list[Finding]:
+    """Look at machine, libraries, cards, configuration, models and networks; loads no engine and takes no job."""
+    loaded, configured = _configured(config_path, environ)
+    config = loaded or Config()
+    return [
+        *examine_machine(config.cache_home),
+        *examine_libraries(),
+        *configured,
+        *examine_rig(config, environ),
+        *(examine_networks(loaded) if loaded else ()),
+    ]
+
+
+def _configured(path: Path, environ: Mapping[str, str]) -> tuple[Config | None, list[Finding]]:
+    try:
+        loaded = load_config(path, environ=environ)
+    except ConfigError as error:
+        mend = "cp bridgeData_template.yaml bridgeData.yaml" if not path.exists() else f"nano {path}"
+        return None, [Finding(mark="fault", what="config", text=str(error).splitlines()[0], mend=mend)]
+    named = f"{path}, for {' and '.join(sorted(loaded.config.networks))}"
+    notes = [Finding(mark="note", what="config", text=str(note)) for note in loaded.notes]
+    return loaded.config, [Finding(mark="ok", what="config", text=named), *notes]

@@ -1,0 +1,89 @@
+"""Which device processes a rig gets, and which backends each may use: decided once, with the reason written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trt_engines.rig import AmdGpu, Gpu, choose_gpus, find_amd_gpus, find_gpus
+
+PROCESSOR = ("onnxruntime", "pytorch")
+"""What computes without a card."""
+
+CARD = ("onnxruntime-cuda", "pytorch-gpu", "onnxruntime")
+"""What computes where there is no built engine for an NVIDIA card; the processor is the last resort."""
+
+OTHER_CARD = ("pytorch-gpu", "onnxruntime")
+"""Cards that no engine library supports: PyTorch tells when it is loaded whether it has kernels for them."""
+
+EVERYWHERE = frozenset({"null"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """One device process: its card, what it may compute with, and why."""
+
+    index: int  # from 1: the N of bridge_N.log
+    label: str  # as logs and `doctor` call it
+    backends: tuple[str, ...]  # best first
+    environment: Mapping[str, str] = field(default_factory=dict)  # shows the process its own card and no other
+    note: str = ""  # what an operator has to know of a card that is not used to the full; "": nothing
+
+
+def plan_rig(gpus: Sequence[str], backends: Sequence[str], environ: Mapping[str, str]) -> tuple[DevicePlan, ...]:
+    """The devices of this machine: asks its drivers, then `plan_devices`.
+
+    Args:
+        gpus: which cards, as in the configuration; empty: all.
+        backends: the operator's order; empty: the best for each card.
+    Raises: DriverFailed, UnknownGpu.
+    """
+    return plan_devices(choose_gpus(find_gpus(), gpus, environ), find_amd_gpus(), backends)
+
+
+def plan_devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu], wanted: Sequence[str]) -> tuple[DevicePlan, ...]:
+    """One device per card, or one for the processor.
+
+    Args:
+        gpus: cards to use; AMD's are used where there are none.
+        wanted: backends in the operator's order; empty: the best order for each card. A backend that a card cannot
+            have is passed over there; where none is left, the device gets those that it can have.
+    """
+    kinds = list(_kinds(gpus, amd_gpus))
+    return tuple(
+        DevicePlan(
+            index=index,
+            label=label,
+            backends=_chosen(wanted, possible) or possible,
+            environment=environment,
+            note=note,
+        )
+        for index, (label, possible, environment, note) in enumerate(kinds, start=1)
+    )
+
+
+def _kinds(
+    gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]
+) -> Iterator[tuple[str, tuple[str, ...], dict[str, str], str]]:
+    for gpu in gpus:
+        shown = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
+        label = f"{gpu.name} (SM{gpu.sm}, {gpu.memory_bytes / 1e9:.0f} GB)"
+        if reason := gpu.unsupported:
+            yield label, OTHER_CARD, shown, reason
+        else:
+            yield label, CARD, shown, ""
+    if gpus:
+        return
+    for index, amd in enumerate(amd_gpus):
+        note = (
+            f"{amd.target} is an AMD card: no engine library supports it; jobs run on it with a PyTorch for ROCm, "
+            "and on the processor without one"
+        )
+        yield f"AMD {amd.target}", OTHER_CARD, {"HIP_VISIBLE_DEVICES": str(index)}, note
+    if not amd_gpus:
+        note = "no card with a working driver: jobs run on the processor, which serves small models only"
+        yield "processor", PROCESSOR, {"CUDA_VISIBLE_DEVICES": ""}, note
+
+
+def _chosen(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in wanted if name in possible or name in EVERYWHERE)
