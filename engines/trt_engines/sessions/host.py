@@ -76,13 +76,14 @@ class HostSession:
         self.profiles = plan.profiles
         self._device = device
         self._plan = plan
+        self._loaded = site(f"loading {plan.label}")
         self._weights = device.allocate(plan.weight_bytes) if plan.weight_bytes else None
 
     def context(self, interface: Interface, stream: Stream) -> HostContext:
         where = site(f"making a context of {self.label}")
         number = covering(self.profiles, interface)
         if number is None:
-            raise OutsideProfile(where, where)
+            raise OutsideProfile(self._loaded, where)
         return HostContext(self._device, self._plan, interface, self.profiles[number], stream, where)
 
     def close(self) -> None:

@@ -61,7 +61,10 @@ class Context(Protocol):
         """Whether a call may be captured into a graph."""
 
     def use_activation(self, memory: Buffer) -> None:
-        """Work in this memory, of at least `activation_bytes`. Contexts that run in turn may share it."""
+        """Work in this memory, of at least `activation_bytes`. Contexts that run in turn may share it.
+
+        A graph that was captured before is void.
+        """
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """Where the tensors are, at full rows. A graph that was captured before is void."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.cuda import CudaDevice
+from trt_engines.devices.device import Device, DeviceProperties
+from trt_engines.devices.errors import DeviceUnavailable
 from trt_engines.devices.memory import Allocation, Buffer, Place
+from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.kernels import catalogue
 from trt_engines.kernels.kernel import BFLOAT16, FLOAT, HALF, KernelCall
 from trt_worker.decode.pixels import PixelConverter
 
 REGISTERS, TENSORS = 5, 8
 VALUES = (FLOAT, HALF, BFLOAT16)
+BYTE = np.dtype(np.uint8)
 RunSource = Callable[[KernelCall, tuple[Any, ...]], None]
 
 some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,6 +125,51 @@ def test_a_twin_gives_the_bits_of_its_cuda_source(
     for ours, theirs in zip(of_twin, of_source, strict=True):
         if isinstance(ours, np.ndarray):
             np.testing.assert_array_equal(as_bits(ours), as_bits(theirs))
+
+
+def a_device(kind: str) -> Device:
+    match kind:
+        case "cpu":
+            return CpuDevice()
+        case "simulated":
+            properties = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 24, multiprocessors=128)
+            return SimulatedDevice(properties)
+        case _:
+            try:
+                return CudaDevice()
+            except DeviceUnavailable as error:
+                pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("value", VALUES, ids=str)
+@pytest.mark.parametrize("kind", ["cpu", "simulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_gives_the_bits_of_the_twin(kind: str, value: np.dtype[Any], name: str) -> None:
+    device = a_device(kind)
+    stream = device.create_stream("kernels")
+    call, expected = MAKERS[name](value, 7, 3, 1000)
+    _, given_to_it = MAKERS[name](value, 7, 3, 1000)
+    arguments, back = [], []
+    for one in given_to_it:
+        if isinstance(one, np.ndarray):
+            memory, host = device.allocate(one.nbytes), device.allocate(one.nbytes, Place.HOST)
+            device.view(host, BYTE, (one.nbytes,), write=True)[:] = as_bits(one)
+            device.copy(memory, host, stream)
+            arguments.append(memory)
+            back.append((memory, host))
+        else:
+            arguments.append(one)
+
+    call.kernel.twin(*expected)
+    device.launch(replace(call, arguments=tuple(arguments)), stream)
+    for memory, host in back:
+        device.copy(host, memory, stream)
+    device.synchronize(stream)
+
+    results = [device.view(host, BYTE, (host.size,)) for _, host in back]
+    for ours, theirs in zip(results, (one for one in expected if isinstance(one, np.ndarray)), strict=True):
+        np.testing.assert_array_equal(ours, as_bits(theirs))
+    device.close()
 
 
 @some

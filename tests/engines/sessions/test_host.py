@@ -56,7 +56,7 @@ def test_a_bucket_that_no_profile_takes_has_no_context(
 ) -> None:
     session = HostSession(device, make_plan())
 
-    with pytest.raises(hazards.OutsideProfile):
+    with pytest.raises(hazards.OutsideProfile, match=r"making a context of a/doubler .* loading a/doubler"):
         session.context(make_interface(width=5), device.create_stream("engine"))
 
 
@@ -111,7 +111,7 @@ def test_contexts_that_share_activation_memory_run_in_turn_or_race(card: Simulat
         one.give(some(1))
         one.context.set_rows(1)
     first.context.enqueue(first.stream)
-    with pytest.raises(hazards.Race):
+    with pytest.raises(hazards.Race, match="running 1 rows of a/doubler in stream 'engine'"):
         second.context.enqueue(second.stream)
 
     done = card.create_event("first is done")
@@ -155,6 +155,19 @@ def test_replayed_calls_give_what_plain_ones_give(device: HostComputingDevice, b
     assert replay.captured_rows == (2, 5)
 
 
+def test_a_call_that_cannot_be_captured_is_plain_every_time(device: HostComputingDevice, bench: Any) -> None:
+    one = bench(device)
+    one.context.capturable = False
+    replay = Replay(device, one.context, one.stream)
+
+    for rows in (2, 5, 2):
+        one.give(some(rows))
+        replay.run(rows)
+        np.testing.assert_array_equal(one.take(rows), 2 * some(rows))
+
+    assert replay.captured_rows == ()
+
+
 def test_binding_anew_drops_the_graphs(device: HostComputingDevice, bench: Any) -> None:
     one = bench(device)
     replay = Replay(device, one.context, one.stream)
@@ -169,6 +182,18 @@ def test_binding_anew_drops_the_graphs(device: HostComputingDevice, bench: Any) 
     replay.run(1)
 
     np.testing.assert_array_equal(one.take(1), 2 * some(1))
+
+
+def test_graphs_in_flight_are_waited_for_before_they_are_dropped(card: SimulatedDevice, bench: Any) -> None:
+    one = bench(card)
+    replay = Replay(card, one.context, one.stream)
+    one.give(some(1))
+    replay.run(1)
+    replay.run(1)
+
+    replay.forget()
+
+    assert replay.captured_rows == ()
 
 
 def test_memory_that_moved_under_a_captured_call_is_found(card: SimulatedDevice, bench: Any) -> None:

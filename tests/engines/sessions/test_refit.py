@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_engines.sessions.refit import weights_to_set
@@ -13,6 +13,7 @@ PRISTINE = {name: np.full(2, number) for number, name in enumerate("abcd")}
 sets_of_weights = st.dictionaries(st.sampled_from("abcd"), st.integers(10, 99), max_size=4)
 
 
+@settings(deadline=None)
 @given(st.lists(sets_of_weights, max_size=5))
 def test_after_any_refits_the_engine_has_the_last_ones_weights_and_is_otherwise_as_built(
     refits: list[dict[str, int]],

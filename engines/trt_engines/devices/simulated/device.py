@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
 from trt_engines.devices.memory import Buffer, Place
-from trt_engines.devices.operations import Bytes, Operation, Work
+from trt_engines.devices.operations import Bytes, NetworkOperation, Operation, Work
 from trt_engines.devices.simulated.hazards import (
     CapturedWrongly,
     EventNeverRecorded,
@@ -74,6 +74,7 @@ class SimulatedDevice:
         seconds: cost model.
         units: how much of the card works side by side.
         submit_seconds: what asking costs the host, each time.
+        computes: False: everything is checked and timed, and nothing is computed; what is read back means nothing.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class SimulatedDevice:
         seconds: Seconds = free_of_charge,
         units: Mapping[Unit, int] = UNITS,
         submit_seconds: float = 0.0,
+        computes: bool = True,
     ) -> None:
         self.properties = properties
         self.clock = 0.0  # seconds: the host's time, which moves when it waits, asks, or is told to
         self._seconds = seconds
         self._submit_seconds = submit_seconds
+        self._computes = computes
         self._memory = SimulatedMemory(properties.memory_bytes)
         self._queues = ShuffledQueues(Random(seed), self._run)
         self._timeline = Timeline(units)
@@ -196,7 +199,7 @@ class SimulatedDevice:
         self._enqueue(call.work(), stream, site(f"kernel {call.kernel.name} in stream {stream.label!r}"))
 
     def enqueue(self, work: Work, stream: Stream) -> None:
-        self._enqueue(work, stream, site(f"{type(work.operation).__name__} in stream {stream.label!r}"))
+        self._enqueue(work, stream, site(f"{_named(work.operation)} in stream {stream.label!r}"))
 
     def capture(self, stream: Stream, work: Callable[[], None], label: str) -> Graph:
         where = site(f"capturing graph {label!r}")
@@ -265,7 +268,7 @@ class SimulatedDevice:
             if where is not None and not np.array_equal(self._memory.bytes(buffer), promised):
                 changed = self._memory.seen(buffer)
                 raise WrittenInFlight(where, replace(changed, what=f"the array of {changed.what}, changed later,"))
-        if task.work is not None:
+        if task.work is not None and self._computes:
             task.work.run(self._memory.bytes)
 
     def _host_gave(self, buffer: Buffer, where: Site) -> bool:
@@ -302,3 +305,11 @@ class SimulatedDevice:
     def _not_while_capturing(self, where: Site) -> None:
         if self._capture is not None:
             raise CapturedWrongly(self._capture[1].captured, where)
+
+
+def _named(operation: Operation) -> str:
+    match operation:
+        case NetworkOperation():
+            return f"running {operation.rows} rows of {operation.engine}"
+        case _:
+            return type(operation).__name__

@@ -10,6 +10,7 @@ import pytest
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import CopyOperation, Direction, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.devices.simulated.hazards import NeverWritten, Race
 from trt_engines.devices.simulated.timeline import UNITS, Unit
 
 
@@ -117,6 +118,23 @@ def test_asking_costs_the_host_what_it_is_told_to_cost(make_card: Callable[..., 
         fill(card, stream)
 
     assert card.clock == 1
+
+
+def test_a_card_that_computes_nothing_keeps_the_same_time_and_finds_the_same_hazards(
+    make_card: Callable[..., SimulatedDevice], floats: Any
+) -> None:
+    card = make_card(seconds=seconds, computes=False)
+    kit, stream, other = floats(card), card.create_stream("work"), card.create_stream("other")
+    memory, never = fill(card, stream), card.allocate(16)
+    kit.add(memory, memory, stream)
+    with pytest.raises(Race):
+        kit.add(memory, memory, other)
+    with pytest.raises(NeverWritten):
+        kit.add(memory, never, stream)
+
+    card.synchronize(stream)
+
+    assert card.clock == 20
 
 
 def test_the_clock_does_not_depend_on_the_order_in_which_work_is_done(

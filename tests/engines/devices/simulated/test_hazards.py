@@ -53,6 +53,26 @@ def test_a_write_after_another_streams_read_is_a_race_too(card: SimulatedDevice,
         card.fill(memory, 1, two)
 
 
+def test_a_read_in_order_does_not_hide_the_write_before_it(card: SimulatedDevice, kit: Any) -> None:
+    one, two, memory = card.create_stream("one"), card.create_stream("two"), kit.device_memory()
+    card.fill(memory, 0, one)
+    card.copy(kit.host(), memory, one)
+
+    with pytest.raises(hazards.Race, match="with filling in stream 'one'"):
+        card.copy(kit.host(), memory, two)
+
+
+def test_a_read_does_not_hide_another_streams_read_from_a_later_write(card: SimulatedDevice, kit: Any) -> None:
+    one, two, memory = card.create_stream("one"), card.create_stream("two"), kit.device_memory()
+    card.fill(memory, 0, one)
+    card.synchronize(one)
+    card.copy(kit.host(), memory, one)
+    card.copy(kit.host(), memory, two)
+
+    with pytest.raises(hazards.Race, match="to host in stream 'one'"):
+        card.fill(memory, 1, two)
+
+
 def test_an_event_recorded_too_early_does_not_order(card: SimulatedDevice, kit: Any) -> None:
     one, two, memory, target = card.create_stream("one"), card.create_stream("two"), kit.device_memory(), kit.host()
     event = card.create_event("early")
