@@ -52,29 +52,31 @@ def validation_scenes(amount: int, seed: int = 7) -> tuple[Scene, ...]:
 def reconstruct(vae: Any, scenes: Sequence[Scene]) -> Pictures:
     """Drawn scenes after the autoencoder: uint8 [rows, SIDE, SIDE, 3]."""
     pictures = to_tensor([draw(scene, SIDE, SIDE) for scene in scenes])
-    return _decode(vae, torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(ROWS)]))
+    with torch.inference_mode():
+        return _decode(vae, torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(ROWS)]))
 
 
 def paint(model: nn.ModuleDict, vae: Any, scenes: Sequence[Scene]) -> Pictures:
     """Scenes painted from noise by their captions, with the sampler of the figure: uint8 [rows, SIDE, SIDE, 3]."""
     tokenizer = make_tokenizer()
-    latents = []
+    pictures = []
     for first in range(0, len(scenes), ROWS):
         part = scenes[first : first + ROWS]
         words = [""] * len(part) + [caption(scene) for scene in part]
         ids = torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(words)])
-        context = model["text"](input_ids=ids).last_hidden_state
         generators = [torch.Generator().manual_seed(first + row) for row in range(len(part))]
         sample = torch.stack([torch.randn((4, SIDE // 8, SIDE // 8), generator=one) for one in generators])
         scheduler = DPMSolverMultistepScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", use_karras_sigmas=True
         )
         scheduler.set_timesteps(STEPS)
-        for timestep in scheduler.timesteps:
-            untold, told = model["unet"](torch.cat([sample, sample]), timestep, context).sample.chunk(2)
-            sample = scheduler.step(untold + GUIDANCE * (told - untold), timestep, sample).prev_sample
-        latents.append(sample / vae.config.scaling_factor)
-    return _decode(vae, torch.cat(latents))
+        with torch.inference_mode():
+            context = model["text"](input_ids=ids).last_hidden_state
+            for timestep in scheduler.timesteps:
+                untold, told = model["unet"](torch.cat([sample, sample]), timestep, context).sample.chunk(2)
+                sample = scheduler.step(untold + GUIDANCE * (told - untold), timestep, sample).prev_sample
+            pictures.append(_decode(vae, sample / vae.config.scaling_factor))
+    return np.concatenate(pictures)
 
 
 def count_right(pictures: Pictures, scenes: Sequence[Scene]) -> int:
@@ -109,9 +111,8 @@ def main() -> None:
     else:
         model, vae = load_model(options.model)
     scenes = validation_scenes(options.scenes)
-    with torch.inference_mode():
-        report(f"autoencoder alone: {count_right(reconstruct(vae, scenes), scenes)} of {len(scenes)} right")
-        pictures = paint(model, vae, scenes)
+    report(f"autoencoder alone: {count_right(reconstruct(vae, scenes), scenes)} of {len(scenes)} right")
+    pictures = paint(model, vae, scenes)
     report(f"painted: {count_right(pictures, scenes)} right, {count_backgrounds(pictures, scenes)} backgrounds right")
 
 
