@@ -25,7 +25,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from trt_export.network import Network
-from trt_export.shapes_tiny.train import make_denoiser, make_text_encoder, make_vae, report
+from trt_export.shapes_tiny.train.decoder import refined_vae
+from trt_export.shapes_tiny.train.denoiser import trained_model
+from trt_export.shapes_tiny.train.state import report
+from trt_export.shapes_tiny.train.vae import trained_vae
 from trt_export.shapes_tiny.vocabulary import FOLDER
 
 LARGE_VALUES = 256
@@ -70,12 +73,9 @@ class Encoder(Network):
 
 def write_model(state: Path, out: Path) -> None:
     """Write weights, graphs and descriptions of the model in `state` to `out`."""
-    vae = make_vae()
-    saved = torch.load(state / "vae.pt", weights_only=True)
-    vae.load_state_dict(saved["weights"])
-    vae.register_to_config(scaling_factor=saved["scaling_factor"])
-    both = nn.ModuleDict({"text": make_text_encoder(), "unet": make_denoiser()})
-    both.load_state_dict(torch.load(state / "denoiser.pt", weights_only=True)["average"])
+    vae = trained_vae(state)
+    both = trained_model(state, vae)
+    vae = refined_vae(state, vae)
     text, unet = both["text"], both["unet"]
     for model, folder in ((text, "text_encoder"), (unet, "unet"), (vae, "vae")):
         model.half().save_pretrained(out / folder)

@@ -1,0 +1,1 @@
+"""Training shapes-tiny: the autoencoder, then text encoder and denoiser together, then the decoder once more."""
