@@ -110,7 +110,8 @@ def bench_loop(backend: str, *, rows: int, steps: int, side: int, sampler: str =
     from trt_engines.backends.ladder import make_backends
 
     backends = [NullBackend()] if backend == NullBackend.name else make_backends([backend], threads=1)
-    loop = DeviceLoop(find_models(), {one.name: one for one in backends}, max_rows=rows, emit=lambda *_: None)
+    by_name = {one.name: one for one in backends}
+    loop = DeviceLoop(find_models(), by_name, max_rows=rows, memory=2**32, emit=lambda *_: None)
     for number in range(rows):
         loop.take(_a_run(str(number), backend=backend, width=side, height=side, steps=steps, sampler=sampler), b"")
     return loop
@@ -167,6 +168,7 @@ def _configure() -> frames.Configure:
         backends=("onnxruntime",),
         threads=2,
         max_rows=4,
+        memory=2**32,
         model_folders=(),
         log_directory=None,
         verbosity=0,
