@@ -221,5 +221,6 @@ def test_the_demo_serves_both_networks_and_checks_every_image(tmp_path: Path) ->
     figures = orjson.loads((tmp_path / "figures.json").read_bytes())["figures"]
     assert figures["jobs"] == figures["acked"] == 6
     assert figures["images"] == figures["verified"] == 13
+    assert figures["occupancy"] >= 1
     assert (tmp_path / "logs" / "demo.png").exists()
     assert (tmp_path / "logs" / "bridge_1.log").exists()
