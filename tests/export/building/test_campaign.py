@@ -8,11 +8,12 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
 from trt_export.architectures.registry import architecture
-from trt_export.building.board import PlainBoard
+from trt_export.building.board import LiveBoard, PlainBoard
 from trt_export.building.campaign import Outcome, Task, admitted, run_campaign
 from trt_export.building.engine import Built, CannotBuild
 from trt_export.building.order import Order
@@ -132,3 +133,18 @@ def test_plain_lines_come_with_each_step_and_not_with_each_percent() -> None:
         "small: build 90%",
         "small: certify",
     ]
+
+
+def test_a_terminal_shows_a_bar_for_every_build_under_way_and_keeps_what_is_said() -> None:
+    stream = StringIO()
+    board = LiveBoard(Console(file=stream, force_terminal=True, width=120))
+
+    with board.shown():
+        tell = board.begin("small denoiser", {"parse": 1.0, "build": 10.0})
+        tell("build", 0.4)
+        board.begin("small decoder", {"parse": 1.0})
+        board.end("small decoder", "built in 3 s")
+
+    shown = stream.getvalue()  # the last drawing is the one of the block's end
+    assert "build 40%, about" in shown
+    assert "small decoder: built in 3 s" in shown
