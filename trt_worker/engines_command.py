@@ -12,6 +12,7 @@ import typer
 from trt_engines.store.place import DEFAULT_STORE, VARIABLE
 
 if TYPE_CHECKING:
+    from trt_engines.store.manifest import Certificate
     from trt_engines.store.store import Entry, Unfinished
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 StorePath = Annotated[Path, typer.Option("--store", envvar=VARIABLE, help="Folder of the engines.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 _DIGEST_SHOWN = 12
+_HEAD = ("ENGINE", "STATE", "MODEL", "PART", "TYPE", "CARDS", "LIBRARY", "MB", "LAST USED", "CERTIFICATE")
 _LIBRARIES = ("tensorrt-rtx", "tensorrt")
 
 
@@ -36,7 +38,7 @@ def show(store: StorePath = DEFAULT_STORE, json: JsonPath = None) -> None:
         engines, unfinished = Store(store).entries(), Store(store).unfinished()
         rows = [_row(entry) for entry in engines] + [_unfinished_row(one) for one in unfinished]
         if rows:
-            _table(("ENGINE", "STATE", "MODEL", "PART", "TYPE", "CARDS", "LIBRARY", "MB", "LAST USED"), rows)
+            _table(_HEAD, rows)
         for entry in engines:
             if entry.manifest is None:
                 typer.echo(f"{entry.state}: {entry.problem}", err=True)
@@ -59,7 +61,10 @@ def verify(
     store: StorePath = DEFAULT_STORE,
     json: JsonPath = None,
 ) -> None:
-    """Compare every byte of engines with what was published; a damaged one is not served any more."""
+    """Compare every byte of engines with what was published; a damaged one is not served any more.
+
+    Of engines that are named, every bucket of the certificate is shown.
+    """
     from trt_engines.store.errors import StoreError, UncertifiedEngine
     from trt_engines.store.store import Store
 
@@ -79,6 +84,9 @@ def verify(
             else:
                 verdicts[name] = "sound"
                 typer.echo(f"sound    {name[:_DIGEST_SHOWN]}")
+            if engines and verdicts[name] != "unusable":
+                for line in certified(where.get(name).manifest.certificate):
+                    typer.echo(f"         {line}")
         typer.echo(f"{sum(one == 'sound' for one in verdicts.values())} of {len(verdicts)} engines are sound")
         if json:
             _write(json, verdicts)
@@ -171,7 +179,7 @@ def _errors() -> Iterator[None]:
 def _row(entry: Entry) -> tuple[str, ...]:
     used = _date(entry.last_used)
     if entry.manifest is None:
-        return (entry.digest[:_DIGEST_SHOWN], entry.state, "", "", "", "", "", f"{entry.size / 1e6:,.1f}", used)
+        return (entry.digest[:_DIGEST_SHOWN], entry.state, "", "", "", "", "", f"{entry.size / 1e6:,.1f}", used, "")
     identity = entry.manifest.identity
     return (
         entry.digest[:_DIGEST_SHOWN],
@@ -183,6 +191,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
         f"{identity.library} {identity.library_version}",
         f"{entry.size / 1e6:,.1f}",
         used,
+        worst(entry.manifest.certificate),
     )
 
 
@@ -190,7 +199,35 @@ def _unfinished_row(one: Unfinished) -> tuple[str, ...]:
     state = "building" if one.held else "stopped"
     finished = f"after {', '.join(one.phases)}" if one.phases else ""
     size = f"{one.size / 1e6:,.1f}"
-    return (one.digest[:_DIGEST_SHOWN], state, finished, "", "", "", "", size, _date(one.changed))
+    return (one.digest[:_DIGEST_SHOWN], state, finished, "", "", "", "", size, _date(one.changed), "")
+
+
+def worst(certificate: Certificate) -> str:
+    """The worst of a certificate's buckets in one cell: as in "81.8 dB, SSIM 1.0000, 2 buckets, 1 left out"."""
+    buckets = list(certificate.figures.get("buckets", {}).values())
+    if not buckets:
+        return "no buckets"
+    bad = sum(int(one["not_finite"]) for one in buckets)
+    left_out = len(certificate.figures.get("left_out", ()))
+    return ", ".join([
+        f"{min(one['psnr'] for one in buckets):.1f} dB",
+        f"SSIM {min(one['ssim'] for one in buckets):.4f}",
+        f"{len(buckets)} bucket{'s' * (len(buckets) > 1)}",
+        *([f"{left_out} left out"] if left_out else []),
+        *([f"{bad} values not finite"] if bad else []),
+    ])  # fmt: skip
+
+
+def certified(certificate: Certificate) -> Iterator[str]:
+    """A line for each bucket of a certificate, and one for those that it leaves out."""
+    by = certificate.figures.get("computed_by", "?")
+    for bucket, one in certificate.figures.get("buckets", {}).items():
+        yield (
+            f"{bucket:<20} max abs {one['max_abs']:.4g}, PSNR {one['psnr']:.1f} dB, SSIM {one['ssim']:.4f}, "
+            f"not finite {one['not_finite']:.0f}, by {by}"
+        )
+    if left_out := certificate.figures.get("left_out"):
+        yield f"{'left out':<20} {', '.join(left_out)}: too much to compute without a card"
 
 
 def _figures(entry: Entry) -> dict[str, object]:
@@ -207,7 +244,8 @@ def _figures(entry: Entry) -> dict[str, object]:
         "library": identity.library,
         "library_version": identity.library_version,
         "profiles": len(identity.profiles),
-        "certificate": manifest.certificate.figures,
+        "certificate": {"verdict": manifest.certificate.verdict, **manifest.certificate.figures},
+        "not_reproducible": manifest.reproducible,
         "build_s": {phase.name: phase.seconds for phase in manifest.phases},
         "build_peak_bytes": manifest.peak_bytes,
         "created": manifest.created.isoformat(),

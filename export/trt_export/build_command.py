@@ -194,8 +194,7 @@ def _run(
     for work in works:
         for order in work.orders:
             owners.append(work)
-            build_it = partial(build_order, order, work.source, store, machine, interrupted.stop)
-            tasks.append(Task(order=order, build=build_it))
+            tasks.append(Task(order=order, build=partial(build_order, order, work, store, machine, interrupted.stop)))
     with open_board(sys.stdout) as board:
         outcomes = run_campaign(
             tasks,

@@ -60,7 +60,7 @@ class Staging:
         """Take up what an earlier build finished and remove what it left half done. Raises: OSError, StoreFull."""
         with room_for(self.folder, "the folder of a build"):
             (self.folder / PHASES).mkdir(parents=True, exist_ok=True)
-        for path in sorted((self.folder / PHASES).glob("*.json")):
+        for path in sorted((self.folder / PHASES).glob("*.json"), key=lambda one: one.stat().st_mtime_ns):
             phase = _read_phase(path)
             if phase is None or not all(_has_size(self.folder / name, one) for name, one in phase.files.items()):
                 path.unlink()

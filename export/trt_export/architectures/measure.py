@@ -21,9 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trt_export.architectures.architecture import ComponentSpec, Cost, Kind, Quantity
-
-_TYPES = {Kind.REAL: torch.bfloat16, Kind.FLOAT32: torch.float32, Kind.INT64: torch.int64, Kind.BOOL: torch.bool}
+from trt_export.architectures.architecture import ComponentSpec, Cost, Quantity
+from trt_export.architectures.examples import example_inputs
 
 
 class _Live(TorchDispatchMode):
@@ -80,7 +79,8 @@ def meta_module(component: ComponentSpec) -> torch.nn.Module:
 def meta_inputs(component: ComponentSpec, *, width: int, height: int, tokens: int) -> tuple[torch.Tensor, ...]:
     """Inputs of one row of a bucket."""
     sizes = {Quantity.ROWS: 1, Quantity.WIDTH: width, Quantity.HEIGHT: height, Quantity.TOKENS: tokens}
-    return tuple(torch.empty(tensor.at(sizes), dtype=_TYPES[tensor.kind], device="meta") for tensor in component.inputs)
+    with torch.device("meta"):
+        return example_inputs(component, sizes, torch.bfloat16)
 
 
 def flops(component: ComponentSpec, module: torch.nn.Module, *, width: int, height: int, tokens: int) -> float:

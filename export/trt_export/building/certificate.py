@@ -61,7 +61,8 @@ def certify(
     del reference
     checked = {}
     with OnnxrtRunner(_session(graph)) as runner:
-        types = {name: np.dtype(entry.dtype) for name, entry in runner.get_input_metadata().items()}
+        metadata = runner.get_input_metadata(use_numpy_dtypes=False)
+        types = {name: entry.dtype.numpy() for name, entry in metadata.items()}
         for number, bucket in enumerate(buckets):
             given = runner.infer({name: inputs[bucket][name].astype(dtype) for name, dtype in types.items()})
             checked[bucket.label] = compare(list(given.values()), expected.pop(bucket))

@@ -74,7 +74,8 @@ class Order:
     @property
     def certified(self) -> tuple[Bucket, ...]:
         """The buckets that its certificate covers: the first, and those that follow within CERTIFIED_FLOPS in all."""
-        chosen, spent = [], 0.0
+        chosen: list[Bucket] = []
+        spent = 0.0
         for bucket in self.buckets:
             flops = self._flops(bucket)
             if not chosen or spent + flops <= CERTIFIED_FLOPS:

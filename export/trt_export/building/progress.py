@@ -8,9 +8,6 @@ from dataclasses import dataclass
 PHASES = ("export", "bind", "parse", "build", "certify")
 """Of one engine, in their order."""
 
-TRUSTED_SHARE = 0.1
-"""Of a phase that must be done before its own pace says more than the estimate."""
-
 TRUSTED_SECONDS = 1.0
 """That a finished phase must have taken to say how fast this machine is; what is found in a cache takes none."""
 
@@ -43,9 +40,9 @@ def seconds_left(
     if telling:
         pace = sum(taken[name] for name in telling) / sum(expected[name] for name in telling)
         pace = min(max(pace, PACE[0]), PACE[1])
-    here = max(0.0, pace * expected.get(phase, 0.0) - elapsed)
-    if share >= TRUSTED_SHARE:
-        here = elapsed * (1 - share) / share
+    whole = pace * expected.get(phase, 0.0)
+    # The further a phase is, the more its own pace says, which is elapsed / share; this is both, weighed by the share.
+    here = (1 - share) * max(elapsed, whole) if share else max(0.0, whole - elapsed)
     after = PHASES[PHASES.index(phase) + 1 :] if phase in PHASES else PHASES
     return here + pace * sum(expected.get(name, 0.0) for name in after)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +44,26 @@ def open_located(located: Located, family: str | None = None) -> Source:
     """As `open_source`, of a model that was found. Raises: UnreadableCheckpoint, UnknownArchitecture."""
     checkpoint = open_checkpoint(located.path)
     entry = architecture(family or located.family or detect(checkpoint))
-    components = tuple(_component(one, checkpoint) for one in entry.components)
+    components = tuple(_component(entry, one, checkpoint) for one in entry.components)
     return Source(name=located.name, architecture=replace(entry, components=components), checkpoint=checkpoint)
 
 
-def _component(component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
+def _component(entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
     """The component as the model has it; a single file says no configuration, and has the architecture's own."""
     folder = next((one for one in FOLDERS[component.name] if one in checkpoint.parts), None)
     if folder is None:
         return component
-    component = component.configured(_config(checkpoint.path / folder / "config.json"))
+    return _configured(entry.name, component.name, json.dumps(_config(checkpoint.path / folder / "config.json")))
+
+
+@cache
+def _configured(family: str, name: str, config: str) -> ComponentSpec:
+    """A component of a configuration; of a smaller model of the family, with parameters and costs counted anew."""
+    component = architecture(family).component(name).configured(json.loads(config))
     parameters = sum(weight.numel() for weight in meta_module(component).parameters())
     if parameters == component.parameters:
         return component
-    return replace(component, parameters=parameters, cost=fitted(component))  # a smaller model of the family
+    return replace(component, parameters=parameters, cost=fitted(component))
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from trt_export.building.located import Located
 from trt_export.building.obstacles import obstacles_of
 from trt_export.building.order import Order, orders_for
 from trt_export.building.source import Source, open_located
+from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.child import Tell
@@ -28,7 +29,7 @@ class Work:
     """What is to be built of one model."""
 
     located: Located
-    source: Source | None  # None: it cannot be opened
+    checkpoint: Checkpoint | None  # None: it cannot be opened, and there are no orders
     orders: tuple[Order, ...]  # that nothing known speaks against
     problems: tuple[str, ...]  # why the rest of it cannot be built, each with what it is about
 
@@ -39,7 +40,7 @@ def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
     try:
         source = open_located(located, asked.family)
     except (UnreadableCheckpoint, UnknownArchitecture, EngineError) as exc:
-        return Work(located=located, source=None, orders=(), problems=(f"{located.name}: {exc}",))
+        return Work(located=located, checkpoint=None, orders=(), problems=(f"{located.name}: {exc}",))
     free = machine.disk_bytes if asked.disk_bytes is None else min(asked.disk_bytes, machine.disk_bytes)
     orders, plans = orders_for(
         source,
@@ -58,7 +59,9 @@ def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
             problems += [f"{order.label}: {reason}" for reason in reasons]
         else:
             possible.append(order)
-    return Work(located=located, source=source, orders=tuple(possible), problems=tuple(dict.fromkeys(problems)))
+    return Work(
+        located=located, checkpoint=source.checkpoint, orders=tuple(possible), problems=tuple(dict.fromkeys(problems))
+    )
 
 
 def _unknown(asked: Asked, source: Source) -> Iterator[str]:
@@ -68,10 +71,10 @@ def _unknown(asked: Asked, source: Source) -> Iterator[str]:
             yield f"{source.architecture.name} has no {name!r}; it has {', '.join(known)}"
 
 
-def build_order(
-    order: Order, source: Source, store: Store, machine: Machine, stop: threading.Event, tell: Tell
-) -> Built:
+def build_order(order: Order, work: Work, store: Store, machine: Machine, stop: threading.Event, tell: Tell) -> Built:
     """One engine of a model. Raises: as `build_engine`."""
-    tensors = source.checkpoint.of(order.component.name)
+    if work.checkpoint is None:
+        raise ValueError(f"{order.label} is an order for a model that cannot be opened")
+    tensors = work.checkpoint.of(order.component.name)
     tables = key_maps(order.architecture, order.component.name)
     return build_engine(order, tensors, tables, store, machine, tell, stop)

@@ -15,7 +15,8 @@ import torch
 from onnxscript import optimizer
 from torch._subclasses import FakeTensorMode
 
-from trt_export.architectures.architecture import Axis, ComponentSpec, Kind, Quantity
+from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
+from trt_export.architectures.examples import example_inputs
 
 OPSET = 20
 
@@ -69,14 +70,6 @@ def parameters(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         for tensor in graph.graph.initializer
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
-
-
-def example_inputs(
-    component: ComponentSpec, sizes: Mapping[Quantity, int], dtype: torch.dtype
-) -> tuple[torch.Tensor, ...]:
-    """Inputs of a bucket without meaning: ones, which are true where a tensor is a mask."""
-    kinds = {Kind.REAL: dtype, Kind.FLOAT32: torch.float32, Kind.INT64: torch.int64, Kind.BOOL: torch.bool}
-    return tuple(torch.ones(tensor.at(sizes), dtype=kinds[tensor.kind]) for tensor in component.inputs)
 
 
 def _trace(component: ComponentSpec, precision: str) -> tuple[Any, set[str]]:

@@ -1,0 +1,178 @@
+"""The certificate of a network of one convolution, whose graph is computed in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from trt_engines.bucket import Bucket
+from trt_engines.store.manifest import Certificate
+from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
+from trt_export.building.certificate import certify, compare, float32_values, seeded_inputs
+from trt_export.checkpoints.binding import BoundTensor, Piece
+
+SIDES = (Axis(name="height", quantity=Quantity.HEIGHT, unit=8), Axis(name="width", quantity=Quantity.WIDTH, unit=8))
+SAMPLE = Tensor(name="sample", shape=(ROWS, 4, *SIDES))
+SHAPE = (4, 4, 3, 3)
+BUCKETS = (Bucket(width=64, height=64, rows=1), Bucket(width=128, height=64, rows=2))
+
+
+class Convolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.model(sample)
+        return result
+
+
+def make(_config: Mapping[str, Any]) -> nn.Module:
+    return Convolution()
+
+
+NETWORK = ComponentSpec(
+    name="denoiser",
+    make=make,
+    config={},
+    small_config={},
+    inputs=(SAMPLE,),
+    outputs=(SAMPLE,),
+    parameters=144,
+    cost=Cost(cell=8, per_cell=288.0),
+)
+
+
+def a_weight(folder: Path, values: np.ndarray, dtype: str) -> BoundTensor:
+    """A weight after some other bytes of a file."""
+    file = folder / "weights.safetensors"
+    file.write_bytes(b"\0" * 64 + values.tobytes())
+    return BoundTensor(
+        name="model.weight", dtype=dtype, shape=SHAPE, pieces=(Piece(file=file, offset=64, length=values.nbytes),)
+    )
+
+
+def a_graph(folder: Path, element: int, itemsize: int) -> Path:
+    """The convolution over the weight of `a_weight`."""
+    weight = TensorProto(name="model.weight", data_type=element, dims=SHAPE, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "weights.safetensors"), ("offset", 64), ("length", 144 * itemsize)):
+        weight.external_data.add(key=key, value=str(value))
+    node = helper.make_node("Conv", ["sample", "model.weight"], ["result"], pads=[1, 1, 1, 1])
+    axes = ["rows", 4, "height/8", "width/8"]
+    ports = [helper.make_tensor_value_info(name, element, axes) for name in ("sample", "result")]
+    graph = helper.make_graph([node], "convolution", ports[:1], ports[1:], [weight])
+    file = folder / "graph.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file)
+    return file
+
+
+def certified(folder: Path, weight: BoundTensor, element: int = TensorProto.FLOAT16, itemsize: int = 2) -> Certificate:
+    told: list[float] = []
+    graph = a_graph(folder, element, itemsize)
+    certificate = certify(NETWORK, graph, [weight], BUCKETS, 500.0, lambda step, share: told.append(share))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    return certificate
+
+
+@pytest.fixture
+def values() -> np.ndarray:
+    return np.random.default_rng(5).standard_normal(SHAPE, np.float32) / 6
+
+
+def test_a_graph_in_half_precision_passes_with_figures_for_every_bucket(tmp_path: Path, values: np.ndarray) -> None:
+    certificate = certified(tmp_path, a_weight(tmp_path, values.astype(np.float16), "F16"))
+
+    assert certificate.verdict == "passed"
+    assert list(certificate.figures["buckets"]) == ["64x64r1t77", "128x64r2t77"]
+    for figures in certificate.figures["buckets"].values():
+        assert 0 < figures["max_abs"] < 0.01
+        assert figures["psnr"] > 60
+        assert figures["ssim"] > 0.999
+        assert figures["not_finite"] == 0
+
+
+def test_a_graph_in_bfloat16_is_computed_from_the_same_weights(tmp_path: Path, values: np.ndarray) -> None:
+    halves = (values.view(np.uint32) >> 16).astype(np.uint16)
+
+    certificate = certified(tmp_path, a_weight(tmp_path, halves, "BF16"), TensorProto.BFLOAT16)
+
+    assert certificate.verdict == "passed"
+
+
+def test_a_graph_that_overflows_fails(tmp_path: Path, values: np.ndarray) -> None:
+    certificate = certified(tmp_path, a_weight(tmp_path, (values * 60_000).astype(np.float16), "F16"))
+
+    assert certificate.verdict == "failed"
+    assert certificate.figures["buckets"]["128x64r2t77"]["not_finite"] > 0
+
+
+def test_a_graph_that_computes_something_else_fails(tmp_path: Path, values: np.ndarray) -> None:
+    weight = a_weight(tmp_path, values.astype(np.float16), "F16")
+    other = tmp_path / "other"
+    other.mkdir()
+    a_weight(other, values[::-1].astype(np.float16), "F16")
+
+    certificate = certified(other, weight)
+
+    assert certificate.verdict == "failed"
+    assert certificate.figures["buckets"]["64x64r1t77"]["psnr"] < 20
+
+
+def test_the_worst_of_all_outputs_counts() -> None:
+    picture = np.random.default_rng(1).random((1, 3, 32, 32))
+    shifted = np.roll(picture, 1, axis=3)
+
+    same, other = compare([picture, picture], [picture, picture]), compare([picture, shifted], [picture, picture])
+
+    assert same == {"max_abs": 0.0, "psnr": 200.0, "ssim": 1.0, "not_finite": 0.0}
+    assert other["psnr"] < 12
+    assert other["ssim"] < 0.3
+    assert other["max_abs"] == pytest.approx(np.abs(shifted - picture).max())
+
+
+def test_psnr_is_of_the_reference_s_range() -> None:
+    reference = np.linspace(-2.0, 2.0, 100).reshape(10, 10)
+
+    assert compare([reference + 0.04], [reference])["psnr"] == pytest.approx(40.0)  # a hundredth of 4
+
+
+def test_values_that_are_not_finite_are_counted_and_do_not_hide_the_others() -> None:
+    reference = np.ones((1, 1, 8, 8))
+    result = reference.copy()
+    result[0, 0, 0, 0], result[0, 0, 1, 1] = np.nan, np.inf
+
+    figures = compare([result], [reference])
+
+    assert figures["not_finite"] == 2
+    assert figures["max_abs"] == 1.0
+    assert np.isfinite(figures["psnr"])
+
+
+def test_inputs_are_the_same_at_every_call_and_of_the_bucket_s_shape() -> None:
+    first, second = (seeded_inputs(NETWORK, BUCKETS[1], 500.0)["sample"] for _ in range(2))
+
+    assert first.shape == (2, 4, 8, 16)
+    assert np.array_equal(first, second)
+
+
+def test_a_float8_weight_is_its_values_times_its_scale(tmp_path: Path) -> None:
+    file = tmp_path / "scaled"
+    file.write_bytes(np.float32(0.5).tobytes() + bytes([0x38, 0xB8]))  # 1 and -1 in e4m3
+    weight = BoundTensor(
+        name="model.weight",
+        dtype="F8_E4M3",
+        shape=(2,),
+        pieces=(Piece(file=file, offset=4, length=2),),
+        scale=Piece(file=file, offset=0, length=4),
+    )
+
+    assert float32_values(weight).tolist() == [0.5, -0.5]
