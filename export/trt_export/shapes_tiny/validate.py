@@ -1,6 +1,6 @@
 """What limits a model, measured on captions that neither training nor the figure `shapes_correct` uses.
 
-    python -m trt_export.shapes_tiny.validate [--model DIR | --state DIR] [--scenes 200]
+    python -m trt_export.shapes_tiny.validate [--model DIR | --state DIR] [--scenes 200] [--seed 0]
 
 Prints how many scenes are right after the autoencoder alone, which bounds what the denoiser can reach, and how many
 when painted from noise. Choices are made on these numbers; the held-out captions only judge the result.
@@ -56,15 +56,19 @@ def reconstruct(vae: Any, scenes: Sequence[Scene]) -> Pictures:
         return _decode(vae, torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(ROWS)]))
 
 
-def paint(model: nn.ModuleDict, vae: Any, scenes: Sequence[Scene]) -> Pictures:
-    """Scenes painted from noise by their captions, with the sampler of the figure: uint8 [rows, SIDE, SIDE, 3]."""
+def paint(model: nn.ModuleDict, vae: Any, scenes: Sequence[Scene], seed: int = 0) -> Pictures:
+    """Scenes painted from noise by their captions, with the sampler of the figure: uint8 [rows, SIDE, SIDE, 3].
+
+    Args:
+        seed: of the first scene's noise; the others follow.
+    """
     tokenizer = make_tokenizer()
     pictures = []
     for first in range(0, len(scenes), ROWS):
         part = scenes[first : first + ROWS]
         words = [""] * len(part) + [caption(scene) for scene in part]
         ids = torch.tensor([encoded.ids for encoded in tokenizer.encode_batch(words)])
-        generators = [torch.Generator().manual_seed(first + row) for row in range(len(part))]
+        generators = [torch.Generator().manual_seed(seed + first + row) for row in range(len(part))]
         sample = torch.stack([torch.randn((4, SIDE // 8, SIDE // 8), generator=one) for one in generators])
         scheduler = DPMSolverMultistepScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", use_karras_sigmas=True
@@ -104,6 +108,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=FOLDER.parent)
     parser.add_argument("--state", type=Path, help="a training state in place of a model folder")
     parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene's noise")
     options = parser.parse_args()
     if options.state:
         model = trained_model(options.state, trained_vae(options.state))
@@ -112,7 +117,7 @@ def main() -> None:
         model, vae = load_model(options.model)
     scenes = validation_scenes(options.scenes)
     report(f"autoencoder alone: {count_right(reconstruct(vae, scenes), scenes)} of {len(scenes)} right")
-    pictures = paint(model, vae, scenes)
+    pictures = paint(model, vae, scenes, options.seed)
     report(f"painted: {count_right(pictures, scenes)} right, {count_backgrounds(pictures, scenes)} backgrounds right")
 
 
