@@ -106,7 +106,7 @@ def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transp
                     allow_img2img=config.allow_img2img,
                     identity_key_file=config.worker_identity_key_file,
                     delegations_file=config.worker_delegations_file,
-                    ssl_context=trusting(config.grid_ca_file),
+                    ssl_context=trusting(config.grid_url, config.grid_ca_file),
                 ),
                 gate,
             )

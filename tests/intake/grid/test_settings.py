@@ -65,12 +65,12 @@ def test_further_certificate_authorities_come_on_top_of_the_systems(tmp_path) ->
     file = tmp_path / "origin.pem"
     file.write_bytes(trustme.CA().cert_pem.bytes())
 
-    context = trusting(file)
+    context = trusting("wss://grid.example/", file)
 
     assert context is not None
     assert context.cert_store_stats()["x509_ca"] == ssl.create_default_context().cert_store_stats()["x509_ca"] + 1
     assert context.verify_mode is ssl.CERT_REQUIRED
-    assert trusting(None) is None
+    assert trusting("wss://grid.example/", None) is None
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
@@ -80,4 +80,15 @@ def test_a_file_without_certificates_is_refused_by_name(tmp_path, content) -> No
         file.write_text(content)
 
     with pytest.raises(ConfigError, match=r"grid_ca_file .*must hold PEM certificates"):
-        trusting(file)
+        trusting("wss://grid.example/", file)
+
+
+@pytest.mark.parametrize("host", ["ws.aipowergrid.io", "api.aipowergrid.io"])
+def test_the_live_grids_certificate_is_trusted_without_a_file(host: str) -> None:
+    context = trusting(f"wss://{host}/v1/workers/ws", None)
+
+    assert context is not None
+    units = {value for entry in context.get_ca_certs() for part in entry["subject"] for name, value in part
+             if name == "organizationalUnitName"}  # fmt: skip
+    assert "CloudFlare Origin SSL Certificate Authority" in units
+    assert context.check_hostname

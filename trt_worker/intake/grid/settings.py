@@ -17,6 +17,12 @@ WORKER_PATH = "/v1/workers/ws"
 _NEAR = {"api.aipowergrid.io": "ws.aipowergrid.io"}
 """What stands in front of the first host resets sockets that live long; the second is there for workers."""
 
+_BEHIND_ORIGIN_CA = frozenset({"ws.aipowergrid.io"})
+"""Hosts that show a certificate of Cloudflare's Origin CA, which no system trusts by itself."""
+
+ORIGIN_CA = Path(__file__).parent / "cloudflare_origin_ca.pem"
+"""That authority's root for RSA keys, as Cloudflare publishes it; valid until 2029-08-15."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridSettings:
@@ -96,20 +102,29 @@ class GridSettings:
         return URL(self.http_url.rstrip("/")) / "v1" / "workers"
 
 
-def trusting(ca_file: Path | None) -> ssl.SSLContext | None:
-    """The system's trust store and the certificate authorities of a PEM file; None: the system's alone is enough.
+def trusting(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    """Whom to trust for a connection to the grid: the system's authorities, and further ones.
 
+    Args:
+        url: of the grid; the live one shows a certificate for which the system's authorities are not enough.
+        ca_file: certificate authorities of the operator's, in PEM.
+    Returns: None: the system's alone are enough.
     Raises: ConfigError: the file cannot be read or holds no certificate.
     """
-    if ca_file is None:
+    host = URL(url).host or ""
+    files = [ORIGIN_CA] if _NEAR.get(host, host) in _BEHIND_ORIGIN_CA else []
+    if ca_file is not None:
+        files.append(ca_file)
+    if not files:
         return None
     context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(ca_file)
-    except OSError as error:  # SSLError is one
-        raise ConfigError(
-            f"grid_ca_file {ca_file}: {error.strerror or error}; it must hold PEM certificates"
-        ) from error
+    for file in files:
+        try:
+            context.load_verify_locations(file)
+        except OSError as error:  # SSLError is one
+            raise ConfigError(
+                f"grid_ca_file {file}: {error.strerror or error}; it must hold PEM certificates"
+            ) from error
     return context
 
 
