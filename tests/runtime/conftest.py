@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -59,12 +59,15 @@ class Spoilt:
 class Collector:
     """A device loop in this process and everything it says."""
 
-    def __init__(self, *backends: Any, max_rows: int = 4, memory: int = 2**31) -> None:
+    def __init__(
+        self, *backends: Any, models: Sequence[Model] = (MODEL,), max_rows: int = 4, memory: int = 2**31
+    ) -> None:
         chosen = backends or (OnnxRuntimeBackend(1),)
         self.said: list[frames.FromDevice] = []
         self.pictures: dict[tuple[str, int], NDArray[np.uint8]] = {}
         backends = {backend.name: backend for backend in chosen}
-        self.loop = DeviceLoop({MODEL.name: MODEL}, backends, max_rows=max_rows, memory=memory, emit=self._emit)
+        served = {model.name: model for model in models}
+        self.loop = DeviceLoop(served, backends, max_rows=max_rows, memory=memory, emit=self._emit)
 
     def finish(self) -> None:
         while self.loop.busy:

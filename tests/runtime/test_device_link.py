@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from trt_worker.plan.route import Plan, route
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink, JobFailed
 from trt_worker.runtime.maker import JobMaker
+from trt_worker.runtime.spawn import DeviceProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +60,7 @@ async def a_device(
     silent_seconds: float = 60.0,
     folder: Path | None = None,
     restart: bool = True,
+    started: DeviceProcess | None = None,
 ) -> AsyncIterator[DeviceLink]:
     configure = frames.Configure(
         index=1,
@@ -68,7 +72,7 @@ async def a_device(
         log_directory=None,
         verbosity=0,
     )
-    link = DeviceLink(configure, silent_seconds=silent_seconds, restart=restart)
+    link = DeviceLink(configure, silent_seconds=silent_seconds, restart=restart, started=started)
     async with anyio.create_task_group() as group:
         await group.start(link.run)
         yield link
@@ -131,13 +135,35 @@ async def test_a_process_that_hangs_is_killed_and_replaced() -> None:
         assert link.pid != stopped
 
 
-async def test_loading_an_engine_is_no_hang() -> None:
-    async with a_device(silent_seconds=0.3) as link:
-        job = a_job(width=128, height=128, steps=2)
-        made = await link.make(job, a_plan(job), lambda _: None)
+def a_silent_process(*said: frames.FromDevice) -> tuple[DeviceProcess, socket.socket]:
+    """A process that has said these things and says nothing more, and its end of the line, to be kept open."""
+    ours, theirs = socket.socketpair()
+    for header in said:
+        theirs.sendall(frames.pack(header))
+    return DeviceProcess(process=subprocess.Popen(["sleep", "infinity"]), channel=ours), theirs
 
-        assert len(made.images) == 2
-        assert link.restarts == 0
+
+@asynccontextmanager
+async def a_silent_device(*said: frames.FromDevice) -> AsyncIterator[DeviceLink]:
+    process, line = a_silent_process(*said)
+    with line:
+        async with a_device(silent_seconds=1.0, started=process) as link:
+            yield link
+
+
+async def test_loading_an_engine_is_no_hang() -> None:
+    ready = frames.Ready(pid=1)
+    async with a_silent_device(ready) as hanging, a_silent_device(ready, frames.Loading(engine="large")) as loading:
+        job = a_job()
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(loading.make, job, a_plan(job), lambda _: None)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(DeviceLost, match="no step for"):
+                await hanging.make(job, a_plan(job), lambda _: None)
+
+            assert loading.jobs == 1
+            assert loading.restarts == 0
+            waiting.cancel_scope.cancel()
 
 
 async def test_an_idle_process_may_be_silent() -> None:

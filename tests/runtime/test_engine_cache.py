@@ -12,7 +12,10 @@ from trt_engines.bucket import Bucket
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
-from trt_worker.runtime.engine_cache import EngineCache
+from trt_worker.runtime.engine_cache import FIRST_LOAD_SECONDS, EngineCache
+
+TICK = 1e-3
+"""Seconds that pass whenever somebody looks at the clock, so that no two uses are at the same time."""
 
 SHIPPED = find_models()["shapes-tiny"]
 
@@ -23,6 +26,8 @@ class Sized(NullBackend):
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
         self.unloaded: list[str] = []
+        self.seconds = 0.0  # of the clock, which loads move on
+        self.load_seconds = 1.0  # that one takes
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         return Footprint(weights=10, activations=spec.bucket.rows)
@@ -31,6 +36,7 @@ class Sized(NullBackend):
         if self.refusals:
             self.refusals -= 1
             raise OutOfMemory(f"{spec.label}: the card is full")
+        self.seconds += self.load_seconds
         return super().load(spec)
 
     def unload(self, model: Model, component: Component) -> None:
@@ -51,12 +57,20 @@ class Device:
             in_use=lambda: self.used,
             loading=lambda spec: self.loaded.append(spec.label),
             closed=lambda engine: self.closed.append(engine.spec.model.name),
+            clock=self._clock,
         )
+
+    def _clock(self) -> float:
+        self.backend.seconds += TICK
+        return self.backend.seconds
 
     def get(self, model: str, *rows: int) -> Engine:
         buckets = [Bucket(width=64, height=64, rows=count) for count in rows or (1,)]
         specs = [EngineSpec(model=self._models[model], component=Component.DENOISER, bucket=one) for one in buckets]
         return self.cache.get(self.backend, specs)
+
+    def load_seconds(self, model: str) -> float:
+        return self.cache.load_seconds(self.backend.name, model, Component.DENOISER)
 
 
 def test_an_engine_is_loaded_once() -> None:
@@ -122,3 +136,26 @@ def test_when_it_finds_none_again_the_fault_is_told_and_nothing_is_kept() -> Non
         device.get("a")
 
     assert device.cache.models == frozenset()
+
+
+def test_a_network_is_as_far_away_as_its_last_load_took_and_not_at_all_while_it_is_in_memory() -> None:
+    device = Device(12)
+    before = device.load_seconds("a")
+    device.backend.load_seconds = 7.0
+    device.get("a")
+    resident = device.load_seconds("a")
+    device.get("b")
+
+    assert (before, resident) == (FIRST_LOAD_SECONDS, 0.0)
+    assert device.load_seconds("a") == pytest.approx(7.0, abs=2 * TICK)
+
+
+def test_another_bucket_of_a_resident_network_says_nothing_about_loading_its_weights() -> None:
+    device = Device(14)
+    device.backend.load_seconds = 7.0
+    device.get("a", 1)
+    device.backend.load_seconds = 0.1
+    device.get("a", 2)
+    device.get("b")
+
+    assert device.load_seconds("a") == pytest.approx(7.0, abs=2 * TICK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.null import NullBackend, NullEngine
 from trt_engines.errors import OutOfMemory
-from trt_engines.model import Component, Model
+from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
 from trt_worker.runtime import frames
 
@@ -256,19 +257,37 @@ def test_the_supervisor_is_told_which_models_are_in_memory(a_loop: Any, a_run: A
     assert device.of(frames.Resident) == [frames.Resident(models=("shapes-tiny",))]
 
 
+def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(a_loop: Any, a_run: Any) -> None:
+    shipped = find_models()["shapes-tiny"]
+    models = [replace(shipped, name=name) for name in ("a", "b")]
+    device = a_loop(Greedy(rows=8, weights=100), models=models, memory=250)
+
+    for model in models:  # the second takes the room of the first
+        device.loop.take(a_run(model.name, model=model.name, backend="greedy"), b"")
+    device.finish()
+
+    assert [made.id for made in device.of(frames.Made)] == ["b", "a"]
+
+
 class Greedy(NullBackend):
-    """Denoisers of some rows fill 100 bytes, of more rows more; calls find no memory as often as they are told."""
+    """Denoisers of some rows fill 100 bytes, of more rows more; calls find no memory as often as they are told.
+
+    Args:
+        weights: bytes of a denoiser beside those.
+    """
 
     name = "greedy"
 
-    def __init__(self, rows: int, refusals: int = 0) -> None:
-        self._full_rows, self._refusals = rows, refusals
+    def __init__(self, rows: int, refusals: int = 0, weights: int = 0) -> None:
+        self._full_rows, self._refusals, self._weights = rows, refusals, weights
         self.loaded: list[EngineSpec] = []
         self.unloaded: list[Component] = []
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         denoises = spec.component is Component.DENOISER
-        return Footprint(weights=0, activations=100 * spec.bucket.rows // self._full_rows if denoises else 1)
+        if not denoises:
+            return Footprint(weights=0, activations=1)
+        return Footprint(weights=self._weights, activations=100 * spec.bucket.rows // self._full_rows)
 
     def load(self, spec: EngineSpec) -> NullEngine:
         self.loaded.append(spec)

@@ -109,14 +109,14 @@ class Scheduler:
         self,
         now: float,
         *,
-        switch_seconds: Callable[[str], float] = lambda model: 0.0,
+        switch_seconds: Callable[[BatchKey], float] = lambda key: 0.0,
         stepping: Collection[BatchKey] = (),
     ) -> Decision:
         """Let waiting rows in and choose the batch that steps next.
 
         Args:
             now: seconds of the clock that `arrived` and `due` are of.
-            switch_seconds: until a model's engines are on the device; 0: they are.
+            switch_seconds: until the networks that a batch still needs are on the device; 0: they are.
             stepping: batches that are taking a step now, on another stream: nobody joins them.
         """
         joined: list[WaitingRow] = []
@@ -174,7 +174,7 @@ class Scheduler:
             batch.members.extend(waiting.pop((row.job, row.index)) for row in admission.join)
         return admission
 
-    def _view(self, key: BatchKey, batch: _Batch, switch_seconds: Callable[[str], float]) -> RunningBatch:
+    def _view(self, key: BatchKey, batch: _Batch, switch_seconds: Callable[[BatchKey], float]) -> RunningBatch:
         rows = len(batch.members)
         step, decode = self.step_speed.seconds(key, rows), self.decode_speed.seconds(key, 1)
         due, seconds_left, arrived = math.inf, 0.0, math.inf
@@ -191,7 +191,7 @@ class Scheduler:
             due=due,
             seconds_left=seconds_left,
             arrived=arrived,
-            switch_seconds=switch_seconds(key.model),
+            switch_seconds=switch_seconds(key),
         )
 
     def _sweep(self) -> None:

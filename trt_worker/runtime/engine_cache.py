@@ -12,6 +12,11 @@ from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model
 from trt_engines.residency import Footprint, Resident, make_room, needed
+from trt_worker.plan.placement import SWITCH_SECONDS
+
+FIRST_LOAD_SECONDS = SWITCH_SECONDS / 3
+"""Of a network that was never loaded here: its share of what placement guesses for a text encoder, a denoiser and a
+decoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class EngineCache:
         in_use: engines that must not be closed now.
         loading: told what is loaded, before it is: it may take minutes.
         closed: told each engine that was closed, so that nobody keeps it.
+        clock: seconds.
     """
 
     def __init__(
@@ -53,17 +59,25 @@ class EngineCache:
         in_use: Callable[[], Collection[Engine]],
         loading: Callable[[EngineSpec], None],
         closed: Callable[[Engine], None],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._budget = budget
         self._in_use = in_use
         self._loading = loading
         self._closed = closed
+        self._clock = clock
         self._networks: dict[_Network, _Loaded] = {}
+        self._load_seconds: dict[_Network, float] = {}  # that a network's first engine took the last time
 
     @property
     def models(self) -> frozenset[str]:
         """Models of which a network is in memory."""
         return frozenset(network.model for network in self._networks)
+
+    def load_seconds(self, backend: str, model: str, component: Component) -> float:
+        """Until a network is in memory: 0 when it is, else what loading it took the last time."""
+        network = _Network(backend=backend, model=model, component=component)
+        return 0.0 if network in self._networks else self._load_seconds.get(network, FIRST_LOAD_SECONDS)
 
     def get(self, backend: EngineBackend, specs: Sequence[EngineSpec]) -> Engine:
         """The engine of the first of some shapes of a network for which there is room.
@@ -78,22 +92,25 @@ class EngineCache:
         known = self._networks.get(network)
         for spec in specs:
             if known is not None and spec in known.engines:
-                known.last_used = monotonic()
+                known.last_used = self._clock()
                 return known.engines[spec]
         spec, footprint = self._make_room(network, backend, specs)
         self._loading(spec)
+        began = self._clock()
         try:
             engine = backend.load(spec)
         except OutOfMemory as error:
             freed = self.free_idle(keep=network)
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
             engine = backend.load(spec)
+        if known is None:  # else its weights were there already
+            self._load_seconds[network] = self._clock() - began
         loaded = self._networks.setdefault(
             network, _Loaded(model=spec.model, backend=backend, weights=footprint.weights)
         )
         loaded.engines[spec] = engine
         loaded.activations = max(loaded.activations, footprint.activations)
-        loaded.last_used = monotonic()
+        loaded.last_used = self._clock()
         return engine
 
     def free_idle(self, *, keep: _Network | None = None) -> int:

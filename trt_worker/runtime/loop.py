@@ -108,7 +108,7 @@ class DeviceLoop:
     def step(self) -> None:
         """Admit waiting rows, advance one batch by one stage, and hand out what is finished."""
         now = monotonic()
-        decision = self._scheduler.decide(now)
+        decision = self._scheduler.decide(now, switch_seconds=self._networks.switch_seconds)
         for joining in decision.join:
             batch = self._batches.get(joining.key) or self._new_batch(joining.key)
             batch.join(self._jobs[joining.job].waiting.pop(joining.index))

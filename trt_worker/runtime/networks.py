@@ -45,6 +45,11 @@ class Networks:
         """Models of which something is in memory."""
         return self._cache.models
 
+    def switch_seconds(self, key: BatchKey) -> float:
+        """Until the networks are in memory that images of a batch still need: their prompts are encoded already."""
+        components = (Component.DENOISER, Component.VAE_DECODER)
+        return sum(self._cache.load_seconds(key.backend, key.model, component) for component in components)
+
     def free_idle(self) -> int:
         """Give back everything that is not in use. Returns: networks that were closed."""
         return self._cache.free_idle()

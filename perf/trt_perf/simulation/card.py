@@ -16,7 +16,7 @@ class Activity:
     """Something that runs on a stream."""
 
     seconds: float  # if it has the card to itself
-    share: float  # of the card that it keeps busy meanwhile, 0..1
+    share: float  # of the card that it keeps busy meanwhile, 0..1; 0: it runs elsewhere
 
 
 class Costs(Protocol):

@@ -1,4 +1,9 @@
-"""A trace on a card: as the worker schedules it, and one job at a time."""
+"""A trace on a rig: as the worker schedules it, and one job at a time.
+
+The stages of a job are those of the worker: the grid is asked for it, its prompts are encoded, it steps, its images are
+decoded, copied to the host, encoded and uploaded, and the result is handed in and acknowledged. Both ways have all of
+them, at the same costs; with `NO_HOST` only those on the card take time.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trt_perf.simulation.card import Activity, Card, Costs
+from trt_perf.simulation.host import Host
 from trt_perf.simulation.trace import Job
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
@@ -23,19 +29,19 @@ DUE_SECONDS = 300.0
 class Outcome:
     """What a run of a trace gives."""
 
-    seconds: float  # from the first arrival to the last image
-    waits: tuple[float, ...]  # seconds from a job's arrival until all its images are on the host, in order of the trace
+    seconds: float  # from the first arrival to the last acknowledgement
+    waits: tuple[float, ...]  # seconds from a job's arrival to its acknowledgement, in order of the trace
     mean_rows: float  # images of a step
 
 
-def one_at_a_time(jobs: Sequence[Job], costs: Costs) -> Outcome:
-    """Every job alone, in order of arrival: text, steps, then each image decoded and copied, one after the other.
+def one_at_a_time(jobs: Sequence[Job], costs: Costs, host: Host) -> Outcome:
+    """Every job alone, in order of arrival, one stage after the other; the next is asked for when it is acknowledged.
 
-    Engines are the same and resident; the images of a job share its steps.
+    Engines are the same and resident. The images of a job share its steps and are encoded side by side.
     """
     now, waits, steps, rows = 0.0, [], 0, 0
     for job in jobs:
-        now = max(now, job.arrived) + seconds_alone(job, costs)
+        now = max(now, job.arrived) + seconds_alone(job, costs) + host.seconds_alone(job)
         waits.append(now - job.arrived)
         steps += job.steps
         rows += job.steps * job.images
@@ -50,7 +56,7 @@ def seconds_alone(job: Job, costs: Costs) -> float:
 
 
 def busy_seconds(job: Job, costs: Costs) -> float:
-    """Seconds alone less those in which the card is partly idle."""
+    """Seconds alone on the card, less those in which it is partly idle."""
     step = costs.step(job.family, job.width, job.height, job.images, job.tokens)
     decode = costs.decode(job.family, job.width, job.height)
     text = costs.text(job.family, 2)
@@ -60,31 +66,39 @@ def busy_seconds(job: Job, costs: Costs) -> float:
 
 
 @dataclass(slots=True)
-class _Stream:
-    """A queue of activities that run in turn, each with what follows from its end."""
+class _Stage:
+    """Activities that start in turn, each on a free lane, and with what follows from its end."""
 
+    lanes: list[str]  # that are free: streams of the clock
     waiting: deque[tuple[Activity, Callable[[], None]]] = field(default_factory=deque)
-    after: Callable[[], None] | None = None
 
 
 class Rig:
-    """The worker's scheduler on a card: text, steps, decoding and copies on streams of their own.
+    """The worker's scheduler on a card, with every other stage on lanes of its own, so that jobs overlap.
+
+    Images of a job are encoded when all are on the host, uploaded when all are encoded, and acknowledged when all are
+    uploaded, as the worker does it. Uploads take the line in turn.
 
     Args:
-        held: jobs that are taken off the network at a time; the rest wait there.
+        held: jobs between being asked for and acknowledged, which bounds every queue; the rest wait at the grid.
         denoise_streams: batches that step at the same time.
     """
 
-    def __init__(self, costs: Costs, *, held: int, denoise_streams: int = 1, max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self, costs: Costs, host: Host, *, held: int, denoise_streams: int = 1, max_rows: int = MAX_ROWS
+    ) -> None:
         self._costs = costs
+        self._host = host
         self._held = held
         self._card = Card()
         self._scheduler = Scheduler(max_rows)
-        self._streams = {name: _Stream() for name in ("text", "decode", "copy")}
+        lanes = {"grid": held, "text": 1, "decode": 1, "copy": 1, "encode": host.threads, "uplink": 1}
+        self._stages = {name: _Stage([f"{name} {lane}" for lane in range(count)]) for name, count in lanes.items()}
+        self._running: dict[str, tuple[_Stage, Callable[[], None]]] = {}  # by lane, with what follows
         self._free = [f"denoise {number}" for number in range(denoise_streams)]
         self._stepping: dict[str, tuple[BatchKey, float]] = {}
         self._jobs: dict[str, Job] = {}
-        self._images_left: dict[str, int] = {}
+        self._images_left: dict[str, int] = {}  # that are not on the host, of jobs that are not acknowledged
         self._done: dict[str, float] = {}
         self._steps = self._rows = 0
 
@@ -112,9 +126,12 @@ class Rig:
     def _take(self, job: Job) -> None:
         self._jobs[job.id], self._images_left[job.id] = job, job.images
         taken = self._card.now
-        self._queue("text", self._costs.text(job.family, 2), lambda: self._encoded(job, taken))
+        text = self._costs.text(job.family, 2)
+        self._queue(
+            "grid", self._host.exchange(), lambda: self._queue("text", text, lambda: self._conditioned(job, taken))
+        )
 
-    def _encoded(self, job: Job, taken: float) -> None:
+    def _conditioned(self, job: Job, taken: float) -> None:
         key = BatchKey(model=job.family.name, backend="simulated", width=job.width, height=job.height)
         for index in range(job.images):
             self._scheduler.enter(job.id, index, key, arrived=job.arrived, due=taken + DUE_SECONDS, stages=job.steps)
@@ -143,11 +160,10 @@ class Rig:
             for job_id, _ in self._scheduler.stepped(key, self._card.now - began):
                 self._decode(self._jobs[job_id])
             return
-        stream = self._streams[name]
-        after, stream.after = stream.after, None
-        if after is not None:
-            after()
-        self._next(name)
+        stage, after = self._running.pop(name)
+        stage.lanes.append(name)
+        after()
+        self._next(stage)
 
     def _decode(self, job: Job) -> None:
         decode, copy = (
@@ -159,16 +175,39 @@ class Rig:
     def _copied(self, job: Job) -> None:
         self._images_left[job.id] -= 1
         if not self._images_left[job.id]:
-            del self._images_left[job.id]
-            self._done[job.id] = self._card.now
+            self._queue_images(job, "encode", self._host.encode(job), lambda: self._encoded(job))
+
+    def _encoded(self, job: Job) -> None:
+        self._queue_images(job, "uplink", self._host.upload(job), lambda: self._uploaded(job))
+
+    def _uploaded(self, job: Job) -> None:
+        self._queue("grid", self._host.exchange(), lambda: self._acknowledged(job))
+
+    def _acknowledged(self, job: Job) -> None:
+        del self._images_left[job.id]
+        self._done[job.id] = self._card.now
+
+    def _queue_images(self, job: Job, name: str, activity: Activity, after: Callable[[], None]) -> None:
+        """The same for all images of a job, and what follows from the end of the last."""
+        left = job.images
+
+        def one_ended() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                after()
+
+        for _ in range(job.images):
+            self._queue(name, activity, one_ended)
 
     def _queue(self, name: str, activity: Activity, after: Callable[[], None]) -> None:
-        self._streams[name].waiting.append((activity, after))
-        if not self._card.busy(name):
-            self._next(name)
+        stage = self._stages[name]
+        stage.waiting.append((activity, after))
+        self._next(stage)
 
-    def _next(self, name: str) -> None:
-        stream = self._streams[name]
-        if stream.waiting and not self._card.busy(name):
-            activity, stream.after = stream.waiting.popleft()
-            self._card.start(name, activity)
+    def _next(self, stage: _Stage) -> None:
+        while stage.waiting and stage.lanes:
+            activity, after = stage.waiting.popleft()
+            lane = stage.lanes.pop()
+            self._running[lane] = stage, after
+            self._card.start(lane, activity)
