@@ -65,9 +65,9 @@ class Collector:
         chosen = backends or (OnnxRuntimeBackend(1),)
         self.said: list[frames.FromDevice] = []
         self.pictures: dict[tuple[str, int], NDArray[np.uint8]] = {}
-        backends = {backend.name: backend for backend in chosen}
+        by_name = {backend.name: backend for backend in chosen}
         served = {model.name: model for model in models}
-        self.loop = DeviceLoop(served, backends, max_rows=max_rows, memory=memory, emit=self._emit)
+        self.loop = DeviceLoop(served, by_name, max_rows=max_rows, memory=memory, emit=self._emit)
 
     def finish(self) -> None:
         while self.loop.busy:

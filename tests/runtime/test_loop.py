@@ -18,6 +18,7 @@ from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
 from trt_worker.runtime import frames
 
+MODEL = find_models()["shapes-tiny"]
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm", "res_multistep", "dpm_2")
 
 
@@ -267,6 +268,28 @@ def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(a_loop: Any, a
     device.finish()
 
     assert [made.id for made in device.of(frames.Made)] == ["b", "a"]
+
+
+def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(a_loop: Any, a_run: Any) -> None:
+    backend = Greedy(rows=8, weights=100)
+    other = replace(MODEL, name="other")
+    device = a_loop(backend, memory=250, models=(MODEL, other))
+    alone = a_loop(Greedy(rows=8), memory=1000, models=(MODEL, other))
+    runs = [a_run(f"{name}{number}", backend="greedy", model=name, steps=6)
+            for number in range(2) for name in ("shapes-tiny", "other")]  # fmt: skip
+
+    for run in runs:
+        device.loop.take(run, b"")
+        device.loop.step()
+    device.finish()
+    for run in runs:
+        alone.loop.take(run, b"")
+        alone.finish()
+
+    assert not device.of(frames.Failed)
+    assert Component.DENOISER in backend.unloaded
+    assert device.pictures.keys() == alone.pictures.keys()
+    assert all((picture == alone.pictures[key]).all() for key, picture in device.pictures.items())
 
 
 class Greedy(NullBackend):

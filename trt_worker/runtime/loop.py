@@ -65,7 +65,8 @@ class DeviceLoop:
         self._backends = backends
         self._max_rows = max_rows
         self._emit = emit
-        self._networks = Networks(memory, in_use=self._engines_in_use, loading=self._loading)
+        self._networks = Networks(memory, in_use=self._engines_in_use, loading=self._loading, closed=self._closed)
+        self._stepping: StepBatch | None = None
         self._told_models: frozenset[str] = frozenset()
         self._jobs: dict[str, _Job] = {}
         self._batches: dict[BatchKey, StepBatch] = {}
@@ -136,6 +137,7 @@ class DeviceLoop:
 
     def _step(self, batch: StepBatch) -> StepReport:
         """One stage of a batch; a device out of memory gives back what is idle and is asked once more."""
+        self._stepping = batch
         try:
             return batch.step()
         except OutOfMemory as error:
@@ -143,6 +145,8 @@ class DeviceLoop:
                 raise
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
             return batch.step()
+        finally:
+            self._stepping = None
 
     def _prepare(self, job: _Job, source: bytes) -> None:
         run = job.run
@@ -263,7 +267,12 @@ class DeviceLoop:
         self._emit(totals, None)
 
     def _engines_in_use(self) -> list[Engine]:
-        return [engine for batch in self._batches.values() if batch.rows for engine in batch.engines]
+        return list(self._stepping.engines) if self._stepping else []
+
+    def _closed(self, engine: Engine) -> None:
+        """Rows whose engine had to leave find it again, or another, at their next step."""
+        for batch in self._batches.values():
+            batch.forget(engine)
 
     def _loading(self, spec: EngineSpec) -> None:
         self._emit(frames.Loading(engine=spec.label), None)

@@ -27,15 +27,22 @@ class Networks:
 
     Args:
         budget: bytes that engines may take together.
-        in_use: denoisers that rows are under way in.
+        in_use: engines of the step that is under way.
         loading: told what is loaded, before it is: it may take minutes.
+        closed: told each engine that was closed for want of room.
     """
 
     def __init__(
-        self, budget: int, *, in_use: Callable[[], Collection[Engine]], loading: Callable[[EngineSpec], None]
+        self,
+        budget: int,
+        *,
+        in_use: Callable[[], Collection[Engine]],
+        loading: Callable[[EngineSpec], None],
+        closed: Callable[[Engine], None],
     ) -> None:
         self.loads = 0  # engines loaded so far
         self._loading = loading
+        self._closed = closed
         self._cache = EngineCache(budget, in_use=in_use, loading=self._load, closed=self._forget)
         self._conditioners: dict[Engine, Conditioner] = {}
         self._decoders: dict[Engine, Decoder] = {}
@@ -101,3 +108,4 @@ class Networks:
     def _forget(self, engine: Engine) -> None:
         self._conditioners.pop(engine, None)
         self._decoders.pop(engine, None)
+        self._closed(engine)

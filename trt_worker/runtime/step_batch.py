@@ -127,6 +127,11 @@ class StepBatch:
         """Engines that hold its rows' contexts; none while the membership has changed since the last step."""
         return tuple(call.engine for call in self._calls)
 
+    def forget(self, engine: Engine) -> None:
+        """An engine was closed: if it held contexts of these rows, the next step asks for engines anew."""
+        if engine in self.engines:
+            self._calls = ()
+
     def join(self, row: Row) -> None:
         """Take a row in before the next step. Raises: ValueError: the batch is full."""
         if not self.room:
