@@ -25,7 +25,7 @@ class BuilderMissing(EngineError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """One engine to build; everything here decides its bytes, except where the graph lies."""
+    """One engine to build; everything here decides its bytes, except where the graph and the timing cache lie."""
 
     graph: Path  # ONNX; its external data lie relative to it
     precision: str  # float32, float16, bfloat16 or float8: what the graph's own types are, for checks and messages
@@ -37,6 +37,7 @@ class BuildRequest:
     tf32: bool = False  # float32 products with 10 bits of mantissa
     batch_independent: bool = False  # a row's result does not depend on the rows beside it, for matrix products
     optimization_level: int = 3  # 0..5
+    timing_cache: Path | None = None  # how fast kernels were on this card, from build to build; TensorRT alone has one
 
     def __post_init__(self) -> None:
         if not self.compute_capabilities:

@@ -12,6 +12,7 @@ from typing import Any
 from trt_engines.builders.builder import BuildFailed, BuildRequest, BuildResult, Report
 from trt_engines.builders.library import compile_graph, load
 from trt_engines.cards import precisions, unsupported
+from trt_engines.store.files import whole_file
 
 
 class TensorRt:
@@ -44,8 +45,24 @@ class TensorRt:
         """Compile. Raises: BuildFailed, BuildCancelled, BuilderMissing, StoreFull, OSError."""
         if reason := self.refuses(request):
             raise BuildFailed(f"{request.graph.name}: {reason}")
-        # The card is the target: there is nothing to name. Preflight has compared it with the request.
-        return compile_graph(self._module(), request, plan, progress, lambda config: None)
+        configs: list[Any] = []
+
+        def prepare(config: Any) -> None:
+            # The card is the target: there is nothing to name. Preflight has compared it with the request.
+            configs.append(config)
+            if request.timing_cache is not None:
+                saved = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
+                # What another card or version measured is refused, and measured anew.
+                if not config.set_timing_cache(config.create_timing_cache(saved), False):
+                    config.set_timing_cache(config.create_timing_cache(b""), False)
+
+        result = compile_graph(self._module(), request, plan, progress, prepare)
+        if request.timing_cache is not None:
+            request.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+            measured = bytes(configs[0].get_timing_cache().serialize())
+            with whole_file(request.timing_cache, "how fast kernels are on this card") as file:
+                file.write(measured)
+        return result
 
     def _module(self) -> Any:
         return load("tensorrt", self.install)

@@ -3,6 +3,7 @@
 ROOT/engines/DIGEST/    manifest.json, the engine's files, `used` (its time is the last use)
 ROOT/staging/DIGEST/    a build that is under way, or was stopped
 ROOT/locks/DIGEST.lock  held by whoever builds, imports or removes
+ROOT/timing/            how fast kernels are on this machine's cards, for builds that choose by it
 ROOT/scratch/           files of builds under way that nothing else needs
 ROOT/trash/             on its way out
 """
@@ -192,6 +193,10 @@ class Store:
             self.lock(name).parent.mkdir(parents=True, exist_ok=True)
         with hold(self.lock(name), on_wait, stop):
             yield
+
+    def timing_cache(self, compute_capability: int) -> Path:
+        """Where a library keeps how fast kernels are on a card. Args: compute_capability: times ten: 86."""
+        return self.root / "timing" / f"sm{compute_capability}.cache"
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

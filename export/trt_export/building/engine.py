@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ def build_engine(
         with store.building(bound.identity, needed=needed, on_wait=waiting, stop=stop) as staging:
             fresh = staging.published is None
             if fresh:
-                _finish(order, staging, exported, bound, report, stop)
+                request = replace(bound.request, timing_cache=store.timing_cache(order.compute_capabilities[0]))
+                _finish(order, staging, exported, replace(bound, request=request), report, stop)
         manifest = store.get(digest(bound.identity)).manifest
     return Built(
         digest=manifest.digest,

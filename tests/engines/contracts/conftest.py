@@ -40,6 +40,7 @@ _MISSING = (
 )
 
 
+_REAL = ("ILogger", "IProgressMonitor", "IStreamWriter", "Weights")
 _DECLARATION = re.compile(r"^\s*(?:\d+\. )?(\w*)\((.*)\) -> (.+?)\s*$")
 _VALUES: dict[str, Any] = {"bool": True, "int": 1, "str": "name", "None": None, "tuple": (), "list[str]": []}
 
@@ -122,7 +123,7 @@ class Double:
 
 
 class Library:
-    """The module: enumerations, `ILogger` and `Weights` are the library's own, other classes make doubles."""
+    """The module: enumerations and classes that our code derives from are the library's own, others make doubles."""
 
     def __init__(self, module: ModuleType, recorded: Recorded, version: str) -> None:
         self._module = module
@@ -133,7 +134,7 @@ class Library:
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._module, name)
         self._recorded.used.add(name)
-        if name in ("ILogger", "Weights") or hasattr(real, "__members__"):
+        if name in _REAL or hasattr(real, "__members__"):
             return real
 
         def make(*args: Any, **kwargs: Any) -> Double:
@@ -163,6 +164,8 @@ def _check(module: ModuleType, annotation: str, value: Any, name: str) -> None:
     base = annotation.rsplit(".", 1)[-1]
     if base == "SupportsInt":
         fits = isinstance(value, int)
+    elif base == "Dims":  # a sequence of integers converts, as the bindings' documentation says
+        fits = isinstance(value, tuple) and all(isinstance(size, int) for size in value)
     elif base == "Buffer":
         fits = isinstance(value, bytes | memoryview)
     elif annotation in ("str", "tuple", "list", "bool"):
