@@ -99,7 +99,7 @@ def play(turns: tuple[Turn, ...], model: Model, device: HostComputingDevice) -> 
     while any(bench.busy for bench in benches.values()):
         for bench in benches.values():
             bench.step()
-    pictures = {}
+    pictures: dict[str, Picture] = {}
     for bench in benches.values():
         pictures |= bench.finish()
     device.close()
