@@ -47,4 +47,8 @@ TARGETS = {
     "step_host_us": Target(most=150),
     "fast_path_imports_torch": Target(most=0),
     "device_first_step_s": Target(most=2),
+    "schedules_run": Target(least=1000),
+    "schedules_hazards": Target(most=0),
+    "faults_answered_once": Target(least=1000),
+    "faults_wrong_images": Target(most=0),
 }

@@ -15,6 +15,7 @@ from time import monotonic
 import anyio
 import pytest
 
+from trt_engines.backends.faults import Fault, FaultScript
 from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineRefused
 from trt_engines.model import BUILT_IN, find_models
@@ -61,6 +62,8 @@ async def a_device(
     folder: Path | None = None,
     restart: bool = True,
     started: DeviceProcess | None = None,
+    environment: dict[str, str] | None = None,
+    logs: Path | None = None,
 ) -> AsyncIterator[DeviceLink]:
     configure = frames.Configure(
         index=1,
@@ -69,8 +72,9 @@ async def a_device(
         max_rows=4,
         memory=2**31,
         model_folders=(str(folder),) if folder else (),
-        log_directory=None,
+        log_directory=str(logs) if logs else None,
         verbosity=0,
+        environment=environment or {},
     )
     link = DeviceLink(configure, silent_seconds=silent_seconds, restart=restart, started=started)
     async with anyio.create_task_group() as group:
@@ -210,6 +214,22 @@ async def test_a_job_survives_a_killed_process_without_anybody_noticing() -> Non
         assert killed
         assert link.restarts == 1
         assert len(making.images) == 2
+
+
+async def test_a_sticky_error_ends_its_process_with_one_clear_line_and_the_job_is_replayed(tmp_path: Path) -> None:
+    script = FaultScript(seed=1, rates={Fault.STICKY: 1.0}, folder=str(tmp_path))
+    async with a_device(backends=("faulty", "rowwise"), environment=script.environment, logs=tmp_path / "logs") as link:
+        with pytest.raises(DeviceLost, match="the device reported an error that only another process is rid of"):
+            await link.make(job := a_job(), a_plan(job, "faulty"), lambda _: None)
+        maker = JobMaker([link], max_rows=4, fell_back=lambda _: None)
+        making = await maker.make(a_job(), find_models()["shapes-tiny"], lambda _: None)
+
+        assert making.plan.backend == "rowwise"
+        assert "lost its process with this job 2 times" in making.plan.reason
+        assert link.restarts == script.strikes()[Fault.STICKY] == 3
+    log = (tmp_path / "logs" / "bridge_1.log").read_text()
+    assert log.count("an illegal address was met, says the script. Nothing can be trusted here any more") == 3
+    assert "Traceback" not in log
 
 
 async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp_path: Path) -> None:

@@ -153,8 +153,8 @@ def test_a_device_gives_the_latents_of_the_host(kind: str, script: Callable[[Any
 
     assert found.keys() == expected.keys()
     for job, latent in expected.items():
-        # sums of eight products in another order; a wrong coefficient or row is off by tenths
-        np.testing.assert_allclose(found[job], latent, rtol=0, atol=5e-5 * np.abs(latent).max(), err_msg=job)
+        # sums in another order, which the network amplifies; a wrong coefficient or row is off by tenths
+        np.testing.assert_allclose(found[job], latent, rtol=0, atol=3e-4 * np.abs(latent).max(), err_msg=job)
 
 
 def test_the_order_in_which_a_card_works_makes_no_difference() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from trt_engines.backends.ladder import INSTRUMENTS
 from trt_engines.rig import AmdGpu, Gpu, choose_gpus, find_amd_gpus, find_gpus
 
 PROCESSOR = ("onnxruntime", "pytorch")
@@ -15,8 +16,6 @@ CARD = ("onnxruntime-cuda", "pytorch-gpu", "onnxruntime")
 
 OTHER_CARD = ("pytorch-gpu", "onnxruntime")
 """Cards that no engine library supports: PyTorch tells when it is loaded whether it has kernels for them."""
-
-EVERYWHERE = frozenset({"null"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,4 +82,4 @@ def _devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]) -> Iterator[Device
 
 
 def _chosen(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in wanted if name in possible or name in EVERYWHERE)
+    return tuple(name for name in wanted if name in possible or name in INSTRUMENTS)

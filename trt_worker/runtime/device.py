@@ -18,10 +18,12 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from trt_engines.backends.ladder import make_backends
+from trt_engines.devices.errors import DeviceFault
 from trt_engines.model import find_models
 from trt_worker.errors import DeviceLost
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
+from trt_worker.runtime.spawn import DEVICE_FAULT
 from trt_worker.telemetry.logs import configure_logs
 
 Inbox = SimpleQueue["tuple[frames.ToDevice, bytes] | None"]
@@ -50,8 +52,12 @@ def main() -> None:
         logger.info("{} is {!r} here", name, value)
     inbox: Inbox = SimpleQueue()
     Thread(target=_read, args=(channel, inbox), daemon=True, name="reader").start()
-    with logger.catch(reraise=True, message="The device process ends"):
-        serve(header, channel, inbox)
+    try:
+        with logger.catch(reraise=True, exclude=DeviceFault, message="The device process ends"):
+            serve(header, channel, inbox)
+    except DeviceFault as fault:
+        logger.critical("{}. Nothing can be trusted here any more: the process ends, and another takes over.", fault)
+        sys.exit(DEVICE_FAULT)
 
 
 def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> None:

@@ -22,7 +22,7 @@ from trt_worker.job import JobSpec
 from trt_worker.plan.placement import DeviceView
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
-from trt_worker.runtime.spawn import DeviceProcess, spawn
+from trt_worker.runtime.spawn import DEVICE_FAULT, DeviceProcess, spawn
 
 Pixels = NDArray[np.uint8]
 _RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
@@ -145,10 +145,10 @@ class DeviceLink:
             raise self._unusable
         if not self._pending:
             self._heard = monotonic()
-        run = f"{job.id}/{next(self._runs)}"  # a job that comes twice is two runs
+        run = f"{job.id}/{next(self._runs)}"
         pending = self._pending[run] = _Pending(job=job, progress=progress)
         try:
-            await self._send(_run_frame(run, job, plan), job.source or b"")
+            await self._send(run_frame(run, job, plan), job.source or b"")
             await pending.ended.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
@@ -271,6 +271,8 @@ class DeviceLink:
             code = await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         if code is None:
             return "the process closed its connection and hangs"
+        if code == DEVICE_FAULT:
+            return "the device reported an error that only another process is rid of; the device's log says which"
         return f"the process was ended by signal {-code}" if code < 0 else f"the process ended with exit status {code}"
 
     async def _watch_silence(self) -> None:
@@ -291,7 +293,8 @@ def _sum(one: frames.Totals, other: frames.Totals) -> frames.Totals:
     )
 
 
-def _run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
+def run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
+    """What a device is told of a job. Args: run: what it is to call the job; a job that comes twice is two runs."""
     return frames.Run(
         id=run,
         model=job.model,

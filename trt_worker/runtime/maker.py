@@ -19,12 +19,6 @@ from trt_worker.plan.placement import place
 from trt_worker.plan.route import Exclusion, Plan, route
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob
 
-CRASHES_PER_BACKEND = 2
-"""Device processes a job may lose on one backend before the next backend gets it."""
-
-FAULTS_UNTIL_QUARANTINE = 2
-"""Faults of one engine, whatever the job, before nothing is sent to it any more."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
@@ -42,6 +36,8 @@ class JobMaker:
         links: the rig's devices, each with a ladder of its own.
         max_rows: images that share a step.
         fell_back: told the reason whenever a job does not run on the first backend, or with another sampler.
+        crashes_per_backend: device processes a job may lose on one backend before the next backend gets it.
+        faults_until_quarantine: faults of one engine, whatever the job, before nothing is sent to it any more.
     """
 
     def __init__(
@@ -50,10 +46,14 @@ class JobMaker:
         *,
         max_rows: int,
         fell_back: Callable[[str], None],
+        crashes_per_backend: int = 2,
+        faults_until_quarantine: int = 2,
     ) -> None:
         self._links = links
         self._max_rows = max_rows
         self._fell_back = fell_back
+        self._crashes_per_backend = crashes_per_backend
+        self._faults_until_quarantine = faults_until_quarantine
         self._faults: Counter[tuple[int, str, str]] = Counter()
 
     @property
@@ -62,7 +62,7 @@ class JobMaker:
         return {
             f"{device} {backend} {engine}": faults
             for (device, backend, engine), faults in self._faults.items()
-            if faults >= FAULTS_UNTIL_QUARANTINE
+            if faults >= self._faults_until_quarantine
         }
 
     async def make(self, job: JobSpec, model: Model, progress: Callable[[float], None]) -> Making:
@@ -110,8 +110,9 @@ class JobMaker:
                 crashes[plan.backend] += 1
                 failures[link.index] += 1
                 logger.warning("Job {} is replayed: {}", job.id, lost)
-                if crashes[plan.backend] >= CRASHES_PER_BACKEND:
-                    excluded.append(Exclusion(backend=plan.backend, reason="lost its process with this job twice"))
+                if crashes[plan.backend] >= self._crashes_per_backend:
+                    reason = f"lost its process with this job {crashes[plan.backend]} times"
+                    excluded.append(Exclusion(backend=plan.backend, reason=reason))
                 continue
             except JobFailed as failed:
                 failures[link.index] += 1
@@ -160,7 +161,7 @@ class JobMaker:
         while True:
             plan = route(job, model, link.ladder, max_rows=self._max_rows, excluded=barred)
             faults = self._faults[link.index, plan.backend, plan.engine]
-            if faults < FAULTS_UNTIL_QUARANTINE:
+            if faults < self._faults_until_quarantine:
                 return plan
             barred.append(
                 Exclusion(backend=plan.backend, reason=f"{plan.engine} is in quarantine after {faults} faults")

@@ -13,6 +13,9 @@ from types import TracebackType
 
 from trt_worker.config.keys import without_settings
 
+DEVICE_FAULT = 70
+"""Exit status of a device process whose device reported an error that only another process is rid of."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProcess:

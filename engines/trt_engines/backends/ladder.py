@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trt_engines.backend import EngineBackend
+from trt_engines.backends.faulty import FaultyBackend
 from trt_engines.backends.null import NullBackend
 from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
 from trt_engines.backends.pytorch import PyTorchBackend
+from trt_engines.backends.rowwise import RowwiseBackend
 from trt_engines.errors import EngineRefused
 
-BACKENDS = ("onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", "null")
+INSTRUMENTS = ("null", "rowwise", "faulty")
+"""What the worker is tried with, on any machine: they draw no pictures that anybody asked for."""
+
+BACKENDS = ("onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", *INSTRUMENTS)
 
 
 def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBackend, ...]:
@@ -24,6 +29,8 @@ def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBack
         "pytorch-gpu": lambda: PyTorchBackend(threads, gpu=True),
         "pytorch": lambda: PyTorchBackend(threads),
         "null": NullBackend,
+        "rowwise": RowwiseBackend,
+        "faulty": lambda: FaultyBackend(RowwiseBackend()),
     }
     unknown = [name for name in names if name not in makers]
     if unknown:

@@ -2,7 +2,7 @@
 
 EngineError
 +-- DeviceUnavailable   this machine has no such device, or the library for it is missing; says what to install
-+-- DeviceFault         the device reported an error; CUDA's are sticky, so the process that sees one must end
+DeviceFault             the device reported an error; CUDA's are sticky, so the process that sees one must end
 """
 
 from __future__ import annotations
@@ -14,5 +14,8 @@ class DeviceUnavailable(EngineError):
     """There is no such device here, or its driver or library is missing."""
 
 
-class DeviceFault(EngineError):
-    """The device reported an error. Nothing that ran on it can be trusted; the process must end."""
+class DeviceFault(Exception):
+    """The device reported an error. Nothing that ran on it can be trusted; the process must end.
+
+    It is no `EngineError`: no failover within the process may take it for the fault of one engine and go on.
+    """

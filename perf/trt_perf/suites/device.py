@@ -1,4 +1,4 @@
-"""The device: its scheduling on the simulated clock of a card, its cost model, its host time, its start.
+"""The device: its scheduling on the simulated clock of a card, its cost model, its host time, its start, its faults.
 
 Of the simulated figures, `sim4090_batching_gain` and the waits count all stages of a job: being asked for, text
 encoding, steps, decoding, copies, encoding, uploading, acknowledgement. One job at a time does them in sequence; the
@@ -26,7 +26,9 @@ from trt_engines.costs.hardware import hardware
 from trt_engines.costs.roofline import CONSTANTS
 from trt_engines.model import find_models
 from trt_perf.cost_fit import CHECKED, FITTED, Fit
+from trt_perf.faults import fault_figures
 from trt_perf.published import AITEMPLATE
+from trt_perf.schedules import schedule_figures
 from trt_perf.simulation.card import CardCosts
 from trt_perf.simulation.host import MEGABIT, NO_HOST, Host
 from trt_perf.simulation.run import Outcome, Rig, busy_seconds, one_at_a_time, seconds_alone
@@ -74,6 +76,8 @@ def measure() -> dict[str, float]:
         "step_host_ancestral_us": _step_host_us(ANCESTRAL),
         "fast_path_imports_torch": _imports_torch(),
         "device_first_step_s": first_step_seconds(),
+        **schedule_figures(),
+        **fault_figures(),
     }
 
 

@@ -18,7 +18,9 @@ SECOND = {twin for twins in TWINS.values() for twin in twins}
 NAMES = [
     one.name
     for one in ARCHITECTURES
-    if one.name not in SECOND and all(key_maps(one.name, part.name) for part in one.components)
+    if one.name not in SECOND
+    and len(one.denoisers) == 1  # two denoisers have their tensors by the same names, and so are not in one file
+    and all(key_maps(one.name, part.name) for part in one.components)
 ]
 LARGEST_SIDE_FILES = 50_000_000
 """Bytes beside its engines that a further checkpoint may cost."""

@@ -29,7 +29,7 @@ from trt_export.shapes_tiny.train.start import start_from_model
 from trt_export.shapes_tiny.train.vae import train_vae, trained_vae
 from trt_export.shapes_tiny.vocabulary import FOLDER
 
-A_MOMENT = 1e-5  # minutes: one step
+A_MOMENT = 2e-4  # minutes: less than a step takes, and more than what comes before it
 SHIPPED = FOLDER.parent
 
 

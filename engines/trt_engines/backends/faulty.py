@@ -1,0 +1,108 @@
+"""A backend that fails by script, in every way that a card can: the instrument that failover is tried with."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import numpy as np
+
+from trt_engines.backend import Engine, EngineBackend, EngineSpec
+from trt_engines.backends.faults import AT_LOAD, IN_CALL, Fault, FaultScript, script_of_process
+from trt_engines.devices.errors import DeviceFault
+from trt_engines.errors import OutOfMemory, StaleEngine
+from trt_engines.model import Component, Model
+from trt_engines.residency import Footprint
+
+
+class FaultyBackend:
+    """Another backend, whose loads and calls the process's script strikes (see `faults`)."""
+
+    name = "faulty"
+
+    def __init__(self, inner: EngineBackend) -> None:
+        self._inner = inner
+        self._dealer: _Dealer | None = None
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        return self._inner.refuses(spec)
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return self._inner.footprint(spec)
+
+    def load(self, spec: EngineSpec) -> Engine:
+        if self._dealer is None:
+            self._dealer = _Dealer(script_of_process())
+        self._dealer.load(spec.label)
+        return FaultyEngine(self._inner.load(spec), self._dealer)
+
+    def unload(self, model: Model, component: Component) -> None:
+        self._inner.unload(model, component)
+
+
+class FaultyEngine:
+    """An engine whose calls may be struck."""
+
+    def __init__(self, inner: Engine, dealer: _Dealer) -> None:
+        self.spec = inner.spec
+        self.inputs = inner.inputs
+        self.outputs = inner.outputs
+        self._inner = inner
+        self._dealer = dealer
+
+    def run(self, rows: int) -> None:
+        """Raises: OutOfMemory, DeviceFault. May never return."""
+        spoil = self._dealer.call(self.spec.label)
+        self._inner.run(rows)
+        if spoil:
+            for output in self.outputs.values():
+                output.reshape(-1)[0] = np.nan  # of its first row
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Dealer:
+    """Strikes the loads and calls of this process."""
+
+    def __init__(self, script: FaultScript) -> None:
+        self._script = script
+        self._stays_full = False  # the retry finds no memory either
+
+    def load(self, label: str) -> None:
+        number = self._script.count("loads")
+        match self._script.fate(AT_LOAD, number):
+            case Fault.FULL_AT_LOAD as fault:
+                self._struck(fault)
+                self._full(number, label)
+            case Fault.STALE as fault:
+                self._struck(fault)
+                raise StaleEngine(f"{label}: the plan is corrupted, says the script")
+        self._still_full(label)
+
+    def call(self, label: str) -> bool:
+        """Returns: whether the results are to be spoilt."""
+        self._still_full(label)
+        number = self._script.count("calls")
+        fault = self._script.fate(IN_CALL, number)
+        if fault is not None:
+            self._struck(fault)
+        match fault:
+            case Fault.FULL:
+                self._full(number, label)
+            case Fault.STICKY:
+                raise DeviceFault(f"{label}: an illegal address was met, says the script")
+            case Fault.HANG:
+                Event().wait()  # nobody will ever set it
+        return fault is Fault.NOT_FINITE
+
+    def _struck(self, fault: Fault) -> None:
+        self._script.count(fault)
+
+    def _full(self, number: int, label: str) -> None:
+        self._stays_full = number % 2 == 1  # every other one goes away when something is closed
+        raise OutOfMemory(f"{label}: the card is full, says the script")
+
+    def _still_full(self, label: str) -> None:
+        if self._stays_full:
+            self._stays_full = False
+            raise OutOfMemory(f"{label}: the card is still full, says the script")
