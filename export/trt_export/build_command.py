@@ -24,9 +24,11 @@ from trt_export.options import (
     HistogramFile,
     Json,
     ModelsFolder,
+    Networks,
     Profiles,
     VramGb,
     in_bytes,
+    named_networks,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def build(
     vram_gb: VramGb = None,
     models_folder: ModelsFolder = None,
     family: Family = None,
+    network: Networks = None,
     json: Json = None,
 ) -> None:
     """Build engines of models, of all known ones without a name; what stands already is not built again."""
@@ -84,6 +87,7 @@ def build(
 
     if library is not None and library not in BUILDERS:
         raise typer.BadParameter(f"{library!r} is none of {', '.join(BUILDERS)}", param_hint="--library")
+    elsewhere = named_networks(network, models)
     began = time.monotonic()
     with interrupts() as interrupted:
         try:
@@ -97,7 +101,7 @@ def build(
                 disk_bytes=in_bytes(disk_gb),
                 family=family,
             )
-            found = [locate(one, models_folder) for one in models] if models else known_models(models_folder)
+            found = [locate(one, models_folder, elsewhere) for one in models or ()] or known_models(models_folder)
             figures, code = _build(found, asked, Store(store), jobs, interrupted, dry_run=dry_run)
         except (EngineError, UnreadableCheckpoint, OSError) as error:
             typer.echo(f"build: {' '.join(str(error).split())}", err=True)
@@ -128,6 +132,9 @@ def _build(
         return {"engines": rows, "problems": []}, 0
     works, machine = _look(missing, asked, store)
     problems = [problem for work in works for problem in work.problems]
+    for work in works:
+        if work.assumption:
+            typer.echo(f"{work.located.name}: {work.assumption}", err=True)
     for problem in problems:
         typer.echo(f"cannot be built: {problem}", err=True)
     if dry_run:

@@ -27,9 +27,28 @@ ModelsFolder = Annotated[
 Family = Annotated[
     str | None, typer.Option("--architecture", help="Of the checkpoints, where their files do not say it.")
 ]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", metavar="NAME=PATH", help="A network whose file lies elsewhere, as text_encoder=t5xxl.safetensors."
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 
 PROFILES = 6
+
+
+def named_networks(options: list[str] | None, models: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    """What `--network` says. Raises: BadParameter: it is not of its form, or not for one model alone."""
+    if options and len(models or ()) != 1:
+        raise typer.BadParameter("a network belongs to one model: name that model and no other", param_hint="--network")
+    found = []
+    for option in options or ():
+        name, sign, path = option.partition("=")
+        if not (name and sign and path):
+            raise typer.BadParameter(f"{option!r} is not NAME=PATH", param_hint="--network")
+        found.append((name, Path(path).expanduser().absolute()))
+    return tuple(found)
 
 
 def in_bytes(gigabytes: float | None) -> int | None:

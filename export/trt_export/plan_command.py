@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +17,11 @@ from trt_export.options import (
     HistogramFile,
     Json,
     ModelsFolder,
+    Networks,
     Profiles,
     VramGb,
     in_bytes,
+    named_networks,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ def plan(
     ] = None,
     models_folder: ModelsFolder = None,
     family: Family = None,
+    network: Networks = None,
     json: Json = None,
 ) -> None:
     """Say what a build would give, before anything is built: engines, sizes, times, memory, what fits and what not."""
@@ -60,10 +64,15 @@ def plan(
     from trt_export.plan import Limits, default_for, make_plan
     from trt_export.plan_report import figures, render
 
+    elsewhere = dict(named_networks(network, models))
     try:
         cards = targets(gpu or [], in_bytes(vram_gb))
         tally = read_histogram(histogram) if histogram is not None else None
-        families = [_architecture(name, models_folder, family) for name in models] if models else list(ARCHITECTURES)
+        families = (
+            [_architecture(name, models_folder, family, elsewhere) for name in models]
+            if models
+            else list(ARCHITECTURES)
+        )
         disk, memory = in_bytes(disk_gb), in_bytes(memory_gb)
         limits = Limits(
             disk_bytes=free_bytes(store) if disk is None else disk,
@@ -82,7 +91,7 @@ def plan(
         write_figures(json, figures(plans))
 
 
-def _architecture(model: str, models: Path | None, family: str | None) -> Architecture:
+def _architecture(model: str, models: Path | None, family: str | None, networks: Mapping[str, Path]) -> Architecture:
     """The architecture of that name, or that of a model with the model's own sizes."""
     from trt_export.architectures.registry import ARCHITECTURES
     from trt_export.building.source import open_source
@@ -92,7 +101,7 @@ def _architecture(model: str, models: Path | None, family: str | None) -> Archit
         if known.name == model:
             return known
     try:
-        return open_source(model, models, family).architecture
+        return open_source(model, models, family, networks).architecture
     except UnreadableCheckpoint as exc:
         names = ", ".join(known.name for known in ARCHITECTURES)
         raise UnreadableCheckpoint(f"{exc}; known architectures are {names}") from exc

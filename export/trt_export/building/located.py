@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,28 +24,33 @@ class Located:
     name: str
     path: Path
     family: str | None = None  # its architecture, where it is known without looking at its weights
+    networks: tuple[tuple[str, Path], ...] = ()  # those whose files lie elsewhere, by component or folder
 
 
-def locate(model: str, models: Path | None = None) -> Located:
+def locate(model: str, models: Path | None = None, networks: tuple[tuple[str, Path], ...] = ()) -> Located:
     """The model of a name, or at a path.
 
     Args:
         model: a model folder's name; or a path: a model folder, a diffusers folder or a safetensors file.
         models: folder of further model folders.
+        networks: files or folders of single networks that are not where the others are, by component or folder.
 
     Raises: UnreadableCheckpoint, ModelUnusable.
     """
+    for name, place in networks:
+        if not place.exists():
+            raise UnreadableCheckpoint(f"{place}, where the {name} should be, does not exist")
     known = find_models([models] if models else [])
     if found := known.get(model):
-        return Located(name=found.name, path=found.folder, family=found.architecture)
+        return Located(name=found.name, path=found.folder, family=found.architecture, networks=networks)
     path = Path(model).expanduser()
     if not path.exists():
         names = ", ".join(sorted(known)) or "none"
         raise UnreadableCheckpoint(f"{model!r} is neither a file, a folder nor a known model; known are {names}")
     if (path / "model.json").is_file():
         described = read_model(path)
-        return Located(name=described.name, path=path.absolute(), family=described.architecture)
-    return Located(name=path.name if path.is_dir() else path.stem, path=path.absolute())
+        return Located(name=described.name, path=path.absolute(), family=described.architecture, networks=networks)
+    return Located(name=path.name if path.is_dir() else path.stem, path=path.absolute(), networks=networks)
 
 
 def known_models(models: Path | None = None) -> tuple[Located, ...]:
@@ -64,11 +70,15 @@ def fingerprint(located: Located) -> str:
     Raises: OSError.
     """
     total = hashlib.sha256()
-    root = located.path
-    files = sorted(file for file in root.rglob("*") if file.suffix in READ) if root.is_dir() else [root]
+    roots = (located.path, *(place for _, place in located.networks))
+    files = [file for root in roots for file in (sorted(_read_of(root)) if root.is_dir() else [root])]
     for file in files:
         status = file.stat()
         total.update(f"{file}\n{status.st_size} {status.st_mtime_ns}\n".encode())
         with file.open("rb") as stream:
             total.update(stream.read(HEAD))
     return total.hexdigest()
+
+
+def _read_of(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.suffix in READ)

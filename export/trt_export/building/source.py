@@ -26,8 +26,6 @@ OURS = ("taps",)
 Networks = Mapping[str, Path]
 """Files or folders of single networks, as `open_checkpoint` takes them."""
 
-NO_NETWORKS: Networks = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
@@ -40,7 +38,7 @@ class Source:
 
 
 def open_source(
-    model: str, models: Path | None = None, family: str | None = None, networks: Networks = NO_NETWORKS
+    model: str, models: Path | None = None, family: str | None = None, networks: Networks = MappingProxyType({})
 ) -> Source:
     """Find a model by its name, or open the checkpoint at a path.
 
@@ -52,11 +50,12 @@ def open_source(
 
     Raises: UnreadableCheckpoint, UnknownArchitecture, ModelUnusable.
     """
-    return open_located(locate(model, models), family, networks)
+    return open_located(locate(model, models, tuple(networks.items())), family)
 
 
-def open_located(located: Located, family: str | None = None, networks: Networks = NO_NETWORKS) -> Source:
+def open_located(located: Located, family: str | None = None) -> Source:
     """As `open_source`, of a model that was found. Raises: UnreadableCheckpoint, UnknownArchitecture."""
+    networks = dict(located.networks)
     checkpoint = open_checkpoint(located.path, networks)
     said = family or located.family
     entry = architecture(said or detect(checkpoint))

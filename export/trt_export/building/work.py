@@ -31,6 +31,7 @@ class Work:
     located: Located
     checkpoint: Checkpoint | None  # None: it cannot be opened, and there are no orders
     orders: tuple[Order, ...]  # that nothing known speaks against
+    assumption: str | None = None  # what was taken for granted because no file says it
     problems: tuple[str, ...]  # why the rest of it cannot be built, each with what it is about
 
 
@@ -60,7 +61,11 @@ def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
         else:
             possible.append(order)
     return Work(
-        located=located, checkpoint=source.checkpoint, orders=tuple(possible), problems=tuple(dict.fromkeys(problems))
+        located=located,
+        checkpoint=source.checkpoint,
+        orders=tuple(possible),
+        assumption=source.assumption,
+        problems=tuple(dict.fromkeys(problems)),
     )
 
 
