@@ -228,7 +228,7 @@ def _link(index: int, script: FaultScript) -> DeviceLink:
         verbosity=0,
         environment=script.environment,
     )
-    return DeviceLink(configure, silent_seconds=SILENT_SECONDS, start_seconds=60.0)
+    return DeviceLink(configure, silent_seconds=SILENT_SECONDS, start_seconds=60.0, restart_waits=(0.0,))
 
 
 @contextmanager

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
 import anyio
 import pytest
+from loguru import logger
 
 from trt_engines.backends.faults import Fault, FaultScript
 from trt_engines.backends.ladder import make_backends
@@ -23,7 +25,7 @@ from trt_worker.errors import DeviceLost, DeviceUnusable
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import Plan, route
 from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import DeviceLink, JobFailed
+from trt_worker.runtime.device_link import RESTART_WAITS, DeviceLink, JobFailed
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.spawn import DeviceProcess
 
@@ -62,6 +64,7 @@ async def a_device(
     folder: Path | None = None,
     restart: bool = True,
     started: DeviceProcess | None = None,
+    restart_waits: Sequence[float] = RESTART_WAITS,
     environment: dict[str, str] | None = None,
     logs: Path | None = None,
 ) -> AsyncIterator[DeviceLink]:
@@ -76,7 +79,9 @@ async def a_device(
         verbosity=0,
         environment=environment or {},
     )
-    link = DeviceLink(configure, silent_seconds=silent_seconds, restart=restart, started=started)
+    link = DeviceLink(
+        configure, silent_seconds=silent_seconds, restart=restart, started=started, restart_waits=restart_waits
+    )
     async with anyio.create_task_group() as group:
         await group.start(link.run)
         yield link
@@ -170,6 +175,13 @@ async def test_loading_an_engine_is_no_hang() -> None:
             waiting.cancel_scope.cancel()
 
 
+async def test_a_hang_after_an_engine_was_loaded_is_one() -> None:
+    said = frames.Ready(pid=1), frames.Loading(engine="large"), frames.Loaded(engine="large")
+    async with a_silent_device(*said) as link:
+        with pytest.raises(DeviceLost, match="no step for"):
+            await link.make(job := a_job(), a_plan(job), lambda _: None)
+
+
 async def test_an_idle_process_may_be_silent() -> None:
     async with a_device(silent_seconds=0.2) as link:
         process = link.pid
@@ -230,6 +242,25 @@ async def test_a_sticky_error_ends_its_process_with_one_clear_line_and_the_job_i
     log = (tmp_path / "logs" / "bridge_1.log").read_text()
     assert log.count("an illegal address was met, says the script. Nothing can be trusted here any more") == 3
     assert "Traceback" not in log
+
+
+async def test_processes_that_are_lost_in_a_row_are_started_later_and_later() -> None:
+    said: list[str] = []
+    sink = logger.add(said.append, format="{message}", level="WARNING")
+    killed: list[int] = []
+
+    def kill_four(_: float) -> None:
+        if len(killed) < 4 and link.pid is not None and link.pid not in killed:
+            killed.append(link.pid)
+            os.kill(link.pid, signal.SIGKILL)
+
+    async with a_device(restart_waits=(0.0, 0.001, 0.002)) as link:
+        maker = JobMaker([link], max_rows=4, fell_back=lambda _: None, crashes_per_backend=5)
+        await maker.make(a_job(steps=60), find_models()["shapes-tiny"], kill_four)
+    logger.remove(sink)
+
+    waits = [re.findall(r"started again in (\S+) s", line) for line in said]
+    assert [wait for found in waits for wait in found] == ["0", "0.001", "0.002", "0.002"]
 
 
 async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class Device:
             budget,
             in_use=lambda: self.used,
             loading=lambda spec: self.loaded.append(spec.label),
+            loaded=lambda spec: None,
             closed=lambda engine: self.closed.append(engine.spec.model.name),
             clock=self._clock,
         )

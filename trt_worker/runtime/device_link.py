@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from subprocess import Popen
@@ -25,7 +26,12 @@ from trt_worker.runtime import frames
 from trt_worker.runtime.spawn import DEVICE_FAULT, DeviceProcess, spawn
 
 Pixels = NDArray[np.uint8]
-_RESTART_SECONDS = (0.0, 1.0, 5.0, 15.0, 60.0)
+RESTART_WAITS = (0.0, 1.0, 5.0, 15.0, 60.0)
+"""Seconds before a process is started again, by how many were lost in a row."""
+
+SOUND_SECONDS = 60.0
+"""A process that worked this long is no failure of the one before it: the row ends."""
+
 _FAILED_STARTS = 3
 _GRACE_SECONDS = 5.0
 _NOTHING = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
@@ -70,6 +76,7 @@ class DeviceLink:
         start_seconds: how long a new process may take until it is ready, and how long loading an engine may take.
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
         started: the first process, where one was started beforehand.
+        restart_waits: seconds before a new process, by how many were lost in a row; the last one holds from then on.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class DeviceLink:
         start_seconds: float = 300.0,
         restart: bool = True,
         started: DeviceProcess | None = None,
+        restart_waits: Sequence[float] = RESTART_WAITS,
     ) -> None:
         self.index = configure.index
         self.ladder = make_backends(configure.backends, threads=configure.threads)
@@ -91,6 +99,7 @@ class DeviceLink:
         self._silent_seconds = silent_seconds
         self._start_seconds = start_seconds
         self._started = started
+        self._restart_waits = restart_waits
         self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
         self._runs = count()
@@ -165,19 +174,21 @@ class DeviceLink:
 
         Raises: DeviceUnusable: a process failed to become ready several times in a row.
         """
-        failed_starts = 0
+        failed_starts = lost_in_a_row = 0
         while True:
             lost: BaseException | None = None
+            ready = math.inf
             try:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
-                    failed_starts = 0
+                    failed_starts, ready = 0, monotonic()
                     self.was_ready = True
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
             except* DeviceLost as group:
                 lost = first_leaf(group)
             failed_starts += 1
+            lost_in_a_row = 1 if monotonic() - ready >= SOUND_SECONDS else lost_in_a_row + 1
             self._earlier = self.totals
             reason = DeviceLost(f"device {self.index}: {lost}")
             for pending in self._pending.values():
@@ -187,9 +198,9 @@ class DeviceLink:
                 self._ready.set()
                 raise self._unusable
             self.restarts += 1
-            wait = _RESTART_SECONDS[failed_starts - 1]
+            wait = self._restart_waits[min(lost_in_a_row, len(self._restart_waits)) - 1]
             logger.warning(
-                "Device {}: {}. It is started again in {:.0f} s and its jobs are replayed.", self.index, lost, wait
+                "Device {}: {}. It is started again in {:g} s and its jobs are replayed.", self.index, lost, wait
             )
             await anyio.sleep(wait)
 

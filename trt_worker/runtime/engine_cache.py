@@ -47,7 +47,7 @@ class EngineCache:
     Args:
         budget: bytes that engines may take together.
         in_use: engines that must not be closed now.
-        loading: told what is loaded, before it is: it may take minutes.
+        loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
         closed: told each engine that was closed, so that nobody keeps it.
         clock: seconds.
     """
@@ -58,12 +58,14 @@ class EngineCache:
         *,
         in_use: Callable[[], Collection[Engine]],
         loading: Callable[[EngineSpec], None],
+        loaded: Callable[[EngineSpec], None],
         closed: Callable[[Engine], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._budget = budget
         self._in_use = in_use
         self._loading = loading
+        self._loaded = loaded
         self._closed = closed
         self._clock = clock
         self._networks: dict[_Network, _Loaded] = {}
@@ -103,6 +105,7 @@ class EngineCache:
             freed = self.free_idle(keep=network)
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
             engine = backend.load(spec)
+        self._loaded(spec)
         if known is None:  # else its weights were there already
             self._load_seconds[network] = self._clock() - began
         loaded = self._networks.setdefault(

@@ -83,6 +83,12 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
     engine: str
 
 
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """That engine is loaded: the device is heard as often as before."""
+
+    engine: str
+
+
 class Resident(msgspec.Struct, frozen=True, tag="resident"):
     """The models of which something is in the device's memory have changed."""
 
@@ -137,7 +143,7 @@ class Totals(msgspec.Struct, frozen=True, tag="totals"):
 
 
 ToDevice = Configure | Run | Withdraw
-FromDevice = Ready | Loading | Resident | Progress | Pixels | Made | Failed | Totals
+FromDevice = Ready | Loading | Loaded | Resident | Progress | Pixels | Made | Failed | Totals
 
 _encoder = msgspec.msgpack.Encoder()
 _to_device: Final = msgspec.msgpack.Decoder(ToDevice)

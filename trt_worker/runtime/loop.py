@@ -10,7 +10,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from trt_engines.backend import Engine, EngineBackend, EngineSpec
+from trt_engines.backend import Engine, EngineBackend
 from trt_engines.errors import EngineError, OutOfMemory
 from trt_engines.model import Model
 from trt_worker.batch.admission import BatchKey
@@ -65,7 +65,13 @@ class DeviceLoop:
         self._backends = backends
         self._max_rows = max_rows
         self._emit = emit
-        self._networks = Networks(memory, in_use=self._engines_in_use, loading=self._loading, closed=self._closed)
+        self._networks = Networks(
+            memory,
+            in_use=self._engines_in_use,
+            loading=lambda spec: emit(frames.Loading(engine=spec.label), None),
+            loaded=lambda spec: emit(frames.Loaded(engine=spec.label), None),
+            closed=self._closed,
+        )
         self._stepping: StepBatch | None = None
         self._told_models: frozenset[str] = frozenset()
         self._jobs: dict[str, _Job] = {}
@@ -273,9 +279,6 @@ class DeviceLoop:
         """Rows whose engine had to leave find it again, or another, at their next step."""
         for batch in self._batches.values():
             batch.forget(engine)
-
-    def _loading(self, spec: EngineSpec) -> None:
-        self._emit(frames.Loading(engine=spec.label), None)
 
     def _tell_models(self) -> None:
         if self._networks.models != self._told_models:

@@ -28,7 +28,7 @@ class Networks:
     Args:
         budget: bytes that engines may take together.
         in_use: engines of the step that is under way.
-        loading: told what is loaded, before it is: it may take minutes.
+        loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
         closed: told each engine that was closed for want of room.
     """
 
@@ -38,12 +38,13 @@ class Networks:
         *,
         in_use: Callable[[], Collection[Engine]],
         loading: Callable[[EngineSpec], None],
+        loaded: Callable[[EngineSpec], None],
         closed: Callable[[Engine], None],
     ) -> None:
         self.loads = 0  # engines loaded so far
         self._loading = loading
         self._closed = closed
-        self._cache = EngineCache(budget, in_use=in_use, loading=self._load, closed=self._forget)
+        self._cache = EngineCache(budget, in_use=in_use, loading=self._load, loaded=loaded, closed=self._forget)
         self._conditioners: dict[Engine, Conditioner] = {}
         self._decoders: dict[Engine, Decoder] = {}
 
