@@ -9,9 +9,10 @@ from pathlib import Path
 
 import orjson
 import pytest
+from onnx import TensorProto, helper
 
-from trt_engines.store.identity import Identity
-from trt_engines.store.manifest import Certificate
+from trt_engines.store.identity import Identity, InputRange
+from trt_engines.store.manifest import GRAPH, Certificate
 from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
 
@@ -146,3 +147,40 @@ def test_the_commands_are_named_before_anything_is_loaded() -> None:
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert answer.stdout.strip() == "[]"
+
+
+def test_an_engine_is_inspected_with_the_graph_it_was_compiled_from(root: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["sample"], ["noise_pred"], name="the only one")],
+        "small",
+        [helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["rows", 4])],
+        [helper.make_tensor_value_info("noise_pred", TensorProto.FLOAT, ["rows", 4])],
+    )
+    identity = Identity(
+        architecture="stable_diffusion_1",
+        component="denoiser",
+        graph="a" * 64,
+        weights="b" * 64,
+        precision="float16",
+        profiles=((InputRange(name="sample", min=(1, 4), opt=(2, 4), max=(8, 4)),),),
+        flags={"refittable": False},
+        library="some-library",
+        library_version="0.1",
+        compute_capabilities=(86, 89),
+    )
+    with Store(root).building(identity) as staging:
+        staging.write(GRAPH, helper.make_model(graph).SerializeToString())
+        staging.phase_done("build", (GRAPH,), seconds=12.0, peak_bytes=10**9)
+        certificate = Certificate(verdict="passed", figures={})
+        engine = staging.publish(models=("Deliberate",), certificate=certificate, files=(GRAPH,))
+
+    plain, whole = (
+        engines("inspect", engine.digest[:8], root=root),
+        engines("inspect", engine.digest, "--layers", root=root),
+    )
+
+    assert plain.returncode == 0, plain.stderr
+    for said in ("SM86, SM89", "refittable=False", "sample: 1x4 .. 2x4 .. 8x4", "build: 12.0 s, 1.00 GB", "noise_pred"):
+        assert said in plain.stdout
+    assert "the only one" not in plain.stdout
+    assert "the only one" in whole.stdout

@@ -12,11 +12,10 @@ import typer
 from trt_engines.store.place import DEFAULT_STORE, VARIABLE
 
 if TYPE_CHECKING:
-    from trt_engines.store.manifest import Certificate
     from trt_engines.store.store import Entry, Unfinished
 
 app = typer.Typer(
-    help="List, verify, prune, export and import built engines.",
+    help="List, verify, inspect, prune, export and import built engines.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -67,6 +66,7 @@ def verify(
     """
     from trt_engines.store.errors import StoreError, UncertifiedEngine
     from trt_engines.store.store import Store
+    from trt_worker.engines_report import certified
 
     verdicts: dict[str, object] = {}
     with _errors():
@@ -92,6 +92,29 @@ def verify(
             _write(json, verdicts)
     # An engine that failed its certificate is whole and kept on purpose: only damage is an error.
     raise typer.Exit(1 if "unusable" in verdicts.values() else 0)
+
+
+@app.command()
+def inspect(
+    engine: Annotated[str, typer.Argument(help="Start of the engine's digest.")],
+    layers: Annotated[bool, typer.Option("--layers", help="Also every layer of its graph.")] = False,
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Show what an engine was made of, for which shapes, and the graph it was compiled from."""
+    from trt_engines.store.manifest import GRAPH
+    from trt_engines.store.store import Store
+    from trt_worker.engines_report import described
+
+    with _errors():
+        found = Store(store).get(Store(store).resolve(engine))
+        for line in described(found.manifest):
+            typer.echo(line)
+        if GRAPH in found.manifest.files:
+            import onnx
+            from polygraphy.backend.onnx.util import str_from_onnx
+
+            graph = onnx.load(found.path(GRAPH), load_external_data=False)
+            typer.echo(str_from_onnx(graph, show_layers=layers or None))
 
 
 @app.command()
@@ -177,6 +200,8 @@ def _errors() -> Iterator[None]:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
+    from trt_worker.engines_report import worst
+
     used = _date(entry.last_used)
     if entry.manifest is None:
         return (entry.digest[:_DIGEST_SHOWN], entry.state, "", "", "", "", "", f"{entry.size / 1e6:,.1f}", used, "")
@@ -200,34 +225,6 @@ def _unfinished_row(one: Unfinished) -> tuple[str, ...]:
     finished = f"after {', '.join(one.phases)}" if one.phases else ""
     size = f"{one.size / 1e6:,.1f}"
     return (one.digest[:_DIGEST_SHOWN], state, finished, "", "", "", "", size, _date(one.changed), "")
-
-
-def worst(certificate: Certificate) -> str:
-    """The worst of a certificate's buckets in one cell: as in "81.8 dB, SSIM 1.0000, 2 buckets, 1 left out"."""
-    buckets = list(certificate.figures.get("buckets", {}).values())
-    if not buckets:
-        return "no buckets"
-    bad = sum(int(one["not_finite"]) for one in buckets)
-    left_out = len(certificate.figures.get("left_out", ()))
-    return ", ".join([
-        f"{min(one['psnr'] for one in buckets):.1f} dB",
-        f"SSIM {min(one['ssim'] for one in buckets):.4f}",
-        f"{len(buckets)} bucket{'s' * (len(buckets) > 1)}",
-        *([f"{left_out} left out"] if left_out else []),
-        *([f"{bad} values not finite"] if bad else []),
-    ])  # fmt: skip
-
-
-def certified(certificate: Certificate) -> Iterator[str]:
-    """A line for each bucket of a certificate, and one for those that it leaves out."""
-    by = certificate.figures.get("computed_by", "?")
-    for bucket, one in certificate.figures.get("buckets", {}).items():
-        yield (
-            f"{bucket:<20} max abs {one['max_abs']:.4g}, PSNR {one['psnr']:.1f} dB, SSIM {one['ssim']:.4f}, "
-            f"not finite {one['not_finite']:.0f}, by {by}"
-        )
-    if left_out := certificate.figures.get("left_out"):
-        yield f"{'left out':<20} {', '.join(left_out)}: too much to compute without a card"
 
 
 def _figures(entry: Entry) -> dict[str, object]:

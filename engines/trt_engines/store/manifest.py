@@ -44,6 +44,10 @@ class PhaseCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     peak_bytes: int  # resident memory at its highest; 0: not measured
 
 
+PLAN, GRAPH = "engine.plan", "graph.onnx"
+"""Files of an engine: what the library loads, and what it was compiled from, without weights."""
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that is known about an engine besides its bytes."""
 
