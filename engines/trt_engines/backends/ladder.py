@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 
 from trt_engines.backend import EngineBackend
 from trt_engines.backends.faulty import FaultyBackend
+from trt_engines.backends.graph_source import GraphSource, simulated_card
 from trt_engines.backends.null import NullBackend
+from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
 from trt_engines.backends.pytorch import PyTorchBackend
 from trt_engines.backends.rowwise import RowwiseBackend
+from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import EngineRefused
 
-INSTRUMENTS = ("null", "rowwise", "faulty")
-"""What the worker is tried with, on any machine: they draw no pictures that anybody asked for."""
+INSTRUMENTS = ("null", "rowwise", "faulty", "simulated")
+"""What the worker is tried with, on any machine; nobody serves with them."""
 
 BACKENDS = ("onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", *INSTRUMENTS)
 
@@ -28,6 +31,7 @@ def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBack
         "onnxruntime": lambda: OnnxRuntimeBackend(threads),
         "pytorch-gpu": lambda: PyTorchBackend(threads, gpu=True),
         "pytorch": lambda: PyTorchBackend(threads),
+        "simulated": lambda: OnDeviceBackend("simulated", GraphSource(SimulatedDevice(simulated_card()), threads)),
         "null": NullBackend,
         "rowwise": RowwiseBackend,
         "faulty": lambda: FaultyBackend(RowwiseBackend()),

@@ -16,6 +16,7 @@ from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.errors import EngineFault, EngineRefused, StaleEngine
 from trt_engines.interface import Interface, TensorSpec
 from trt_engines.sessions.libraries import TensorRt, TensorRtRtx
+from trt_engines.sessions.session import Declared
 from trt_engines.sessions.tensorrt import TensorRtSession
 from trt_engines.store.identity import Identity
 
@@ -43,6 +44,8 @@ class Kit:
             "ICudaEngine.num_optimization_profiles": 1,
             "ICudaEngine.get_tensor_name": lambda index: NAMES[index],
             "ICudaEngine.get_tensor_mode": lambda one: mode.INPUT if one == NAMES[0] else mode.OUTPUT,
+            "ICudaEngine.get_tensor_dtype": module.DataType.HALF,
+            "ICudaEngine.get_tensor_shape": (-1, 4, 8, 8),
             "ICudaEngine.get_tensor_profile_shape": [(1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8)],
             "IExecutionContext.update_device_memory_size_for_shapes": 4096,
             "IRuntimeCache.serialize": b"kernels",
@@ -130,6 +133,19 @@ def test_no_call_of_the_source_is_left_out_of_this_check(kit: Kit) -> None:
     (library,) = (node for node in libraries.body if isinstance(node, ast.ClassDef) and node.name == own)
     session = ast.parse((SOURCES / "tensorrt.py").read_text())
     assert called_on_the_library(session) | called_on_the_library(library) <= kit.used
+
+
+def test_a_session_tells_the_types_and_shapes_of_its_tensors(kit: Kit) -> None:
+    declared = Declared(dtype=np.dtype(np.float16), shape=(-1, 4, 8, 8))
+
+    assert kit.session().tensors == dict.fromkeys(NAMES, declared)
+
+
+def test_a_type_that_the_worker_does_not_convert_to_is_refused_by_name(kit: Kit) -> None:
+    kit.answers["ICudaEngine.get_tensor_dtype"] = kit.module.DataType.FP8
+
+    with pytest.raises(EngineRefused, match="sample is a FP8"):
+        kit.session()
 
 
 def test_a_weight_that_could_not_be_put_back_is_not_refitted(kit: Kit) -> None:
