@@ -17,6 +17,9 @@ MANIFEST_SCHEMA = 1
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes; a manifest is a few kilobytes, and one from an archive is not to fill the memory."""
 
+PLAN = "engine.plan"
+"""The file that the library made."""
+
 USED, DAMAGED, PHASES = "used", "damaged", "phases"
 _RESERVED = frozenset({MANIFEST, USED, DAMAGED, PHASES})
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")

@@ -17,7 +17,7 @@ from trt_engines.builders.preflight import Machine, float32_product, obstacles
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.store.identity import Identity, digest
 from trt_engines.store.locks import hold
-from trt_engines.store.manifest import Certificate
+from trt_engines.store.manifest import PLAN, Certificate
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
 from trt_export.architectures.registry import architecture
@@ -33,7 +33,7 @@ from trt_export.graphs.bound import BoundGraph, bind_graph, link_files
 from trt_export.graphs.cache import GraphCache
 from trt_export.graphs.exporter import parameters
 
-PLAN, GRAPH, SIDE = "engine.plan", "graph.onnx", "side.safetensors"
+GRAPH, SIDE = "graph.onnx", "side.safetensors"
 
 
 class CannotBuild(Exception):
