@@ -169,6 +169,7 @@ async def open_worker(
             frames.Configure(
                 index=plan.index,
                 environment=dict(plan.environment),
+                sm=plan.sm,
                 backends=plan.backends,
                 threads=config.threads_per_device or max(1, len(os.sched_getaffinity(0)) // len(plans)),
                 max_rows=config.max_batch,

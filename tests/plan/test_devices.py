@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trt_engines.backends.ladder import BACKENDS
+import pytest
+
+from trt_engines.backends.ladder import BACKENDS, BUILT
 from trt_engines.rig import AmdGpu, Gpu
 from trt_worker.plan.devices import CARD, OTHER_CARD, PROCESSOR, plan_devices
 
@@ -12,7 +14,7 @@ def a_gpu(index: int = 0, sm: int = 86) -> Gpu:
 
 
 def test_every_backend_of_every_ladder_exists() -> None:
-    assert {*PROCESSOR, *CARD, *OTHER_CARD} <= set(BACKENDS)
+    assert {*PROCESSOR, *BUILT, *CARD, *OTHER_CARD} <= set(BACKENDS)
 
 
 def test_every_card_gets_a_device_that_sees_it_alone() -> None:
@@ -23,7 +25,15 @@ def test_every_card_gets_a_device_that_sees_it_alone() -> None:
         {"CUDA_VISIBLE_DEVICES": "GPU-0"},
         {"CUDA_VISIBLE_DEVICES": "GPU-3"},
     ]
-    assert {plan.backends for plan in plans} == {CARD}
+    assert {plan.backends for plan in plans} == {("tensorrt-rtx", "tensorrt", *CARD)}
+    assert [plan.sm for plan in plans] == [86, 89]
+
+
+@pytest.mark.parametrize("sm", [90, 100])
+def test_a_card_that_rtx_has_no_target_for_gets_tensorrt_alone(sm: int) -> None:
+    (plan,) = plan_devices([a_gpu(sm=sm)], [], ())
+
+    assert plan.backends == ("tensorrt", *CARD)
 
 
 def test_a_pascal_card_says_in_one_line_why_it_has_no_engines_and_what_still_works() -> None:

@@ -44,7 +44,7 @@ def _models(config: Config, plans: Sequence[DevicePlan]) -> Iterator[Finding]:
         yield Finding(mark="fault", what="models", text=str(error))
         return
     for plan in plans:
-        ladder = make_backends(plan.backends)
+        ladder = make_backends(plan.backends, sm=plan.sm)
         for model in models.values():
             try:
                 chosen = route(_a_job(model), model, ladder, max_rows=config.max_batch)

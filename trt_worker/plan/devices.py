@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from trt_engines.backends.ladder import INSTRUMENTS
+from trt_engines.cards import builders
 from trt_engines.rig import AmdGpu, Gpu, choose_gpus, find_amd_gpus, find_gpus
 
 PROCESSOR = ("onnxruntime", "pytorch")
 """What computes without a card."""
 
 CARD = ("onnxruntime-cuda", "pytorch-gpu", "onnxruntime")
-"""What computes where there is no built engine for an NVIDIA card; the processor is the last resort."""
+"""What computes where an NVIDIA card has no built engine, after what runs those; the processor is the last resort."""
 
 OTHER_CARD = ("pytorch-gpu", "onnxruntime")
 """Cards that no engine library supports: PyTorch tells when it is loaded whether it has kernels for them."""
@@ -25,6 +26,7 @@ class DevicePlan:
     index: int  # from 1: the N of bridge_N.log
     label: str  # as logs and `doctor` call it
     backends: tuple[str, ...]  # best first
+    sm: int | None = None  # compute capability of its card, times ten; None: no card that CUDA drives
     memory_bytes: int | None = None  # of its card; None: it works in the machine's own
     environment: Mapping[str, str] = field(default_factory=dict)  # shows the process its own card and no other
     note: str = ""  # what an operator has to know of a card that is not used to the full; "": nothing
@@ -60,7 +62,8 @@ def _devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]) -> Iterator[Device
         yield DevicePlan(
             index=0,
             label=f"{gpu.name} (SM{gpu.sm}, {gpu.memory_bytes / 1e9:.0f} GB)",
-            backends=OTHER_CARD if gpu.unsupported else CARD,
+            backends=OTHER_CARD if gpu.unsupported else (*builders(gpu.sm), *CARD),
+            sm=gpu.sm,
             memory_bytes=gpu.memory_bytes,
             environment={"CUDA_VISIBLE_DEVICES": gpu.uuid},
             note=gpu.unsupported or "",

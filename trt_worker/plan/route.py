@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trt_engines.backend import EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
@@ -88,7 +88,8 @@ def route(
 
 def _refusal(backend: EngineBackend, model: Model, bucket: Bucket, components: Sequence[Component]) -> str | None:
     for component in components:
-        refusal = backend.refuses(EngineSpec(model=model, component=component, bucket=bucket))
+        shapes = bucket if component is Component.DENOISER else replace(bucket, rows=1)  # as the runtime calls them
+        refusal = backend.refuses(EngineSpec(model=model, component=component, bucket=shapes))
         if refusal is not None:
             return refusal
     return None

@@ -68,7 +68,8 @@ def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> 
         if body is not None:
             channel.sendall(np.ascontiguousarray(body).data)
 
-    backends = {backend.name: backend for backend in make_backends(configure.backends, threads=configure.threads)}
+    ladder = make_backends(configure.backends, threads=configure.threads, sm=configure.sm)
+    backends = {backend.name: backend for backend in ladder}
     models = find_models(Path(folder) for folder in configure.model_folders)
     loop = DeviceLoop(models, backends, max_rows=configure.max_rows, memory=configure.memory, emit=emit)
     emit(frames.Ready(pid=os.getpid()), None)

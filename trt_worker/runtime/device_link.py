@@ -90,7 +90,7 @@ class DeviceLink:
         restart_waits: Sequence[float] = RESTART_WAITS,
     ) -> None:
         self.index = configure.index
-        self.ladder = make_backends(configure.backends, threads=configure.threads)
+        self.ladder = make_backends(configure.backends, threads=configure.threads, sm=configure.sm)
         """Backends of its processes, best first: only asked here whether they can run something, never loaded."""
         self.totals = _NOTHING
         self.restarts = 0

@@ -32,6 +32,7 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     model_folders: tuple[str, ...]
     log_directory: str | None
     verbosity: int
+    sm: int | None = None  # compute capability of its card, times ten
     environment: dict[str, str] = {}  # what shows it its card and no other
 
 

@@ -12,22 +12,31 @@ from trt_engines.backends.pytorch import PyTorchBackend
 from trt_engines.backends.rowwise import RowwiseBackend
 from trt_engines.errors import EngineRefused
 
-INSTRUMENTS = ("null", "rowwise", "faulty")
-"""What the worker is tried with, on any machine: they draw no pictures that anybody asked for."""
+INSTRUMENTS = ("null", "rowwise", "faulty", "simulated")
+"""What the worker is tried with, on any machine; nobody serves with them."""
 
-BACKENDS = ("onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", *INSTRUMENTS)
+BUILT = ("tensorrt-rtx", "tensorrt")
+"""What runs engines of the store; named as the libraries that build them."""
+
+BACKENDS = (*BUILT, "onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", *INSTRUMENTS)
 
 
-def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBackend, ...]:
+def make_backends(names: Sequence[str], *, threads: int = 0, sm: int | None = None) -> tuple[EngineBackend, ...]:
     """Backends in the order of `names`; none of them imports its library before it loads an engine.
 
-    Raises: EngineRefused: a name is not in `BACKENDS`.
+    Args:
+        threads: threads of one engine call on the processor; 0 takes every core this process may use.
+        sm: compute capability of the device's card, times ten; None: it has none that CUDA drives.
+    Raises: EngineRefused: a name is not in `BACKENDS`. UnknownCard: the simulated one.
     """
     makers: dict[str, Callable[[], EngineBackend]] = {
+        "tensorrt-rtx": lambda: _built("tensorrt-rtx", sm),
+        "tensorrt": lambda: _built("tensorrt", sm),
         "onnxruntime-cuda": lambda: OnnxRuntimeBackend(threads, cuda=True),
         "onnxruntime": lambda: OnnxRuntimeBackend(threads),
         "pytorch-gpu": lambda: PyTorchBackend(threads, gpu=True),
         "pytorch": lambda: PyTorchBackend(threads),
+        "simulated": lambda: _simulated(threads),
         "null": NullBackend,
         "rowwise": RowwiseBackend,
         "faulty": lambda: FaultyBackend(RowwiseBackend()),
@@ -36,3 +45,25 @@ def make_backends(names: Sequence[str], *, threads: int = 0) -> tuple[EngineBack
     if unknown:
         raise EngineRefused(f"unknown backend {unknown[0]!r}; known are {', '.join(makers)}")
     return tuple(makers[name]() for name in names)
+
+
+def _built(library: str, sm: int | None) -> EngineBackend:
+    """Imports what only rigs with a card need: the others feel it when they start."""
+    import os
+    from pathlib import Path
+
+    from trt_engines.backends.on_device import OnDeviceBackend
+    from trt_engines.backends.stored_source import StoredSource, installed_version
+    from trt_engines.store.place import DEFAULT_STORE, VARIABLE
+    from trt_engines.store.store import Store
+
+    store = Store(Path(os.environ.get(VARIABLE, DEFAULT_STORE)))
+    return OnDeviceBackend(library, StoredSource(library, store, installed=installed_version(library), sm=sm))
+
+
+def _simulated(threads: int) -> EngineBackend:
+    from trt_engines.backends.graph_source import GraphSource, simulated_card
+    from trt_engines.backends.on_device import OnDeviceBackend
+    from trt_engines.devices.simulated.device import SimulatedDevice
+
+    return OnDeviceBackend("simulated", GraphSource(SimulatedDevice(simulated_card()), threads))

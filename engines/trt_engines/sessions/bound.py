@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from math import prod
 
 from trt_engines.devices.device import Device, Stream
@@ -17,7 +18,7 @@ class BoundEngine:
 
     Args:
         activation: memory shared with engines that run in turn with this one; None: its own.
-    Raises: OutOfMemory; EngineRefused: no profile takes the interface's shapes.
+    Raises: OutOfMemory; EngineRefused: no profile takes the interface's shapes. Nothing stays allocated then.
     """
 
     def __init__(
@@ -34,16 +35,18 @@ class BoundEngine:
         self._device = device
         self._specs = {tensor.name: tensor for tensor in (*interface.inputs, *interface.outputs)}
         context = session.context(interface, stream)
-        self._buffers = {
-            name: device.allocate(prod(one.shape) * one.dtype.itemsize) for name, one in self._specs.items()
-        }
-        self._own: Buffer | None = None
-        if activation is None:
-            self._own = share_activation(device, [context])
-        else:
-            context.use_activation(activation)
-        self._replay = Replay(device, context, stream)
-        self._replay.bind(self._buffers)
+        self._buffers: dict[str, Buffer] = {}
+        with ExitStack() as allocated:
+            for name, one in self._specs.items():
+                self._buffers[name] = device.allocate(one.bytes)
+                allocated.callback(device.free, self._buffers[name])
+            if activation is None:
+                allocated.callback(device.free, share_activation(device, [context]))
+            else:
+                context.use_activation(activation)
+            self._replay = Replay(device, context, stream)
+            self._replay.bind(self._buffers)
+            self._allocated = allocated.pop_all()
 
     def spec(self, name: str) -> TensorSpec:
         """A tensor at full rows."""
@@ -51,9 +54,13 @@ class BoundEngine:
 
     def part(self, name: str, rows: int) -> Buffer:
         """The first rows of a tensor, whose rows must be its first axis."""
-        spec = self._specs[name]
-        if spec.row_axis != 0:
+        if self._specs[name].row_axis != 0:
             raise ValueError(f"{self.label}: rows of {name} do not lie together")
+        return self.of_call(name, rows)
+
+    def of_call(self, name: str, rows: int) -> Buffer:
+        """A tensor as a call with so many rows has it: without gaps, whatever its row axis is."""
+        spec = self._specs[name]
         return self._buffers[name].part(0, prod(spec.at(rows)) * spec.dtype.itemsize)
 
     def run(self, rows: int) -> None:
@@ -64,7 +71,4 @@ class BoundEngine:
         """Wait for the stream and give the memory back."""
         self._device.synchronize(self.stream)
         self._replay.forget()
-        for buffer in self._buffers.values():
-            self._device.free(buffer)
-        if self._own is not None:
-            self._device.free(self._own)
+        self._allocated.close()

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
+import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
@@ -19,8 +21,21 @@ from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.devices.operations import Bytes, Network, NetworkOperation, Work
 from trt_engines.devices.simulated.hazards import BindingUnset, ContextOnTwoStreams, OutsideProfile, Site, site
+from trt_engines.errors import EngineFault
 from trt_engines.interface import Interface, TensorSpec
-from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
+from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange, covering
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_TYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +45,7 @@ class HostPlan:
     label: str
     network: Network
     profiles: tuple[ProfileShapes, ...]
+    tensors: Mapping[str, Declared] = field(default_factory=dict)
     weight_bytes: int = 0  # of device memory, as long as it is loaded
     activation_bytes: int = 1  # of device memory, for a call
 
@@ -41,13 +57,32 @@ def onnx_network(graph: Path, threads: int = 0) -> Network:
         threads: of one call; 0 takes every core this process may use.
     Raises: EngineFault: the graph cannot be loaded.
     """
-    session = open_graph(graph, threads or len(os.sched_getaffinity(0)))
+    return session_network(open_graph(graph, threads or len(os.sched_getaffinity(0))))
+
+
+def session_network(session: onnxruntime.InferenceSession) -> Network:
+    """An open graph as a network."""
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        try:
+            results = session.run(names, dict(inputs))
+        except Exception as error:
+            raise EngineFault(f"a graph failed in ONNX Runtime: {error}") from error
+        return dict(zip(names, results, strict=True))
 
     return run
+
+
+def declared_tensors(session: onnxruntime.InferenceSession) -> dict[str, Declared]:
+    """The inputs and outputs of an open graph. Raises: EngineFault: one is of a type that no network here has."""
+    found = {}
+    for one in (*session.get_inputs(), *session.get_outputs()):
+        if one.type not in _TYPES:
+            raise EngineFault(f"{one.name} is a {one.type}; a network takes and gives {', '.join(_TYPES)}")
+        shape = tuple(size if isinstance(size, int) else -1 for size in one.shape)
+        found[one.name] = Declared(dtype=_TYPES[one.type], shape=shape)
+    return found
 
 
 def host_plan(spec: EngineSpec, interface: Interface, network: Network, *, activation_bytes: int = 1) -> HostPlan:
@@ -63,6 +98,9 @@ def host_plan(spec: EngineSpec, interface: Interface, network: Network, *, activ
         label=spec.label,
         network=network,
         profiles=(profile,),
+        tensors={
+            one.name: Declared(dtype=one.dtype, shape=one.shape) for one in (*interface.inputs, *interface.outputs)
+        },
         weight_bytes=spec.model.weights[spec.component].stat().st_size,
         activation_bytes=activation_bytes,
     )
@@ -74,6 +112,7 @@ class HostSession:
     def __init__(self, device: HostComputingDevice, plan: HostPlan) -> None:
         self.label = plan.label
         self.profiles = plan.profiles
+        self.tensors = plan.tensors
         self._device = device
         self._plan = plan
         self._loaded = site(f"loading {plan.label}")

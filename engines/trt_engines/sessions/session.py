@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from trt_engines.devices.device import Stream
 from trt_engines.devices.memory import Buffer
@@ -25,6 +27,14 @@ class ShapeRange:
         return len(shape) == len(self.min) and all(
             low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True)
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """A tensor as the engine itself declares it."""
+
+    dtype: np.dtype[Any]
+    shape: Shape  # -1 along an axis whose length a call decides
 
 
 ProfileShapes = Mapping[str, ShapeRange]
@@ -86,6 +96,10 @@ class Session(Protocol):
     @property
     def profiles(self) -> tuple[ProfileShapes, ...]:
         """The shapes that it takes."""
+
+    @property
+    def tensors(self) -> Mapping[str, Declared]:
+        """Its inputs and outputs by name."""
 
     def context(self, interface: Interface, stream: Stream) -> Context:
         """Make a context. Raises: EngineRefused: no profile takes the interface's shapes. OutOfMemory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from trt_engines.devices.device import Stream
@@ -13,7 +14,7 @@ from trt_engines.errors import EngineFault, EngineRefused, OutOfMemory, StaleEng
 from trt_engines.interface import Interface
 from trt_engines.sessions.libraries import Library
 from trt_engines.sessions.refit import Weights, weights_to_set
-from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
+from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange, covering
 from trt_engines.sessions.validity import unfit
 from trt_engines.store.identity import Identity
 
@@ -53,6 +54,7 @@ class TensorRtSession:
             raise StaleEngine(f"{label} cannot be loaded by {library.name}: {self._logger.last}; rebuild it")
         self._runtime = runtime
         self.profiles = _profiles(library.trt, self._engine)
+        self.tensors = _tensors(library.trt, self._engine)
 
     def context(self, interface: Interface, stream: Stream) -> TensorRtContext:
         profile = covering(self.profiles, interface)
@@ -135,6 +137,25 @@ def _profiles(trt: Any, engine: Any) -> tuple[ProfileShapes, ...]:
         {name: _range(engine.get_tensor_profile_shape(name, number)) for name in inputs}
         for number in range(engine.num_optimization_profiles)
     )
+
+
+def _tensors(trt: Any, engine: Any) -> dict[str, Declared]:
+    """Raises: EngineRefused: one is of a type that nothing here converts to."""
+    types = {
+        trt.DataType.FLOAT: np.dtype(np.float32),
+        trt.DataType.HALF: np.dtype(np.float16),
+        trt.DataType.BF16: np.dtype(ml_dtypes.bfloat16),
+        trt.DataType.INT32: np.dtype(np.int32),
+        trt.DataType.INT64: np.dtype(np.int64),
+        trt.DataType.BOOL: np.dtype(np.bool_),
+    }
+    found = {}
+    for name in (engine.get_tensor_name(number) for number in range(engine.num_io_tensors)):
+        kind = engine.get_tensor_dtype(name)
+        if kind not in types:
+            raise EngineRefused(f"{name} is a {kind.name}, which the worker neither gives nor takes")
+        found[name] = Declared(dtype=types[kind], shape=tuple(engine.get_tensor_shape(name)))
+    return found
 
 
 def _range(shapes: Any) -> ShapeRange:

@@ -17,6 +17,9 @@ MANIFEST_SCHEMA = 1
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes; a manifest is a few kilobytes, and one from an archive is not to fill the memory."""
 
+PLAN, GRAPH = "engine.plan", "graph.onnx"
+"""Files of an engine: what the library made and loads, and what it was compiled from, without weights."""
+
 USED, DAMAGED, PHASES = "used", "damaged", "phases"
 _RESERVED = frozenset({MANIFEST, USED, DAMAGED, PHASES})
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
@@ -42,10 +45,6 @@ class PhaseCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     name: str
     seconds: float
     peak_bytes: int  # resident memory at its highest; 0: not measured
-
-
-PLAN, GRAPH = "engine.plan", "graph.onnx"
-"""Files of an engine: what the library loads, and what it was compiled from, without weights."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,22 @@ import numpy as np
 import pytest
 
 import trt_engines.sessions
-from trt_engines.devices.device import Stream
+from trt_engines.backend import EngineSpec
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.backends.stored_source import StoredSource
+from trt_engines.bucket import Bucket
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import DeviceProperties, Stream
 from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.errors import EngineFault, EngineRefused, StaleEngine
-from trt_engines.interface import Interface, TensorSpec
+from trt_engines.interface import Interface, TensorSpec, interface_of
+from trt_engines.model import Component, find_models
 from trt_engines.sessions.libraries import TensorRt, TensorRtRtx
+from trt_engines.sessions.session import Declared
 from trt_engines.sessions.tensorrt import TensorRtSession
-from trt_engines.store.identity import Identity
+from trt_engines.store.identity import Identity, InputRange
+from trt_engines.store.manifest import Certificate
+from trt_engines.store.store import Store
 
 SOURCES = Path(trt_engines.sessions.__file__).parent
 LIBRARIES = {"tensorrt": TensorRt, "tensorrt_rtx": TensorRtRtx}
@@ -43,6 +53,8 @@ class Kit:
             "ICudaEngine.num_optimization_profiles": 1,
             "ICudaEngine.get_tensor_name": lambda index: NAMES[index],
             "ICudaEngine.get_tensor_mode": lambda one: mode.INPUT if one == NAMES[0] else mode.OUTPUT,
+            "ICudaEngine.get_tensor_dtype": module.DataType.HALF,
+            "ICudaEngine.get_tensor_shape": (-1, 4, 8, 8),
             "ICudaEngine.get_tensor_profile_shape": [(1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8)],
             "IExecutionContext.update_device_memory_size_for_shapes": 4096,
             "IRuntimeCache.serialize": b"kernels",
@@ -132,6 +144,19 @@ def test_no_call_of_the_source_is_left_out_of_this_check(kit: Kit) -> None:
     assert called_on_the_library(session) | called_on_the_library(library) <= kit.used
 
 
+def test_a_session_tells_the_types_and_shapes_of_its_tensors(kit: Kit) -> None:
+    declared = Declared(dtype=np.dtype(np.float16), shape=(-1, 4, 8, 8))
+
+    assert kit.session().tensors == dict.fromkeys(NAMES, declared)
+
+
+def test_a_type_that_the_worker_does_not_convert_to_is_refused_by_name(kit: Kit) -> None:
+    kit.answers["ICudaEngine.get_tensor_dtype"] = kit.module.DataType.FP8
+
+    with pytest.raises(EngineRefused, match="sample is a FP8"):
+        kit.session()
+
+
 def test_a_weight_that_could_not_be_put_back_is_not_refitted(kit: Kit) -> None:
     session = kit.session(pristine={"bias": np.zeros(4, np.float16)})
 
@@ -218,3 +243,53 @@ def test_a_refit_that_needs_more_weights_names_them(kit: Kit) -> None:
 
     with pytest.raises(EngineFault, match="also needs bias to refit 1 weights"):
         kit.session(pristine=weights).refit(weights, STREAM)
+
+
+class Sm89(CpuDevice):
+    """The processor, that says it is a card."""
+
+    @property
+    def properties(self) -> DeviceProperties:
+        return replace(super().properties, sm=89)
+
+
+def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(kit: Kit, tmp_path: Path) -> None:
+    model = find_models()["shapes-tiny"]
+    bucket = Bucket(width=64, height=64, rows=2)
+    spec = EngineSpec(model=model, component=Component.VAE_DECODER, bucket=bucket)
+    (latent,), (pixels,) = interface_of(spec).inputs, interface_of(spec).outputs
+    mode, tensors = kit.module.TensorIOMode, {one.name: one for one in (latent, pixels)}
+    kit.answers |= {
+        "ICudaEngine.get_tensor_name": lambda index: tuple(tensors)[index],
+        "ICudaEngine.get_tensor_mode": lambda one: mode.INPUT if one == latent.name else mode.OUTPUT,
+        "ICudaEngine.get_tensor_shape": lambda one: (-1, *tensors[one].shape[1:]),
+        "ICudaEngine.get_tensor_profile_shape": [latent.at(1), latent.shape, latent.shape],
+    }
+    store = Store(tmp_path)
+    identity = Identity(
+        architecture=model.architecture,
+        component=spec.component.value,
+        graph="0" * 64,
+        weights="1" * 64,
+        precision="float16",
+        profiles=((InputRange(name=latent.name, min=latent.at(1), opt=latent.shape, max=latent.shape),),),
+        flags={},
+        library=kit.library.name,
+        library_version=kit.version,
+        compute_capabilities=(89,),
+    )
+    with store.building(identity) as staging:
+        staging.write("engine.plan", b"plan")
+        staging.phase_done("build", ("engine.plan",), seconds=1.0)
+        staging.publish(models=(model.name,), certificate=Certificate(verdict="passed"), files=("engine.plan",))
+    source = StoredSource(kit.library.name, store, installed=kit.version, sm=89, open_device=Sm89)
+    backend = OnDeviceBackend(kit.library.name, source)
+
+    engine = backend.load(spec)
+    for rows in (2, 1, 2):
+        engine.run(rows)
+    engine.close()
+    backend.unload(model, spec.component)
+
+    assert {"deserialize_cuda_engine", "get_tensor_dtype", "set_tensor_address", "execute_async_v3"} <= kit.used
+    assert engine.outputs["pixels"].dtype == np.float32

@@ -1,0 +1,172 @@
+"""Engines on a device: rows up, a call, rows down; types converted, sessions shared, memory given back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trt_engines.backend import EngineSpec
+from trt_engines.backends.graph_source import CARD_VARIABLE, simulated_card
+from trt_engines.backends.ladder import make_backends
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.bucket import Bucket
+from trt_engines.cards import UnknownCard
+from trt_engines.devices.device import DeviceProperties
+from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.errors import EngineRefused, OutOfMemory
+from trt_engines.interface import interface_of
+from trt_engines.model import Component, find_models
+from trt_engines.residency import Footprint
+from trt_engines.sessions.host import HostPlan, HostSession
+from trt_engines.sessions.session import Declared, ShapeRange
+
+MODEL = find_models()["shapes-tiny"]
+LAYERS = 2
+
+
+def a_spec(component: Component = Component.DENOISER, rows: int = 4, width: int = 64) -> EngineSpec:
+    return EngineSpec(model=MODEL, component=component, bucket=Bucket(width=width, height=64, rows=rows))
+
+
+def halved(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {"noise_pred": inputs["sample"] / inputs["sample"].dtype.type(2)}
+
+
+def layered(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    rows = np.repeat(inputs["input_ids"][:, :, None], MODEL.context_width, axis=2).astype(np.float32)
+    return {"context": np.stack([rows, -rows])}
+
+
+@dataclass
+class Source:
+    """Sessions over `network`, whose tensors are of `dtype`, and one more of each in `extra`."""
+
+    network: Any = halved
+    dtype: Any = np.float32
+    memory: int = 2**24
+    extra: tuple[str, ...] = ()
+    opened: int = 0
+    device: SimulatedDevice = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = SimulatedDevice(DeviceProperties(name="a", sm=89, memory_bytes=self.memory, multiprocessors=1))
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        return None
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=0)
+
+    def engine_of(self, spec: EngineSpec) -> str:
+        return "any width"
+
+    def open(self, spec: EngineSpec) -> HostSession:
+        self.opened += 1
+        bucket = Bucket(width=512, height=512, rows=8)
+        interface = interface_of(EngineSpec(model=MODEL, component=spec.component, bucket=bucket), text_layers=LAYERS)
+        tensors = {one.name: one.dtype for one in (*interface.inputs, *interface.outputs)}
+        kinds = {name: np.dtype(self.dtype if dtype == np.float32 else dtype) for name, dtype in tensors.items()}
+        shapes = {one.name: one.shape for one in (*interface.inputs, *interface.outputs)}
+        profile = {
+            one.name: ShapeRange(min=(1,) * len(one.shape), opt=one.shape, max=one.shape) for one in interface.inputs
+        }
+        plan = HostPlan(
+            label="a/network",
+            network=self.network,
+            profiles=(profile,),
+            tensors={name: Declared(dtype=kinds[name], shape=shapes[name]) for name in tensors}
+            | {name: Declared(dtype=np.dtype(self.dtype), shape=(1,)) for name in self.extra},
+            weight_bytes=1024,
+        )
+        return HostSession(self.device, plan)
+
+
+def filled(backend: OnDeviceBackend, spec: EngineSpec) -> Any:
+    engine = backend.load(spec)
+    engine.inputs["sample"][...] = np.random.default_rng(0).normal(size=engine.inputs["sample"].shape)
+    return engine
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 0), (np.float16, 2e-3), (ml_dtypes.bfloat16, 2e-2)])
+def test_the_rows_of_a_call_are_computed_in_the_types_of_the_engine(dtype: Any, tolerance: float) -> None:
+    engine = filled(OnDeviceBackend("a", Source(dtype=dtype)), a_spec())
+
+    for rows in (3, 1, 4, 3):
+        engine.outputs["noise_pred"][...] = 9
+        engine.inputs["sample"][...] += 1
+        engine.run(rows)
+        expected = engine.inputs["sample"][:rows] / 2
+        np.testing.assert_allclose(engine.outputs["noise_pred"][:rows], expected, rtol=tolerance, atol=tolerance)
+        assert (engine.outputs["noise_pred"][rows:] == 9).all()
+    assert engine.outputs["noise_pred"].dtype == np.float32
+
+
+def test_what_half_precision_cannot_hold_is_infinite_and_not_a_wrong_number() -> None:
+    engine = filled(OnDeviceBackend("a", Source(dtype=np.float16)), a_spec())
+    engine.inputs["sample"][0] = 1e6
+
+    engine.run(1)
+
+    assert np.isinf(engine.outputs["noise_pred"][0]).all()
+
+
+def test_rows_behind_an_axis_of_layers_come_back_in_their_places() -> None:
+    engine = OnDeviceBackend("a", Source(layered)).load(a_spec(Component.TEXT_ENCODER, rows=3))
+    engine.inputs["input_ids"][...] = np.arange(3)[:, None]
+
+    engine.run(2)
+
+    assert engine.outputs["context"].shape[:2] == (LAYERS, 3)
+    np.testing.assert_array_equal(engine.outputs["context"][:, :2, 0, 0], [[0, 1], [0, -1]])
+
+
+def test_buckets_of_a_network_share_its_session_until_it_is_unloaded() -> None:
+    source = Source()
+    backend = OnDeviceBackend("a", source)
+    engines = [backend.load(a_spec()), backend.load(a_spec(width=128))]
+    assert source.opened == 1
+
+    for engine in engines:
+        engine.close()
+    backend.unload(MODEL, Component.DENOISER)
+
+    assert source.device.memory_info().free == source.memory
+    backend.load(a_spec())
+    assert source.opened == 2
+
+
+def test_a_load_without_room_leaves_nothing_behind() -> None:
+    source = Source(memory=2048)  # for the weights, and not for the tensors
+
+    with pytest.raises(OutOfMemory):
+        OnDeviceBackend("a", source).load(a_spec())
+
+    assert source.device.memory_info().free == 2048
+
+
+def test_an_engine_with_other_tensors_than_the_worker_gives_is_refused_by_their_names() -> None:
+    source = Source(extra=("pooled", "time_ids"))
+
+    with pytest.raises(EngineRefused, match="pooled, time_ids"):
+        OnDeviceBackend("a", source).load(a_spec())
+
+    assert source.device.memory_info().free == source.memory
+
+
+def test_more_rows_than_the_bucket_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 rows asked of 4"):
+        OnDeviceBackend("a", Source()).load(a_spec()).run(5)
+
+
+def test_the_simulated_card_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert simulated_card({}).name == "RTX 4090"
+    assert simulated_card({CARD_VARIABLE: "GTX 1660"}).sm == 75
+    monkeypatch.setenv(CARD_VARIABLE, "RTX 9999")
+    with pytest.raises(UnknownCard, match="9999"):
+        make_backends(["simulated"])
