@@ -5,6 +5,7 @@ WorkerError
 +-- BadJob               a job cannot be run as it arrived: tell the network, go on
 |   +-- UnservableJob    the job is well formed, but asks for what this worker does not serve
 |   +-- BadSourceImage   its source image is missing, too large, or not an image
++-- BackendUnsuited      its backend cannot run a job, which was seen before anything ran: the next one may
 +-- LateJob              the job cannot be finished before it is due
 +-- TransportError       the network could not be talked to
 |   +-- TransportClosed  this transport is over for good (wrong key, retired server): do not retry
@@ -40,6 +41,10 @@ class BadSourceImage(BadJob):
     """The source image could not be fetched, is too large, or is not an image."""
 
     public = "The source image could not be used."
+
+
+class BackendUnsuited(WorkerError):
+    """The backend that was chosen cannot run the job, as is seen only once its prompts are encoded; nothing failed."""
 
 
 class LateJob(WorkerError):

@@ -215,7 +215,7 @@ def test_every_wrong_value_is_reported_at_once_with_its_place_and_what_is_allowe
         ("cache_home: 'C:\\models'", "write /"),
         ('log_dir: "C:\\temp"', "single quotes"),
         ("cache_home: ~nobody-of-that-name/x", "home folder"),
-        ("backends: [onnxruntime, cuda]", "item 2: 'cuda' is not known; allowed: onnxruntime"),
+        ("backends: [onnxruntime, cuda]", "item 2: 'cuda' is not known; allowed: tensorrt-rtx"),
         ("wallet_address: 0x12", "40 hexadecimal digits"),
         ("dreamer_name: " + "n" * 101, "1 to 100 characters"),
         ("custom_models: [{name: A, baseline: sdxl, filepath: a}]", "item 1, baseline"),

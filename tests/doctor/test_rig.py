@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trt_engines.store.place import VARIABLE
 from trt_worker.config.schema import Config
 from trt_worker.doctor.finding import Finding
 from trt_worker.doctor.rig import examine_rig
@@ -46,6 +47,19 @@ def test_every_card_is_named_with_what_computes_on_it_and_why(driver: Callable[[
         "shapes-tiny runs on device 1",
         "shapes-tiny runs on device 2",
     }
+
+
+def test_a_model_that_was_not_built_for_a_card_comes_with_the_command_that_builds_it(
+    driver: Callable[[str, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(RIG, 0)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+
+    ampere, pascal = of(list(examine_rig(Config(), {})), "model")
+
+    assert "tensorrt-rtx: no tensorrt-rtx engine of shapes-tiny/text_encoder was built: " in ampere.text
+    assert "./horde-bridge.sh build shapes-tiny" in ampere.text
+    assert "tensorrt" not in pascal.text
 
 
 def test_a_broken_driver_is_a_fault_with_a_command(driver: Callable[[str, int], None]) -> None:

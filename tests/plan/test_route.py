@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -17,12 +18,15 @@ from trt_worker.sampler_names import canonical_sampler
 
 @dataclass(frozen=True)
 class Picky:
-    """A backend that refuses one component."""
+    """A backend that refuses one component, and any with more rows than it takes."""
 
     name: str
     refused: Component | None = None
+    rows: Mapping[Component, int] = field(default_factory=dict)
 
     def refuses(self, spec: EngineSpec) -> str | None:
+        if spec.bucket.rows > self.rows.get(spec.component, 99):
+            return f"takes {self.rows[spec.component]} rows"
         return f"cannot run the {spec.component.value}" if spec.component is self.refused else None
 
     def load(self, spec: EngineSpec) -> Engine:
@@ -66,6 +70,14 @@ def test_the_first_backend_that_can_runs_the_job() -> None:
 
     assert (plan.backend, plan.reason, plan.fallback) == ("fast", "first choice", False)
     assert plan.bucket.label == "128x64r8t77"
+
+
+def test_a_backend_that_takes_fewer_images_at_a_time_is_no_worse_a_choice() -> None:
+    rows = {Component.DENOISER: 4, Component.TEXT_ENCODER: 1, Component.VAE_DECODER: 1}
+
+    assert route(a_job(), MODEL, [Picky("fast", rows=rows)], max_rows=4).reason == "first choice"
+    with pytest.raises(EngineRefused, match="fast: takes 1 rows"):
+        route(a_job(), MODEL, [Picky("fast", rows=rows | {Component.DENOISER: 1})], max_rows=4)
 
 
 def test_a_fallback_says_what_stood_before_it() -> None:

@@ -88,10 +88,11 @@ async def a_device(
         group.cancel_scope.cancel()
 
 
-async def test_a_job_comes_back_as_pixels_with_its_timing() -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "simulated"])
+async def test_a_job_comes_back_as_pixels_with_its_timing(backend: str) -> None:
     fractions: list[float] = []
-    async with a_device() as link:
-        made = await link.make(job := a_job(), a_plan(job), fractions.append)
+    async with a_device(backends=(backend,)) as link:
+        made = await link.make(job := a_job(), a_plan(job, backend), fractions.append)
 
     assert [image.shape for image in made.images] == [(64, 64, 3), (64, 64, 3)]
     assert made.timing.started <= made.timing.denoised <= made.timing.decoded

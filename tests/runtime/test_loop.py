@@ -292,6 +292,46 @@ def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(a_loop
     assert all((picture == alone.pictures[key]).all() for key, picture in device.pictures.items())
 
 
+def test_where_engines_take_fewer_rows_fewer_images_share_a_batch(a_loop: Any, a_run: Any) -> None:
+    device = a_loop(Narrow(rows=4))
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
+
+    device.loop.take(a_run(backend="narrow", images=images), b"")
+    device.finish()
+
+    assert len(device.pictures) == 4
+    assert max(totals.rows / totals.calls for totals in device.of(frames.Totals)) == 2
+
+
+def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(a_loop: Any, a_run: Any) -> None:
+    device = a_loop(Narrow(tokens=154))
+
+    device.loop.take(a_run("short", backend="narrow"), b"")
+    device.loop.step()
+    device.loop.take(a_run("long", backend="narrow", prompt="a red circle, " * 80), b"")
+    device.finish()
+
+    assert [made.id for made in device.of(frames.Made)] == ["short"]
+    (failed,) = device.of(frames.Failed)
+    assert (failed.id, failed.kind) == ("long", "unsuited")
+    assert "takes 154 tokens" in failed.message
+
+
+class Narrow(NullBackend):
+    """Denoisers of so many rows and tokens at most."""
+
+    name = "narrow"
+
+    def __init__(self, rows: int = 99, tokens: int = 999) -> None:
+        self._rows, self._tokens = rows, tokens
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        if spec.component is not Component.DENOISER:
+            return None
+        fits = spec.bucket.rows <= self._rows and spec.bucket.tokens <= self._tokens
+        return None if fits else f"takes {self._tokens} tokens in {self._rows} rows"
+
+
 class Greedy(NullBackend):
     """Denoisers of some rows fill 100 bytes, of more rows more; calls find no memory as often as they are told.
 

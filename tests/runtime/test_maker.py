@@ -55,7 +55,10 @@ def a_failure(kind: str) -> frames.Failed:
 
 
 def make(*links: Scripted, sampler: str = "euler", fell_back: Callable[[str], None] = lambda _: None) -> Making:
-    maker = JobMaker(links, max_rows=4, fell_back=fell_back)
+    return make_with(JobMaker(links, max_rows=4, fell_back=fell_back), sampler)
+
+
+def make_with(maker: JobMaker, sampler: str = "euler") -> Making:
     job = JobSpec(
         id="job",
         model="shapes-tiny",
@@ -129,6 +132,17 @@ def test_after_a_fault_the_same_backend_of_another_device_is_asked() -> None:
 
     assert (faulty.asked, sound.asked) == (["onnxruntime"], ["onnxruntime"])
     assert not making.plan.fallback
+
+
+def test_a_backend_that_a_job_does_not_suit_has_no_fault_and_the_next_one_is_asked() -> None:
+    link = Scripted({"onnxruntime": a_failure("unsuited"), "pytorch": BRIGHT})
+    maker = JobMaker([link], max_rows=4, fell_back=lambda _: None, faults_until_quarantine=1)
+
+    making = make_with(maker)
+
+    assert link.asked == ["onnxruntime", "pytorch"]
+    assert "because" in making.plan.reason
+    assert not maker.quarantined
 
 
 def test_a_job_that_took_its_device_down_is_replayed_on_another() -> None:

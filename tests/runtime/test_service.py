@@ -17,7 +17,7 @@ from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import BadJob, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.pace import Pace
-from trt_worker.plan.route import Plan, bucket_of
+from trt_worker.plan.route import Plan, denoiser_buckets
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import MadeJob
 from trt_worker.runtime.maker import Making
@@ -74,7 +74,7 @@ class Scripted:
         plan = Plan(
             backend="null",
             engine="e",
-            bucket=bucket_of(job, 4),
+            bucket=denoiser_buckets(job.width, job.height, 4)[0],
             reason="first choice",
             fallback=False,
             sampler=job.sampler,

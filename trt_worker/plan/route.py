@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from trt_engines.backend import EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
+from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
 from trt_worker.job import JobSpec
 from trt_worker.sampler_names import run_as
@@ -43,9 +44,13 @@ def components_of(job: JobSpec) -> tuple[Component, ...]:
     return tuple(needed)
 
 
-def bucket_of(job: JobSpec, max_rows: int) -> Bucket:
-    """The bucket of a job: its own size, and twice the images since guidance doubles the rows."""
-    return Bucket(width=job.width, height=job.height, rows=2 * max_rows)
+def denoiser_buckets(width: int, height: int, images: int, tokens: int = CLIP_TOKENS) -> tuple[Bucket, ...]:
+    """Ways to denoise some images, the preferred one first: all at a time, then half as many, down to one.
+
+    Each image has two rows, for guidance.
+    """
+    halves = [images >> shift for shift in range(images.bit_length())]
+    return tuple(Bucket(width=width, height=height, rows=2 * count, tokens=tokens) for count in halves)
 
 
 def route(
@@ -64,20 +69,20 @@ def route(
         excluded: backends that already failed this job, or are quarantined.
     Raises: EngineRefused: no backend is left; the message gives every backend's reason.
     """
-    bucket = bucket_of(job, max_rows)
+    buckets = denoiser_buckets(job.width, job.height, max_rows)
     sampler, stand_in = run_as(job.sampler)
     reasons: list[str] = []
     barred = {exclusion.backend: exclusion.reason for exclusion in excluded}
     for backend in ladder:
-        refusal = barred.get(backend.name) or _refusal(backend, model, bucket, components_of(job))
+        refusal = barred.get(backend.name) or _refusal(backend, model, buckets, components_of(job))
         if refusal is not None:
             reasons.append(f"{backend.name}: {refusal}")
             continue
-        spec = EngineSpec(model=model, component=Component.DENOISER, bucket=bucket)
+        spec = EngineSpec(model=model, component=Component.DENOISER, bucket=buckets[0])
         return Plan(
             backend=backend.name,
             engine=spec.label,
-            bucket=bucket,
+            bucket=buckets[0],
             reason="; ".join(reasons) if reasons else "first choice",
             fallback=bool(reasons),
             sampler=sampler,
@@ -86,10 +91,13 @@ def route(
     raise EngineRefused(f"no backend can run {model.name} at {job.width}x{job.height}: {'; '.join(reasons)}")
 
 
-def _refusal(backend: EngineBackend, model: Model, bucket: Bucket, components: Sequence[Component]) -> str | None:
+def _refusal(
+    backend: EngineBackend, model: Model, buckets: Sequence[Bucket], components: Sequence[Component]
+) -> str | None:
+    """Why a backend cannot run a job, not even one image at a time; what is no denoiser is called with one row."""
     for component in components:
-        shapes = bucket if component is Component.DENOISER else replace(bucket, rows=1)  # as the runtime calls them
-        refusal = backend.refuses(EngineSpec(model=model, component=component, bucket=shapes))
-        if refusal is not None:
-            return refusal
+        shapes = buckets if component is Component.DENOISER else (replace(buckets[0], rows=1),)
+        refusals = [backend.refuses(EngineSpec(model=model, component=component, bucket=bucket)) for bucket in shapes]
+        if all(refusals):
+            return refusals[-1]
     return None

@@ -127,7 +127,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A job ended without its images."""
 
     id: str
-    kind: str  # "fault": another backend may do it; "bad_job", "bad_source", "unservable": nobody can; "late"
+    kind: str  # "late"; "fault", "unsuited": another backend may do it; "bad_job", "bad_source", "unservable": nobody
     backend: str
     engine: str
     message: str

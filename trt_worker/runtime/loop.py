@@ -16,7 +16,7 @@ from trt_engines.model import Model
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.errors import BadJob, BadSourceImage, UnservableJob
+from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.networks import Networks
 from trt_worker.runtime.step_batch import Row, StepBatch, StepReport
@@ -101,6 +101,8 @@ class DeviceLoop:
             self._give_up(job, "bad_source", str(error))
         except BadJob as error:
             self._give_up(job, "bad_job", str(error))
+        except BackendUnsuited as error:
+            self._give_up(job, "unsuited", str(error))
         except EngineError as error:
             self._give_up(job, "fault", str(error))
         self._tell_models()
@@ -189,6 +191,9 @@ class DeviceLoop:
                 positive=positive.context,
                 negative=negative.context if negative else None,
             )
+            for tokens in row.context_lengths:
+                if refusal := self._networks.refuses(model, backend, key, tokens):
+                    raise BackendUnsuited(refusal)
             job.rows[index] = job.waiting[index] = row
             self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=len(begun.program.c_in))
 

@@ -178,6 +178,8 @@ class JobMaker:
                 raise UnservableJob(f"job {job.id}: {failure.message}")
             case "late":
                 raise LateJob(f"job {job.id}: {failure.message}")
+            case "unsuited":
+                return Exclusion(backend=plan.backend, reason=failure.message, device=link.index)
         self._faults[link.index, plan.backend, plan.engine] += 1
         logger.error("Job {} failed on {} ({}): {}", job.id, plan.backend, failure.engine, failure.message)
         return Exclusion(backend=plan.backend, reason=f"failed: {failure.message}", device=link.index)

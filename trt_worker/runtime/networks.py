@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
-from trt_engines.errors import EngineFault
+from trt_engines.errors import EngineFault, EngineRefused
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
 from trt_worker.batch.admission import BatchKey
@@ -17,6 +17,7 @@ from trt_worker.condition.encode import Conditioner
 from trt_worker.condition.source import encode_source
 from trt_worker.condition.tokenizer import ClipTokenizer
 from trt_worker.decode.decoder import Decoder
+from trt_worker.plan.route import denoiser_buckets
 from trt_worker.runtime.engine_cache import EngineCache
 
 Latent = NDArray[np.float32]
@@ -82,14 +83,22 @@ class Networks:
     def denoiser(
         self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS
     ) -> Engine:
-        """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short.
+        """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short, or
+        no engine takes as many.
 
         Raises: EngineError.
         """
-        halves = [images >> shift for shift in range(images.bit_length())]
-        buckets = [Bucket(width=size.width, height=size.height, rows=2 * count, tokens=tokens) for count in halves]
+        buckets = denoiser_buckets(size.width, size.height, images, tokens)
         specs = [EngineSpec(model=model, component=Component.DENOISER, bucket=bucket) for bucket in buckets]
-        return self._cache.get(backend, specs)
+        refusals = [backend.refuses(spec) for spec in specs]
+        if all(refusals):
+            raise EngineRefused(f"{backend.name}: {refusals[-1]}")
+        return self._cache.get(backend, [spec for spec, refused in zip(specs, refusals, strict=True) if not refused])
+
+    def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
+        """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""
+        smallest = denoiser_buckets(size.width, size.height, 1, tokens)[0]
+        return backend.refuses(EngineSpec(model=model, component=Component.DENOISER, bucket=smallest))
 
     def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder:
         """What makes pictures of a size. Raises: EngineError."""

@@ -44,6 +44,11 @@ class Row:
             self.positive, self.negative = repeat_to(self.positive, tokens), repeat_to(self.negative, tokens)
 
     @property
+    def context_lengths(self) -> frozenset[int]:
+        """Tokens of its engine rows."""
+        return frozenset(len(context) for context in (self.positive, self.negative) if context is not None)
+
+    @property
     def finished(self) -> bool:
         return self.stage == len(self.program.c_in)
 

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
-from trt_engines.devices.device import Device, Stream
+from trt_engines.devices.device import Device
 from trt_engines.devices.memory import Place
 from trt_engines.errors import EngineError, EngineRefused
 from trt_engines.interface import Interface, TensorSpec, interface_of
 from trt_engines.model import Component, Model
 from trt_engines.residency import Footprint
+from trt_engines.sessions.activation import SharedActivation
 from trt_engines.sessions.bound import BoundEngine
 from trt_engines.sessions.session import Session
 
@@ -49,7 +50,7 @@ class OnDeviceBackend:
     def __init__(self, name: str, source: SessionSource) -> None:
         self.name = name
         self._source = source
-        self._stream: Stream | None = None
+        self._turns: _Turns | None = None
         self._sessions: dict[tuple[str, Component], dict[str, Session]] = {}
 
     def refuses(self, spec: EngineSpec) -> str | None:
@@ -61,13 +62,13 @@ class OnDeviceBackend:
     def load(self, spec: EngineSpec) -> OnDeviceEngine:
         sessions = self._sessions.setdefault((spec.model.name, spec.component), {})
         device, name = self._source.device, self._source.engine_of(spec)
-        if self._stream is None:
-            self._stream = device.create_stream(self.name)
+        if self._turns is None:
+            self._turns = _Turns(device, self.name)
         opened = name not in sessions
         if opened:
             sessions[name] = self._source.open(spec)
         try:
-            return OnDeviceEngine(spec, device, sessions[name], self._stream)
+            return OnDeviceEngine(spec, device, sessions[name], self._turns)
         except EngineError:
             if opened:
                 sessions.pop(name).close()
@@ -78,19 +79,28 @@ class OnDeviceBackend:
             session.close()
 
 
+class _Turns:
+    """The stream of a backend's calls, and the memory that they work in one after another."""
+
+    def __init__(self, device: Device, label: str) -> None:
+        self.stream = device.create_stream(label)
+        self.activation = SharedActivation(device, self.stream)
+
+
 class OnDeviceEngine:
     """One bucket of a session; a call waits for its results.
 
     Raises: OutOfMemory, EngineRefused. Nothing stays allocated then.
     """
 
-    def __init__(self, spec: EngineSpec, device: Device, session: Session, stream: Stream) -> None:
+    def __init__(self, spec: EngineSpec, device: Device, session: Session, turns: _Turns) -> None:
         self.spec = spec
         self._device = device
-        self._stream = stream
+        self._stream = turns.stream
         seen = _seen(spec, session)
         with ExitStack() as held:
-            self._bound = BoundEngine(device, session, _as_declared(seen, session), stream)
+            bound = _as_declared(seen, session)
+            self._bound = BoundEngine(device, session, bound, turns.stream, turns.activation)
             held.callback(self._bound.close)
             inputs, outputs = (
                 [_HostTensor(device, tensor, self._bound.spec(tensor.name), held) for tensor in tensors]

@@ -71,7 +71,7 @@ def serving(engines: Iterable[Stored], spec: EngineSpec, library: str, installed
     if not covers:
         raise EngineRefused(
             f"the {library} engine of {network} has no profile for {spec.bucket.label}: "
-            f"build it for such jobs ({BUILD} --help) or set a smaller max_batch"
+            f"build one for such jobs ({BUILD} --help)"
         )
     return max(covers, key=lambda one: (one.manifest.created, one.digest))
 

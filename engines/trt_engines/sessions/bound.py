@@ -8,7 +8,7 @@ from math import prod
 from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.interface import Interface, TensorSpec
-from trt_engines.sessions.activation import share_activation
+from trt_engines.sessions.activation import SharedActivation, share_activation
 from trt_engines.sessions.replay import Replay
 from trt_engines.sessions.session import Session
 
@@ -17,7 +17,7 @@ class BoundEngine:
     """What a device's loop calls: rows are written into `tensors`, `run` puts the call into the stream.
 
     Args:
-        activation: memory shared with engines that run in turn with this one; None: its own.
+        activation: memory shared with the engines of this stream; None: its own.
     Raises: OutOfMemory; EngineRefused: no profile takes the interface's shapes. Nothing stays allocated then.
     """
 
@@ -27,7 +27,7 @@ class BoundEngine:
         session: Session,
         interface: Interface,
         stream: Stream,
-        activation: Buffer | None = None,
+        activation: SharedActivation | None = None,
     ) -> None:
         self.label = session.label
         self.stream = stream
@@ -40,11 +40,12 @@ class BoundEngine:
             for name, one in self._specs.items():
                 self._buffers[name] = device.allocate(one.bytes)
                 allocated.callback(device.free, self._buffers[name])
+            self._replay = Replay(device, context, stream)
             if activation is None:
                 allocated.callback(device.free, share_activation(device, [context]))
             else:
-                context.use_activation(activation)
-            self._replay = Replay(device, context, stream)
+                activation.add(self._replay)
+                allocated.callback(activation.remove, self._replay)
             self._replay.bind(self._buffers)
             self._allocated = allocated.pop_all()
 

@@ -33,6 +33,11 @@ class Replay:
         self.forget()
         self.context.bind(tensors)
 
+    def use_activation(self, memory: Buffer) -> None:
+        """Let the context work in this memory; the host waits for the stream if there are graphs to be dropped."""
+        self.forget()
+        self.context.use_activation(memory)
+
     def run(self, rows: int) -> None:
         """Put one call into the stream. Raises: EngineFault."""
         if graph := self._graphs.get(rows):
