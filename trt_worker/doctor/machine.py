@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,9 @@ LIBRARIES = {
     "onnx": "builds engines",
     "polygraphy": "builds engines",
 }
+
+PACKAGES = {"tensorrt": "tensorrt-cu13 --extra-index-url https://pypi.nvidia.com"}
+"""What pip is told, where it is not the name alone."""
 
 
 def examine_machine(models: Path) -> Iterator[Finding]:
@@ -56,4 +60,5 @@ def examine_libraries() -> Iterator[Finding]:
         try:
             yield Finding(mark="ok", what=name, text=version(name))
         except PackageNotFoundError:
-            yield Finding(mark="note", what=name, text=f"not installed; {purpose}", mend=f"pip install {name}")
+            mend = f"{sys.executable} -m pip install {PACKAGES.get(name, name)}"
+            yield Finding(mark="note", what=name, text=f"not installed; {purpose}", mend=mend)
