@@ -26,7 +26,7 @@ from trt_engines.builders.footprint import build_memory
 from trt_engines.cards import card
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.profile import Profile, Range
-from trt_engines.store.files import describe, require_room
+from trt_engines.store.files import require_room
 from trt_export.architectures.architecture import Architecture, ComponentSpec
 from trt_export.architectures.registry import architecture, networks
 from trt_export.building.compiling import compile_plan
@@ -169,11 +169,6 @@ def random_checkpoint(subject: Subject, folder: Path, engines: int, progress: Pr
         written = _phase(write_checkpoint, subject.architecture, file)
         progress.say(f"{subject.architecture}: {file.stat().st_size / GB:.2f} GB of weights in {written.seconds:.0f} s")
         yield file
-
-
-def same_bytes(one: Path, other: Path) -> bool:
-    """Whether two files are equal, by their digests."""
-    return describe(one) == describe(other)
 
 
 def write_checkpoint(name: str, file: Path, tell: Tell) -> None:

@@ -17,7 +17,7 @@ class TensorRtRtx:
     name = "tensorrt-rtx"
     install = "install it with: pip install tensorrt-rtx"
     ahead_of_time = True
-    reproducible = ""
+    reproducible = "numbers in the names that the builder gives to tensors of its own"
 
     def version(self) -> str:
         """Of the library. Raises: BuilderMissing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from trt_engines.builders.comparison import same_engine
 from trt_perf import full_size, small_networks
 from trt_perf.progress import Progress
 
@@ -33,7 +34,7 @@ def sd15(graphs: Path, folder: Path, progress: Progress) -> dict[str, float]:
         one, other = checkpoint.with_name("one.plan"), checkpoint.with_name("other.plan")
         figures = full_size.build_unet(full_size.SD15, graphs, checkpoint, one, progress)
         full_size.build_unet(full_size.SD15, graphs, checkpoint, other, progress)
-        return figures | {"same_request_same_bytes": float(full_size.same_bytes(one, other))}
+        return figures | {"same_request_same_engine": float(same_engine(one, other))}
 
 
 def sdxl(graphs: Path, folder: Path, progress: Progress) -> dict[str, float]:
