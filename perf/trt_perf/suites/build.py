@@ -1,6 +1,6 @@
 """From checkpoints to engines: every architecture small, and two full-size denoisers, on this machine's processor.
 
-Takes about twenty minutes on two cores, 16 GB of free memory and 13 GB of free disk where temporary files go (TMPDIR).
+Takes about half an hour on two cores, 18 GB of free memory and 13 GB of free disk where temporary files go (TMPDIR).
 """
 
 from __future__ import annotations
