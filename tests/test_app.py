@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -192,13 +192,10 @@ async def test_a_killed_device_process_costs_no_job(tmp_path: Path) -> None:
 
 
 async def test_two_cards_are_two_devices_and_one_of_them_can_be_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nvidia_smi: Callable[..., None]
 ) -> None:
-    driver = tmp_path / "nvidia-smi"
     cards = [f"{index}, GPU-{index}, NVIDIA GeForce RTX 3060, 8.6, 12288, 580.95.05" for index in range(2)]
-    driver.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(cards) + "\nEND\n")
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    nvidia_smi("\n".join(cards))
     async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
         with anyio.fail_after(90):
             await grid.connected(CONNECTIONS)

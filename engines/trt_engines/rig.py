@@ -27,6 +27,10 @@ class DriverFailed(EngineError):
     """The NVIDIA driver is there and does not work; the message says what it answered."""
 
 
+class NoDevices(DriverFailed):
+    """The NVIDIA driver works and finds no card."""
+
+
 class UnknownGpu(EngineError):
     """A card was asked for that this machine does not have; the message lists those it has."""
 
@@ -64,9 +68,20 @@ class AmdGpu:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA cards of this machine in the driver's order; none where there is no driver.
+    """The NVIDIA cards of this machine in the driver's order; none where there is no driver, or it finds none.
 
     Raises: DriverFailed: the driver is installed and does not answer as it should.
+    """
+    try:
+        return listed_gpus()
+    except NoDevices:
+        return ()
+
+
+def listed_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA cards that the driver lists, in its order; none where there is no driver.
+
+    Raises: NoDevices: it finds none. DriverFailed: it does not answer as it should.
     """
     query = shutil.which("nvidia-smi")
     if query is None:
@@ -81,9 +96,9 @@ def find_gpus() -> tuple[Gpu, ...]:
         raise DriverFailed(f"nvidia-smi gave no answer within {DRIVER_SECONDS:.0f} s: the driver hangs") from error
     if answer.returncode:
         said = (answer.stdout.strip() or answer.stderr.strip()).splitlines()
-        if said and said[0].startswith("No devices were found"):
-            return ()
-        raise DriverFailed(f"nvidia-smi failed: {said[0] if said else f'exit status {answer.returncode}'}")
+        none = bool(said) and said[0].startswith("No devices were found")
+        failure = NoDevices if none else DriverFailed
+        raise failure(f"nvidia-smi failed: {said[0] if said else f'exit status {answer.returncode}'}")
     return tuple(_gpu(line) for line in answer.stdout.strip().splitlines())
 
 

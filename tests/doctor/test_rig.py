@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,23 +16,12 @@ RIG = """0, GPU-aaaa, NVIDIA GeForce RTX 3060, 8.6, 12288, 580.95.05
 1, GPU-bbbb, NVIDIA GeForce GTX 1080 Ti, 6.1, 11264, 580.95.05"""
 
 
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    def install(text: str, status: int) -> None:
-        script = tmp_path / "nvidia-smi"
-        script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status}\n")
-        script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    return install
-
-
 def of(findings: list[Finding], what: str) -> list[Finding]:
     return [finding for finding in findings if finding.what == what]
 
 
-def test_every_card_is_named_with_what_computes_on_it_and_why(driver: Callable[[str, int], None]) -> None:
-    driver(RIG, 0)
+def test_every_card_is_named_with_what_computes_on_it_and_why(nvidia_smi: Callable[..., None]) -> None:
+    nvidia_smi(RIG, 0)
 
     findings = list(examine_rig(Config(), {}))
 
@@ -50,9 +38,9 @@ def test_every_card_is_named_with_what_computes_on_it_and_why(driver: Callable[[
 
 
 def test_a_model_that_was_not_built_for_a_card_comes_with_the_command_that_builds_it(
-    driver: Callable[[str, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nvidia_smi: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver(RIG, 0)
+    nvidia_smi(RIG, 0)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
 
     ampere, pascal = of(list(examine_rig(Config(), {})), "model")
@@ -62,16 +50,16 @@ def test_a_model_that_was_not_built_for_a_card_comes_with_the_command_that_build
     assert "tensorrt" not in pascal.text
 
 
-def test_a_broken_driver_is_a_fault_with_a_command(driver: Callable[[str, int], None]) -> None:
-    driver("Failed to initialize NVML: Driver/library version mismatch", 18)
+def test_a_broken_driver_is_a_fault_with_a_command(nvidia_smi: Callable[..., None]) -> None:
+    nvidia_smi("Failed to initialize NVML: Driver/library version mismatch", 18)
 
     (finding,) = examine_rig(Config(), {})
 
     assert (finding.mark, finding.what, finding.mend) == ("fault", "driver", "sudo reboot")
 
 
-def test_a_card_in_the_configuration_that_is_not_there_is_a_fault(driver: Callable[[str, int], None]) -> None:
-    driver(RIG, 0)
+def test_a_card_in_the_configuration_that_is_not_there_is_a_fault(nvidia_smi: Callable[..., None]) -> None:
+    nvidia_smi(RIG, 0)
 
     (finding,) = examine_rig(Config(gpus=("7",)), {})
 

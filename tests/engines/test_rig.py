@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,19 +24,6 @@ TWO = """0, GPU-aaaa1111-0000, NVIDIA GeForce RTX 4090, 8.9, 24564, 580.95.05
 Driver = Callable[..., None]
 
 
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """Puts an `nvidia-smi` first on the path that prints some text and ends with some status."""
-
-    def install(text: str, status: int = 0) -> None:
-        script = tmp_path / "nvidia-smi"
-        script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status}\n")
-        script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    return install
-
-
 def a_gpu(index: int, uuid: str) -> Gpu:
     return Gpu(
         index=index, uuid=uuid, name="NVIDIA GeForce RTX 3060", sm=86, memory_bytes=12_288 * MIB, driver="580.95.05"
@@ -47,8 +33,8 @@ def a_gpu(index: int, uuid: str) -> Gpu:
 GPUS = (a_gpu(0, "GPU-aa11"), a_gpu(1, "GPU-aa22"), a_gpu(2, "GPU-bb33"))
 
 
-def test_cards_are_what_the_driver_says(driver: Driver) -> None:
-    driver(TWO)
+def test_cards_are_what_the_driver_says(nvidia_smi: Driver) -> None:
+    nvidia_smi(TWO)
 
     first, second = find_gpus()
 
@@ -65,22 +51,22 @@ def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch, tmp_
     assert find_gpus() == ()
 
 
-def test_a_driver_without_a_card_is_no_fault(driver: Driver) -> None:
-    driver("No devices were found", 6)
+def test_a_driver_without_a_card_is_no_fault(nvidia_smi: Driver) -> None:
+    nvidia_smi("No devices were found", 6)
 
     assert find_gpus() == ()
 
 
-def test_a_driver_that_does_not_match_its_library_is_said_in_its_words(driver: Driver) -> None:
-    driver("Failed to initialize NVML: Driver/library version mismatch", 18)
+def test_a_driver_that_does_not_match_its_library_is_said_in_its_words(nvidia_smi: Driver) -> None:
+    nvidia_smi("Failed to initialize NVML: Driver/library version mismatch", 18)
 
     with pytest.raises(DriverFailed, match="version mismatch"):
         find_gpus()
 
 
 @pytest.mark.parametrize("line", ["0, GPU-a, NVIDIA GeForce RTX 3060, [N/A], 12288, 450.1", "hello"])
-def test_an_answer_that_is_no_card_is_an_error_and_not_a_guess(driver: Driver, line: str) -> None:
-    driver(line)
+def test_an_answer_that_is_no_card_is_an_error_and_not_a_guess(nvidia_smi: Driver, line: str) -> None:
+    nvidia_smi(line)
 
     with pytest.raises(DriverFailed, match="which is not index, uuid"):
         find_gpus()

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trt_engines.cards import UnknownCard, card, cards, compute_capability, precisions, unsupported
 from trt_engines.errors import EngineError
-
-MIB = 2**20
-
-QUERY = ("name", "compute_cap", "memory.total")
-"""What nvidia-smi is asked; memory comes in MiB."""
+from trt_engines.rig import DriverFailed, Gpu, listed_gpus
 
 
 class NoCard(EngineError):
@@ -67,39 +61,20 @@ def _typical(sm: int) -> Target:
 
 
 def cards_here() -> tuple[Target, ...]:
-    """The NVIDIA cards of this machine, as their driver's nvidia-smi lists them; none without a driver.
+    """The NVIDIA cards of this machine; none without a driver.
 
-    Raises: NoCard: the driver does not answer, with its own words.
+    Raises: NoCard: the driver does not answer or finds none, with its own words.
     """
-    query = shutil.which("nvidia-smi")
-    if query is None:
-        return ()
-    command = [query, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    except subprocess.TimeoutExpired as exc:
-        raise NoCard(f"nvidia-smi gave no answer in {exc.timeout:.0f} s; look at the driver, or name a --gpu") from exc
-    if answer.returncode:
-        said = " ".join((answer.stdout + answer.stderr).split())
-        raise NoCard(f"nvidia-smi failed ({said}); look at the driver, or name a --gpu")
-    return listed(answer.stdout)
+        return tuple(_target(gpu) for gpu in listed_gpus())
+    except DriverFailed as exc:
+        raise NoCard(f"{exc}; look at the driver, or name a --gpu") from exc
 
 
-def listed(text: str) -> tuple[Target, ...]:
-    """The cards of nvidia-smi's answer to QUERY, one a line. Raises: NoCard: it is not one."""
-    found = []
-    for line in text.strip().splitlines():
-        try:
-            name, capability, memory = (field.strip() for field in line.rsplit(",", 2))
-            sm, memory_bytes = round(float(capability) * 10), int(memory) * MIB
-        except ValueError as exc:
-            raise NoCard(f"nvidia-smi describes a card as {line!r}, which is not understood; name a --gpu") from exc
-        try:
-            tensor_cores = card(name).tensor_cores
-        except UnknownCard:
-            tensor_cores = sm >= 75
-        found.append(Target(name=name, sm=sm, memory_bytes=memory_bytes, tensor_cores=tensor_cores))
-    return tuple(found)
+def _target(gpu: Gpu) -> Target:
+    known = gpu.card
+    tensor_cores = known.tensor_cores if known else gpu.sm >= 75
+    return Target(name=gpu.name, sm=gpu.sm, memory_bytes=gpu.memory_bytes, tensor_cores=tensor_cores)
 
 
 def targets(names: Sequence[str], vram_bytes: int | None = None) -> tuple[Target, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from trt_engines.cards import UnknownCard
-from trt_export.building.targets import NoCard, cards_here, listed, named_target, targets
+from trt_export.building.targets import NoCard, cards_here, named_target, targets
 
 GIB = 2**30
 
@@ -39,35 +39,44 @@ def test_a_name_that_nothing_goes_by_is_an_error() -> None:
         targets(["Voodoo 2"])
 
 
-def test_cards_are_read_from_the_driver_s_list() -> None:
-    first, second = listed("NVIDIA GeForce RTX 3060, 8.6, 12288\nNVIDIA GeForce GTX 1660 SUPER, 7.5, 6144\n")
+def listed(name: str, capability: str, memory: str, index: int = 0) -> str:
+    """A line of the driver's list."""
+    return f"{index}, GPU-{index}, {name}, {capability}, {memory}, 580.95.05"
+
+
+def test_cards_are_read_from_the_driver_s_list(nvidia_smi: Callable[..., None]) -> None:
+    lines = listed("NVIDIA GeForce RTX 3060", "8.6", "12288"), listed("NVIDIA GeForce GTX 1660 SUPER", "7.5", "6144", 1)
+    nvidia_smi("\n".join(lines))
+
+    first, second = cards_here()
 
     assert (first.sm, first.memory_bytes, first.tensor_cores) == (86, 12 * GIB, True)
     assert (second.sm, second.tensor_cores) == (75, False)
 
 
-def test_a_card_that_is_not_in_the_table_is_what_the_driver_says() -> None:
-    (only,) = listed("NVIDIA Something New, 12.0, 24576\n")
+def test_a_card_that_is_not_in_the_table_is_what_the_driver_says(nvidia_smi: Callable[..., None]) -> None:
+    nvidia_smi(listed("NVIDIA Something New", "12.0", "24576"))
+
+    (only,) = cards_here()
 
     assert (only.name, only.sm, only.tensor_cores) == ("NVIDIA Something New", 120, True)
 
 
-def test_a_list_that_is_not_understood_is_an_error_that_names_the_option() -> None:
+def test_a_list_that_is_not_understood_is_an_error_that_names_the_option(nvidia_smi: Callable[..., None]) -> None:
+    nvidia_smi(listed("NVIDIA GeForce RTX 3060", "[N/A]", "12288"))
+
     with pytest.raises(NoCard, match="--gpu"):
-        listed("NVIDIA GeForce RTX 3060, [N/A], 12288")
+        cards_here()
 
 
 @pytest.mark.parametrize(
-    ("script", "found"),
-    [("echo 'NVIDIA L4, 8.9, 23034'", ["NVIDIA L4"]), ("echo 'No devices were found'; exit 6", None)],
+    ("text", "status", "found"),
+    [(listed("NVIDIA L4", "8.9", "23034"), 0, ["NVIDIA L4"]), ("No devices were found", 6, None)],
 )
 def test_the_driver_is_asked_by_its_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: list[str] | None
+    nvidia_smi: Callable[..., None], text: str, status: int, found: list[str] | None
 ) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    nvidia_smi(text, status)
 
     if found is None:
         with pytest.raises(NoCard, match="No devices were found"):
