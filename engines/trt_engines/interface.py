@@ -26,7 +26,11 @@ class TensorSpec:
     @property
     def bytes(self) -> int:
         """Size at full rows."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.bytes_at(self.shape[self.row_axis])
+
+    def bytes_at(self, rows: int) -> int:
+        """Size with `rows` rows."""
+        return math.prod(self.at(rows)) * self.dtype.itemsize
 
     def at(self, rows: int) -> tuple[int, ...]:
         """The shape with `rows` rows."""
@@ -39,6 +43,11 @@ class Interface:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors at full rows."""
+        return sum(tensor.bytes for tensor in (*self.inputs, *self.outputs))
 
 
 _FLOAT = np.dtype(np.float32)

@@ -29,6 +29,10 @@ Tell = Callable[[str, float], None]
 """Takes the step of a phase that is under way and the share of it that is done, 0 to 1."""
 
 
+def unheard(step: str, share: float) -> None:
+    """A Tell for phases whose progress nobody asked for."""
+
+
 class PhaseFailed(Exception):
     """A phase ended with an error, or its process died; the message says which."""
 

@@ -36,7 +36,7 @@ from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import random_tensors, write_random
-from trt_export.child import Tell, run_phase
+from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import parameters
 from trt_export.plan import precision_of
@@ -214,9 +214,5 @@ def _export(name: str, component: ComponentSpec, folder: Path) -> Phase:
 
 def _phase(work: Callable[..., Any], *arguments: Any) -> Phase:
     began = perf_counter()
-    finished = run_phase(work, arguments, _unheard, threading.Event())
+    finished = run_phase(work, arguments, unheard, threading.Event())
     return Phase(result=finished.result, seconds=perf_counter() - began, peak_gb=finished.peak_bytes / GB)
-
-
-def _unheard(step: str, share: float) -> None:
-    """Progress that nobody asked for."""

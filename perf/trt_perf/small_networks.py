@@ -19,7 +19,7 @@ from trt_engines.profiles.profile import Profile, Range
 from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import ARCHITECTURES, architecture, networks
 from trt_export.building.order import input_ranges
-from trt_export.child import Tell, run_phase
+from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.exporter import export_graph
 from trt_export.parity import lively_module, worst_difference, write_bound
 from trt_export.plan import precision_of
@@ -56,7 +56,7 @@ def measure(progress: Progress) -> dict[str, float]:
         owned.setdefault(entry.name, []).append(component.name)
 
     def run(name: str) -> list[Outcome]:
-        finished = run_phase(outcomes, (name, tuple(owned[name])), _unheard, threading.Event())
+        finished = run_phase(outcomes, (name, tuple(owned[name])), unheard, threading.Event())
         found: list[Outcome] = finished.result
         for one in found:
             built = "; ".join(one.failures) or "built"
@@ -119,7 +119,3 @@ def _key(component: ComponentSpec) -> Hashable:
         repr(component.small_config),
         component.precisions,
     )
-
-
-def _unheard(step: str, share: float) -> None:
-    """Progress that nobody asked for."""

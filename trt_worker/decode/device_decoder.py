@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import prod
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -120,7 +119,7 @@ class DeviceDecoder(Generic[Tag]):
         return Decoded(tag=tag, pixels=pixels, finite=not flag)
 
     def _slot(self, number: int) -> _Slot:
-        device, spec = self._device, self._engine.spec("latent")
+        device = self._device
         bytes_of_pixels = self._height * self._width * 3
         pixels, flag = device.allocate(bytes_of_pixels), device.allocate(_FLAG.itemsize)
         convert = to_pixels(
@@ -132,7 +131,7 @@ class DeviceDecoder(Generic[Tag]):
             width=self._width,
         )
         return _Slot(
-            latent=device.allocate(prod(spec.at(1)) * spec.dtype.itemsize),
+            latent=device.allocate(self._engine.spec("latent").bytes_at(1)),
             pixels=pixels,
             flag=flag,
             host_pixels=device.allocate(bytes_of_pixels, Place.HOST),

@@ -10,6 +10,5 @@ from trt_engines.residency import Footprint
 def single_precision(spec: EngineSpec) -> Footprint:
     """Weights at twice their file, and the tensors that are bound; what a library allocates between layers is not
     counted, for none of them tells it beforehand."""
-    tensors = interface_of(spec)
-    bound = sum(tensor.bytes for tensor in (*tensors.inputs, *tensors.outputs))
-    return Footprint(weights=2 * spec.model.weights[spec.component].stat().st_size, activations=bound)
+    weights = spec.model.weights[spec.component].stat().st_size
+    return Footprint(weights=2 * weights, activations=interface_of(spec).bytes)

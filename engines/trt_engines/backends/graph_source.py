@@ -50,7 +50,7 @@ class GraphSource:
         return self._runtime.refuses(spec)
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        return Footprint(weights=_weight_bytes(spec), activations=self._runtime.footprint(spec).activations)
+        return Footprint(weights=_weight_bytes(spec), activations=interface_of(spec).bytes)
 
     def engine_of(self, spec: EngineSpec) -> str:
         return f"{spec.model.name}/{spec.component.value}"

@@ -162,8 +162,8 @@ class _HostTensor:
 
     def receive(self, rows: int) -> None:
         """Show the rows that were downloaded, now that the host has waited for them."""
-        size = self._bound.bytes // self._bound.shape[self._bound.row_axis] * rows
-        pinned = self._device.view(self._block.part(0, size), self._bound.dtype, self._bound.at(rows))
+        block = self._block.part(0, self._bound.bytes_at(rows))
+        pinned = self._device.view(block, self._bound.dtype, self._bound.at(rows))
         if not self._shared:
             self._rows(rows)[...] = pinned
 

@@ -115,9 +115,8 @@ class StoredSource:
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         """What a context allocates beyond its tensors is known only once there is one."""
-        interface = interface_of(spec)
-        bound = sum(tensor.bytes for tensor in (*interface.inputs, *interface.outputs))
-        return Footprint(weights=self._serving(spec).manifest.files[PLAN].size, activations=bound)
+        weights = self._serving(spec).manifest.files[PLAN].size
+        return Footprint(weights=weights, activations=interface_of(spec).bytes)
 
     def engine_of(self, spec: EngineSpec) -> str:
         return self._serving(spec).digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from math import prod
 
 from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer
@@ -61,8 +60,7 @@ class BoundEngine:
 
     def of_call(self, name: str, rows: int) -> Buffer:
         """A tensor as a call with so many rows has it: without gaps, whatever its row axis is."""
-        spec = self._specs[name]
-        return self._buffers[name].part(0, prod(spec.at(rows)) * spec.dtype.itemsize)
+        return self._buffers[name].part(0, self._specs[name].bytes_at(rows))
 
     def run(self, rows: int) -> None:
         """Put one call into the stream. Raises: EngineFault."""

@@ -203,9 +203,7 @@ class HostContext:
     def _place(self, tensor: TensorSpec) -> Buffer:
         """The bytes of the tensor's rows in this call. Rows that are not the first axis must be all of them."""
         buffer, rows = self._bound.get(tensor.name), self._rows
-        size = tensor.dtype.itemsize
-        for length in tensor.at(rows):
-            size *= length
+        size = tensor.bytes_at(rows)
         if buffer is None or buffer.size < size:
             given = "nothing" if buffer is None else f"{buffer.size} bytes"
             raise BindingUnset(self._made, site(f"running {self._plan.label} with {given} for {tensor.name}"))

@@ -17,7 +17,7 @@ import torch
 
 from trt_engines.store.files import megabytes, whole_file
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
-from trt_export.child import Tell, own_memory, run_phase
+from trt_export.child import Tell, own_memory, run_phase, unheard
 
 PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 """Endings of files that PyTorch's own `save` writes."""
@@ -76,7 +76,7 @@ def convert(source: Path, target: Path) -> int:
 
     Returns: bytes written. Raises: PhaseFailed: the file is damaged, asks for code, or is not of weights.
     """
-    return int(run_phase(convert_here, (source, target), lambda _step, _share: None, threading.Event()).result)
+    return int(run_phase(convert_here, (source, target), unheard, threading.Event()).result)
 
 
 def convert_here(source: Path, target: Path, tell: Tell) -> int:
