@@ -142,29 +142,21 @@ def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transp
     return transports
 
 
-@asynccontextmanager
-async def open_worker(
-    config: Config,
-    *,
-    source: ConfigSource | None = None,
-    log_directory: Path | None = None,
-    verbosity: int = 0,
-    started: DeviceProcess | None = None,
-) -> AsyncIterator[Worker]:
-    """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
+def make_links(
+    config: Config, *, log_directory: Path | None, verbosity: int, started: DeviceProcess | None
+) -> list[DeviceLink]:
+    """One link for each device of this rig; no process is started yet.
 
     Args:
-        started: a device process that was started beforehand, to save its start-up time.
+        started: the first device's process, where it was started beforehand.
 
-    Raises: ConfigError, ModelUnusable, DriverFailed, UnknownGpu: before anything is started.
-        DeviceUnusable: no device can be started.
+    Raises: DriverFailed, UnknownGpu.
     """
-    models = offered_models(config)
     plans = plan_rig(config.gpus, config.backends, os.environ)
     for plan in plans:
         note = f": {plan.note}" if plan.note else ""
         logger.info("Device {} is {}, with {}{}", plan.index, plan.label, ", then ".join(plan.backends), note)
-    links = [
+    return [
         DeviceLink(
             frames.Configure(
                 index=plan.index,
@@ -184,6 +176,27 @@ async def open_worker(
         )
         for plan in plans
     ]
+
+
+@asynccontextmanager
+async def open_worker(
+    config: Config,
+    *,
+    source: ConfigSource | None = None,
+    log_directory: Path | None = None,
+    verbosity: int = 0,
+    started: DeviceProcess | None = None,
+) -> AsyncIterator[Worker]:
+    """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
+
+    Args:
+        started: a device process that was started beforehand, to save its start-up time.
+
+    Raises: ConfigError, ModelUnusable, DriverFailed, UnknownGpu: before anything is started.
+        DeviceUnusable: no device can be started.
+    """
+    models = offered_models(config)
+    links = make_links(config, log_directory=log_directory, verbosity=verbosity, started=started)
     tally = Tally(began=monotonic())
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))

@@ -141,19 +141,17 @@ class JobMaker:
         usable = [link for link in self._links if link.usable]
         if not usable:
             raise DeviceUnusable("no device process can be started; see the errors above")
-        plans: dict[int, Plan] = {}
-        refusals: dict[int, EngineRefused] = {}
+        able: dict[int, tuple[DeviceLink, Plan]] = {}
+        refusals: list[str] = []
         for link in usable:
             try:
-                plans[link.index] = self._route(job, model, link, excluded)
+                able[link.index] = link, self._route(job, model, link, excluded)
             except EngineRefused as refused:
-                refusals[link.index] = refused
-        able = [link for link in usable if link.index in plans]
+                refusals.append(str(refused))
         if not able:
-            raise EngineRefused("; ".join(dict.fromkeys(str(refused) for refused in refusals.values())))
-        views = [link.view(model.name, failures=failures.get(link.index, 0)) for link in able]
-        chosen = place(views, job.megapixel_steps)
-        return next(link for link in able if link.index == chosen), plans[chosen]
+            raise EngineRefused("; ".join(dict.fromkeys(refusals)))
+        views = [link.view(model.name, failures=failures.get(link.index, 0)) for link, _ in able.values()]
+        return able[place(views, job.megapixel_steps)]
 
     def _route(self, job: JobSpec, model: Model, link: DeviceLink, excluded: Sequence[Exclusion]) -> Plan:
         """The plan of a job on a device, passing over engines in quarantine."""
