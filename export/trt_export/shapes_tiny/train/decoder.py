@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from trt_export.shapes_tiny.networks import alphas_cumprod
 from trt_export.shapes_tiny.scenes import Scene, caption, draw, practice_scene, random_scene
-from trt_export.shapes_tiny.train.optimise import Average, descend, make_optimizers
+from trt_export.shapes_tiny.train.optimise import Average, descend, make_optimizers, resume, standing
 from trt_export.shapes_tiny.train.pictures import on_shapes, to_pixels, to_tensor
 from trt_export.shapes_tiny.train.state import computed, fingerprint, load, report, save
 from trt_export.shapes_tiny.vocabulary import make_tokenizer
@@ -61,15 +61,12 @@ def refine_decoder(
     optimizers = make_optimizers(decoder, hidden=0.004, others=4e-4, outer=("conv_in", "conv_out", "quant"))
     spent, step = 0.0, 0
     if (saved := load(file, belongs_to)) is not None:
-        decoder.load_state_dict(saved["weights"])
-        average.weights, spent, step = saved["average"], saved["spent"], saved["step"]
-        for optimizer, moments in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(moments)
+        resume(saved, decoder, average, optimizers)
+        spent, step = saved["spent"], saved["step"]
 
     def keep() -> None:
-        moments = [optimizer.state_dict() for optimizer in optimizers]
-        values = {"weights": decoder.state_dict(), "average": average.weights, "optimizers": moments}
-        save(file, values | {"spent": computed() - began, "step": step}, belongs_to)
+        values = standing(decoder, average, optimizers) | {"spent": computed() - began, "step": step}
+        save(file, values, belongs_to)
 
     parts = make_restored(state, vae, model, amount, seed, restored_by) if spent < 60 * minutes else []
     decoder.to(memory_format=torch.channels_last).train()

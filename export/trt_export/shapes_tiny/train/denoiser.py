@@ -13,7 +13,15 @@ from torch.nn import functional
 
 from trt_export.shapes_tiny.networks import TRAIN_STEPS, alphas_cumprod, make_model
 from trt_export.shapes_tiny.scenes import caption, draw, practice_scene, random_scene
-from trt_export.shapes_tiny.train.optimise import Average, Optimizers, descend, make_optimizers, start_as_identity
+from trt_export.shapes_tiny.train.optimise import (
+    Average,
+    Optimizers,
+    descend,
+    make_optimizers,
+    resume,
+    standing,
+    start_as_identity,
+)
 from trt_export.shapes_tiny.train.pictures import to_tensor
 from trt_export.shapes_tiny.train.state import computed, latent_space, load, report, save
 from trt_export.shapes_tiny.vocabulary import make_tokenizer
@@ -125,9 +133,8 @@ def save_denoiser(
     state: Path, vae: Any, model: nn.ModuleDict, average: Average, optimizers: Optimizers, spent: float, step: int
 ) -> None:
     """Write where the training stands; `spent` is in seconds of computing."""
-    moments = [optimizer.state_dict() for optimizer in optimizers]
-    values = {"weights": model.state_dict(), "average": average.weights, "optimizers": moments}
-    save(state / "denoiser.pt", values | {"spent": spent, "step": step}, latent_space(vae))
+    values = standing(model, average, optimizers) | {"spent": spent, "step": step}
+    save(state / "denoiser.pt", values, latent_space(vae))
 
 
 def train_denoiser(
@@ -149,10 +156,8 @@ def train_denoiser(
     )
     spent, step = 0.0, 0
     if (saved := load(state / "denoiser.pt", latent_space(vae))) is not None:
-        model.load_state_dict(saved["weights"])
-        average.weights, spent, step = saved["average"], saved["spent"], saved["step"]
-        for optimizer, moments in zip(optimizers, saved["optimizers"], strict=True) if saved["optimizers"] else ():
-            optimizer.load_state_dict(moments)
+        resume(saved, model, average, optimizers)
+        spent, step = saved["spent"], saved["step"]
     if spent >= 60 * minutes:
         return
     parts = make_pool(state, vae, amount, seed)

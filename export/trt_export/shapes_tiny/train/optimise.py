@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -72,3 +75,17 @@ class Average:
             for name, value in network.state_dict().items():
                 kept = self.weights[name]
                 kept.lerp_(value, 1 - decay) if value.is_floating_point() else kept.copy_(value)
+
+
+def standing(network: nn.Module, average: Average, optimizers: Optimizers) -> dict[str, Any]:
+    """Where a training stands, as values that `resume` goes on from."""
+    moments = [optimizer.state_dict() for optimizer in optimizers]
+    return {"weights": network.state_dict(), "average": average.weights, "optimizers": moments}
+
+
+def resume(saved: Mapping[str, Any], network: nn.Module, average: Average, optimizers: Optimizers) -> None:
+    """Go on from where a training stood; a finished model has no moments, and the optimisers begin anew."""
+    network.load_state_dict(saved["weights"])
+    average.weights = saved["average"]
+    for optimizer, moments in zip(optimizers, saved["optimizers"], strict=True) if saved["optimizers"] else ():
+        optimizer.load_state_dict(moments)
