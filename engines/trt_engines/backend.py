@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from trt_engines.bucket import Bucket
+from trt_engines.devices.device import Device, Stream
+from trt_engines.devices.memory import Buffer
 from trt_engines.model import Component, Model
 from trt_engines.residency import Footprint
 
-Array = NDArray[np.generic]
+if TYPE_CHECKING:
+    from trt_engines.interface import Interface, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,28 +30,41 @@ class EngineSpec:
 
 
 class Engine(Protocol):
-    """A network ready to run in one bucket: its inputs and outputs are bound once and reused for every call."""
+    """A network ready to run in one bucket, in one stream of a device: its tensors are bound once and stay."""
 
     @property
-    def spec(self) -> EngineSpec:
-        """What it was made for."""
+    def label(self) -> str:
+        """Name in logs and errors."""
 
     @property
-    def inputs(self) -> Mapping[str, NDArray[Any]]:
-        """Bound input tensors at full rows; the caller writes rows 0..rows-1 in place."""
+    def stream(self) -> Stream:
+        """Where its calls run, and where its tensors are to be written and read."""
 
     @property
-    def outputs(self) -> Mapping[str, NDArray[Any]]:
-        """Bound output tensors at full rows; rows 0..rows-1 are valid after `run`, until the next `run`."""
+    def rows(self) -> int:
+        """Rows that a call takes at most."""
+
+    @property
+    def interface(self) -> Interface:
+        """Its tensors at full rows, in the types that the network takes and gives."""
+
+    def tensor(self, name: str) -> TensorSpec:
+        """One of its tensors at full rows."""
+
+    def part(self, name: str, rows: int) -> Buffer:
+        """The first rows of a tensor. Raises: ValueError: its rows do not lie together."""
+
+    def of_call(self, name: str, rows: int) -> Buffer:
+        """A tensor as a call with so many rows has it: without gaps, whatever its row axis is."""
 
     def run(self, rows: int) -> None:
-        """Evaluate the first `rows` rows, 1 <= rows <= bucket.rows.
+        """Put a call of the first `rows` rows into the stream, 1 <= rows <= self.rows.
 
-        Raises: EngineFault: the library reported an error. OutOfMemory: the device has no room.
+        Raises: EngineFault: the library refused it. OutOfMemory: the device has no room.
         """
 
     def close(self) -> None:
-        """Free what the engine holds; the engine cannot be used any more."""
+        """Wait for the stream and free what the engine holds; it cannot be used any more."""
 
 
 class EngineBackend(Protocol):
@@ -62,16 +74,20 @@ class EngineBackend(Protocol):
     def name(self) -> str:
         """As configurations and plans call it."""
 
+    @property
+    def device(self) -> Device:
+        """Where its engines' tensors are; not touched before it is asked for. Raises: DeviceUnavailable."""
+
     def refuses(self, spec: EngineSpec) -> str | None:
         """Why this backend cannot run the network, in an operator's words; None: it can."""
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         """Memory that the network's engine will take, as far as it can be told beforehand; loads nothing."""
 
-    def load(self, spec: EngineSpec) -> Engine:
-        """Make an engine.
+    def load(self, spec: EngineSpec, stream: Stream) -> Engine:
+        """Make an engine in a stream of the backend's device.
 
-        Raises: StaleEngine, OutOfMemory, EngineFault.
+        Raises: StaleEngine, OutOfMemory, EngineFault, EngineRefused.
         """
 
     def unload(self, model: Model, component: Component) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from trt_engines.backends.faults import Fault, FaultScript
 from trt_engines.backends.faulty import FaultyBackend
-from trt_engines.backends.rowwise import RowwiseBackend
+from trt_engines.backends.rowwise import ROWWISE, rowwise_backend
 from trt_engines.errors import EngineError
 from trt_engines.model import Model, find_models
 from trt_worker.errors import WorkerError
@@ -170,7 +170,7 @@ class Undisturbed:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._backend = RowwiseBackend()
+        self._backend = rowwise_backend()
         self._loop = DeviceLoop(
             {model.name: model}, {self._backend.name: self._backend}, max_rows=1, memory=MEMORY, emit=self._emit
         )
@@ -219,7 +219,7 @@ def _killing(job: JobSpec, links: Sequence[DeviceLink], jobs_per_kill: int, repo
 def _link(index: int, script: FaultScript) -> DeviceLink:
     configure = frames.Configure(
         index=index,
-        backends=(FaultyBackend.name, RowwiseBackend.name),
+        backends=(FaultyBackend.name, ROWWISE),
         threads=1,
         max_rows=MAX_ROWS,
         memory=MEMORY,

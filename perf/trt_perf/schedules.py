@@ -1,114 +1,139 @@
 """Random schedules of mixed jobs on the simulated card: each picture must be the processor's, and no hazard be met.
 
-A schedule is drawn once and played on both devices: images of two sizes, of all samplers, lengths of prompt and
-guidance, join and leave the batches of `DeviceStepBatch`, each on a stream of its own, and are decoded on two more.
+A schedule is drawn once and played through the worker's own loop on both devices: jobs of two models, several sizes,
+all samplers, lengths of prompt, guidance and source images come and are withdrawn while others step, on a card whose
+operations take as long as the seed says and whose memory now and then holds one model only.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from random import Random
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from trt_engines.backend import EngineSpec
-from trt_engines.backends.rowwise import rowwise_network
-from trt_engines.bucket import Bucket
+from trt_engines.backends.host_source import NetworkSource
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.backends.rowwise import ROWWISE, rowwise_network
 from trt_engines.devices.cpu import CpuDevice
-from trt_engines.devices.device import DeviceProperties, HostComputingDevice, Stream
-from trt_engines.devices.memory import Buffer
+from trt_engines.devices.device import DeviceProperties, HostComputingDevice
+from trt_engines.devices.operations import Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.hazards import Hazard
-from trt_engines.interface import CLIP_TOKENS, interface_of
 from trt_engines.model import Component, Model, find_models
-from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostPlan, HostSession, host_plan
-from trt_worker.batch.admission import BatchKey
-from trt_worker.decode.device_decoder import Decoded, DeviceDecoder
+from trt_engines.residency import Footprint
 from trt_worker.denoise.samplers import SAMPLERS
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.runtime.device_step_batch import DeviceStepBatch
-from trt_worker.runtime.step_batch import Row
+from trt_worker.runtime import frames
+from trt_worker.runtime.loop import DeviceLoop
 
 SCHEDULES = 1000
 MODEL = "shapes-tiny"
-SIZES = ((64, 64), (128, 64))
+NAMES = ("one", "other")
+SIZES = ((64, 64), (128, 64), (64, 128))
 CAPACITY = 3
 MOST_JOBS = 9
-WITHDRAWN = 0.15
+WITHDRAWN = 0.1
 """Share of the turns in which a job that was begun is given up."""
+
+WEIGHTS = 100
+ROOM = (WEIGHTS + WEIGHTS // 2, 10 * WEIGHTS)
+"""Bytes for engines: of one denoiser at a time, or of all."""
+
+MOST_STEPS = 10_000
+"""Of a schedule; one that takes more does not end."""
 
 CARD = DeviceProperties(name="a simulated card", sm=89, memory_bytes=1 << 26, multiprocessors=128)
 
 Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """What one image of a schedule asks for."""
-
-    job: str
-    size: tuple[int, int]  # width and height, pixels
-    sampler: str
-    steps: int
-    guidance: float
-    chunks: int  # of its prompt; the negative prompt has one
-    seed: int
+Place = tuple[str, int]
+"""A job, and one image of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What happens between two steps, and whose step is next."""
+    """What happens before some steps."""
 
-    join: tuple[Image, ...]
-    leave: tuple[str, ...]
-    step: tuple[int, int] | None  # the size of the batch; None: none
+    take: tuple[tuple[frames.Run, bytes], ...]  # jobs with their source images
+    withdraw: tuple[str, ...]
+    steps: int
 
 
-def schedule(seed: int) -> tuple[Turn, ...]:
-    """A random schedule that ends when all its images have joined; what is left then is stepped to its end."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What one loop is to do; when all turns are over it steps to its end."""
+
+    turns: tuple[Turn, ...]
+    memory: int
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset(job for turn in self.turns for job in turn.withdraw)
+
+
+def schedule(seed: int) -> Schedule:
+    """The schedule of a seed."""
     random = Random(seed)
-    waiting = deque(_an_image(random, number) for number in range(random.randint(3, MOST_JOBS)))
+    waiting = [_a_job(random, number) for number in range(random.randint(3, MOST_JOBS))]
     begun: list[str] = []
     turns = []
     while waiting:
-        join = tuple(waiting.popleft() for _ in range(random.randint(0, min(2, len(waiting)))))
-        begun.extend(image.job for image in join)
-        leave = (random.choice(begun),) if begun and random.random() < WITHDRAWN else ()
-        turns.append(Turn(join=join, leave=leave, step=random.choice((*SIZES, None))))
-    return tuple(turns)
+        take = tuple(waiting.pop() for _ in range(random.randint(0, min(3, len(waiting)))))
+        begun.extend(run.id for run, _ in take)
+        withdraw = (random.choice(begun),) if begun and random.random() < WITHDRAWN else ()
+        turns.append(Turn(take=take, withdraw=withdraw, steps=random.randint(0, 3)))
+    return Schedule(turns=tuple(turns), memory=random.choice(ROOM))
 
 
-def play(turns: tuple[Turn, ...], model: Model, device: HostComputingDevice) -> dict[str, Picture]:
-    """The pictures that a device makes of a schedule, by job.
+def play(plan: Schedule, models: Mapping[str, Model], device: HostComputingDevice) -> dict[Place, Picture]:
+    """The pictures that a device makes of a schedule.
 
-    Raises: Hazard: a strict device met one. RuntimeError: a picture came back that is not finite.
+    Raises: Hazard: a strict device met one. RuntimeError: a job failed, or the schedule does not end.
     """
-    benches = {size: _Bench(device, model, size) for size in SIZES}
-    for turn in turns:
-        for image in turn.join:
-            benches[image.size].take(image)
-        for job in turn.leave:
-            for bench in benches.values():
-                bench.leave(job)
-        if turn.step is not None:
-            benches[turn.step].step()
-    while any(bench.busy for bench in benches.values()):
-        for bench in benches.values():
-            bench.step()
-    pictures: dict[str, Picture] = {}
-    for bench in benches.values():
-        pictures |= bench.finish()
+    pictures: dict[Place, Picture] = {}
+
+    def emit(header: frames.FromDevice, body: Picture | None) -> None:
+        if isinstance(header, frames.Failed):
+            raise RuntimeError(f"job {header.id} failed: {header.message}")
+        if isinstance(header, frames.Pixels) and body is not None:
+            pictures[header.id, header.index] = body.copy()
+
+    ticks = count()
+    backend = OnDeviceBackend(ROWWISE, _Heavy(rowwise_network, device))
+    loop = DeviceLoop(
+        models, {ROWWISE: backend}, max_rows=CAPACITY, memory=plan.memory, emit=emit, clock=lambda: next(ticks) * 1e-3
+    )
+    for turn in plan.turns:
+        for run, source in turn.take:
+            loop.take(run, source)
+        for job in turn.withdraw:
+            loop.withdraw(job)
+        for _ in range(turn.steps):
+            loop.step()
+    for _ in range(MOST_STEPS):
+        if not loop.busy:
+            break
+        loop.step()
+    else:
+        raise RuntimeError(f"jobs are unfinished after {MOST_STEPS} steps")
     device.close()
     return pictures
 
 
 def a_card(seed: int) -> HostComputingDevice:
-    """A strict card that works in the order of a seed."""
-    return SimulatedDevice(CARD, seed=seed)
+    """A strict card whose order and operations' seconds are a seed's."""
+    random = Random(seed)
+
+    def seconds(operation: Operation) -> float:
+        return random.choice((0.0, 1e-4, 1e-3, 5e-3))
+
+    return SimulatedDevice(CARD, seed=seed, seconds=seconds)
 
 
 def schedule_figures(
@@ -118,126 +143,76 @@ def schedule_figures(
 
     Raises: RuntimeError: a picture is not the processor's; the message names the schedule and the job.
     """
-    model = find_models()[MODEL]
+    shipped = find_models()[MODEL]
+    models = {name: replace(shipped, name=name) for name in NAMES}
     hazards = pictures = 0
-    for seed in range(schedules):
-        turns = schedule(seed)
-        expected = play(turns, model, CpuDevice())
-        try:
-            found = play(turns, model, card(seed))
-        except Hazard:
-            hazards += 1
-            continue
-        if wrong := [job for job in expected if not np.array_equal(found[job], expected[job])]:
-            raise RuntimeError(f"schedule {seed}: {', '.join(wrong)} came out differently on the simulated card")
-        pictures += len(found)
+    logger.disable("trt_worker.runtime.engine_cache")  # thousands of lines on engines that make room
+    try:
+        for seed in range(schedules):
+            plan = schedule(seed)
+            expected = play(plan, models, CpuDevice())
+            try:
+                found = play(plan, models, card(seed))
+            except Hazard:
+                hazards += 1
+                continue
+            if wrong := _wrong(found, expected, plan.withdrawn):
+                raise RuntimeError(f"schedule {seed}: {', '.join(wrong)} came out differently on the simulated card")
+            pictures += len(found)
+    finally:
+        logger.enable("trt_worker.runtime.engine_cache")
     return {"schedules_run": schedules, "schedules_hazards": hazards, "schedules_pictures": pictures}
 
 
-class _Bench:
-    """All images of one size on a device, as its loop would run them."""
-
-    def __init__(self, device: HostComputingDevice, model: Model, size: tuple[int, int]) -> None:
-        self._device, self._model, self._size = device, model, size
-        self._stream = device.create_stream(f"denoise {size}")
-        width, height = size
-        self._latent = (model.latent_channels, height // model.latent_scale, width // model.latent_scale)
-        key = BatchKey(model=model.name, backend="rowwise", width=width, height=height)
-        self._engines: dict[int, BoundEngine] = {}
-        self._batch = DeviceStepBatch(key, CAPACITY, self._latent, device, self._stream, self._denoiser)
-        decoder = self._engine(Component.VAE_DECODER, CLIP_TOKENS, 1, device.create_stream(f"decode {size}"))
-        self._decoder: DeviceDecoder[str] = DeviceDecoder(device, decoder)
-        self._decoding = 0
-        self._waiting: deque[Image] = deque()
-        self._pictures: dict[str, Picture] = {}
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting or self._batch.rows)
-
-    def take(self, image: Image) -> None:
-        self._waiting.append(image)
-
-    def leave(self, job: str) -> None:
-        self._waiting = deque(image for image in self._waiting if image.job != job)
-        self._batch.leave(job)
-
-    def step(self) -> None:
-        while self._waiting and self._batch.room:
-            self._batch.join(_row(self._waiting.popleft(), self._model, self._latent))
-        if self._batch.rows:
-            self._batch.step(self._hand_out)
-        for one in self._decoder.finished():
-            self._keep(one)
-
-    def finish(self) -> dict[str, Picture]:
-        while self._decoding:
-            self._keep(self._decoder.wait())
-        self._decoder.close()
-        self._batch.close()
-        return self._pictures
-
-    def _hand_out(self, row: Row, latent: Buffer) -> None:
-        if not self._decoder.room:
-            self._keep(self._decoder.wait())
-        self._decoder.begin(row.job, latent, self._stream)
-        self._decoding += 1
-
-    def _keep(self, one: Decoded[str]) -> None:
-        if not one.finite:
-            raise RuntimeError(f"{one.tag} came back as not finite")
-        self._decoding -= 1
-        self._pictures[one.tag] = one.pixels
-
-    def _denoiser(self, tokens: int) -> BoundEngine:
-        if tokens not in self._engines:
-            self._engines[tokens] = self._engine(Component.DENOISER, tokens, 2 * CAPACITY, self._stream)
-        return self._engines[tokens]
-
-    def _engine(self, component: Component, tokens: int, rows: int, stream: Stream) -> BoundEngine:
-        width, height = self._size
-        spec = EngineSpec(
-            model=self._model,
-            component=component,
-            bucket=Bucket(width=width, height=height, rows=rows, tokens=tokens),
-        )
-        interface = interface_of(spec)
-        return BoundEngine(self._device, HostSession(self._device, _plan(spec)), interface, stream)
+def _wrong(found: Mapping[Place, Picture], expected: Mapping[Place, Picture], withdrawn: frozenset[str]) -> list[str]:
+    """Jobs whose pictures differ. One that was withdrawn may have been made before, on either device."""
+    places = sorted(found.keys() | expected.keys())
+    return sorted(
+        {
+            job
+            for job, index in places
+            if not (job in withdrawn and ((job, index) not in found or (job, index) not in expected))
+            and not ((job, index) in found and np.array_equal(found[job, index], expected.get((job, index))))
+        }
+    )
 
 
-def _plan(spec: EngineSpec) -> HostPlan:
-    """An engine without weights: they would only be memory to fill."""
-    return replace(host_plan(spec, interface_of(spec), rowwise_network(spec)), weight_bytes=0)
+class _Heavy(NetworkSource):
+    """Networks that say that they need memory."""
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=WEIGHTS if spec.component is Component.DENOISER else 1)
 
 
-def _an_image(random: Random, number: int) -> Image:
-    return Image(
-        job=str(number),
-        size=random.choice(SIZES),
-        sampler=random.choice(tuple(SAMPLERS)),
+def _a_job(random: Random, number: int) -> tuple[frames.Run, bytes]:
+    width, height = random.choice(SIZES)
+    words = " ".join(
+        random.choice(("red", "blue", "star", "(ring:1.3)", "square")) for _ in range(random.choice((3, 90, 300)))
+    )
+    source = _a_source(random) if random.random() < 0.2 else b""
+    run = frames.Run(
+        id=str(number),
+        model=random.choice(NAMES),
+        backend=ROWWISE,
+        prompt=words,
+        negative_prompt=random.choice(("", "ugly", "(blurry) " * 40)),
+        width=width,
+        height=height,
         steps=random.randint(1, 4),
         guidance=random.choice((1.0, 3.0, 7.5)),
-        chunks=random.choice((1, 1, 2, 5)),
-        seed=random.getrandbits(32),
+        sampler=random.choice(tuple(SAMPLERS)),
+        scheduler="karras",
+        strength=0.7 if source else 1.0,
+        clip_skip=1,
+        source_crop=False,
+        images=tuple(frames.Image(seed=random.getrandbits(64), draw=draw) for draw in range(random.choice((1, 1, 2)))),
+        received=0.0,
+        due=1e9,
     )
+    return run, source
 
 
-def _row(image: Image, model: Model, latent: tuple[int, int, int]) -> Row:
-    sampling = Sampling(
-        sampler=image.sampler, scheduler="karras", steps=image.steps, guidance=image.guidance, strength=1.0
-    )
-    begun = start(sampling, parameterisation_of(model), latent, seed=image.seed, draw=0, latent=None)
-    random = np.random.default_rng(image.seed)
-    positive, negative = (
-        random.uniform(-1, 1, (CLIP_TOKENS * chunks, model.context_width)).astype(np.float32)
-        for chunks in (image.chunks, 1)
-    )
-    return Row(
-        job=image.job,
-        index=0,
-        program=begun.program,
-        start=begun.sample,
-        noise=begun.noise,
-        positive=positive,
-        negative=negative if image.guidance != 1.0 else None,
-    )
+def _a_source(random: Random) -> bytes:
+    written = io.BytesIO()
+    PillowImage.frombytes("RGB", (16, 16), random.randbytes(16 * 16 * 3)).save(written, "PNG")
+    return written.getvalue()

@@ -33,9 +33,9 @@ def test_rows_of_a_size_share_a_batch_until_each_has_taken_its_steps() -> None:
 
     first = scheduler.decide(0.0)
     assert (first.step, {row.job for row in first.join}) == (SMALL, {"short", "long"})
-    assert scheduler.stepped(SMALL, 1.0) == (("short", 0),)
+    assert scheduler.stepped(SMALL) == (("short", 0),)
     assert scheduler.decide(1.0).join == ()
-    assert scheduler.stepped(SMALL, 1.0) == (("long", 0),)
+    assert scheduler.stepped(SMALL) == (("long", 0),)
     assert scheduler.decide(2.0).step is None
 
 
@@ -136,6 +136,7 @@ def test_every_image_is_finished_once_after_its_own_steps_and_the_device_is_neve
         assert 1 <= rows <= max_rows
         seconds = fixed + 0.1 * rows
         now, work = now + seconds, work + seconds
-        finished.extend(scheduler.stepped(decision.step, seconds))
+        finished.extend(scheduler.stepped(decision.step))
+        scheduler.measured(decision.step, rows, seconds)
     assert sorted(finished) == sorted(wanted)
     assert abs(now - idle - work) < 1e-6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from trt_engines.backend import EngineSpec
-from trt_engines.bucket import Bucket
-from trt_engines.model import Component, Model
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import DeviceProperties, HostComputingDevice
+from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.sessions.bound import BoundEngine
+from trt_engines.sessions.host import HostPlan, HostSession
+from trt_engines.sessions.host_calls import HostCalls
+from trt_engines.sessions.session import ShapeRange
 from trt_worker.condition.tokenizer import ClipTokenizer
 
 CORPUS = (
@@ -59,48 +64,36 @@ def tokenizer(vocabulary: tuple[Path, Path]) -> ClipTokenizer:
 class LayeredEncoder:
     """A text encoder whose features are the token id, its position and the layer; it counts its calls."""
 
-    def __init__(self, rows: int, layers: int) -> None:
-        model = Model(
-            name="counting",
-            folder=Path(),
-            architecture="stable_diffusion_1",
-            prediction="epsilon",
-            latent_channels=4,
-            latent_scale=8,
-            context_width=3,
-            native_width=64,
-            native_height=64,
-            checkpoint_files=frozenset(),
-            graphs={},
-            weights={},
-            vocab=Path(),
-            merges=Path(),
-        )
-        bucket = Bucket(width=64, height=64, rows=rows)
-        self.spec = EngineSpec(model=model, component=Component.TEXT_ENCODER, bucket=bucket)
-        self.inputs: dict[str, NDArray[Any]] = {"input_ids": np.zeros((rows, 77), np.int64)}
-        self.outputs: dict[str, NDArray[Any]] = {"context": np.zeros((layers, rows, 77, 3), np.float32)}
+    def __init__(self, device: HostComputingDevice, rows: int, layers: int) -> None:
         self.calls: list[int] = []
         self.poisoned = False
+        self._layers = layers
+        ids = TensorSpec(name="input_ids", shape=(rows, 77), dtype=np.dtype(np.int64))
+        context = TensorSpec(name="context", shape=(layers, rows, 77, 3), dtype=np.dtype(np.float32), row_axis=1)
+        profile = {"input_ids": ShapeRange(min=(1, 77), opt=ids.shape, max=ids.shape)}
+        plan = HostPlan(label="counting/text_encoder", network=self._encode, profiles=(profile,))
+        interface = Interface(inputs=(ids,), outputs=(context,))
+        stream = device.create_stream("condition")
+        self.conditioned = HostCalls(device, BoundEngine(device, HostSession(device, plan), interface, stream))
 
-    def run(self, rows: int) -> None:
-        self.calls.append(rows)
-        context = self.outputs["context"]
-        context[:] = np.nan  # what a caller must not read: rows that were not asked for
-        for layer in range(len(context)):
-            context[layer, :rows, :, 0] = self.inputs["input_ids"][:rows]
-            context[layer, :rows, :, 1] = np.arange(77)
-            context[layer, :rows, :, 2] = layer + 1
+    def _encode(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        ids = inputs["input_ids"]
+        self.calls.append(len(ids))
+        context = np.empty((self._layers, len(ids), 77, 3), np.float32)
+        for layer in range(self._layers):
+            context[layer, :, :, 0] = ids
+            context[layer, :, :, 1] = np.arange(77)
+            context[layer, :, :, 2] = layer + 1
         if self.poisoned:
             context[0, 0, 3, 1] = np.inf
-
-    def close(self) -> None:
-        pass
+        return {"context": context}
 
 
-@pytest.fixture
-def an_encoder() -> Callable[..., LayeredEncoder]:
+@pytest.fixture(params=["processor", "simulated card"])
+def an_encoder(request: pytest.FixtureRequest) -> Callable[..., LayeredEncoder]:
     def make(rows: int = 2, layers: int = 3) -> LayeredEncoder:
-        return LayeredEncoder(rows, layers)
+        card = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 24, multiprocessors=1)
+        device = CpuDevice() if request.param == "processor" else SimulatedDevice(card, seconds=lambda operation: 1.0)
+        return LayeredEncoder(device, rows, layers)
 
     return make

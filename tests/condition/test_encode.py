@@ -18,7 +18,7 @@ AnEncoder = Callable[..., Any]
 def test_a_short_prompt_is_77_rows_of_the_asked_layer(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
     encoder = an_encoder(layers=3)
 
-    context = Conditioner(encoder, tokenizer).encode("a red square", 2).context
+    context = Conditioner(encoder.conditioned, tokenizer).begin("a red square", 2).result().context
 
     assert context.shape == (77, 3)
     assert context[0, 0] == tokenizer.start
@@ -27,15 +27,15 @@ def test_a_short_prompt_is_77_rows_of_the_asked_layer(an_encoder: AnEncoder, tok
 
 
 def test_a_clip_skip_past_the_layers_means_the_last_layer(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
-    conditioner = Conditioner(an_encoder(layers=3), tokenizer)
+    conditioner = Conditioner(an_encoder(layers=3).conditioned, tokenizer)
 
-    assert (conditioner.encode("a", 4).context[:, 2] == 1).all()
-    assert (conditioner.encode("a", 3).context[:, 2] == 3).all()
+    assert (conditioner.begin("a", 4).result().context[:, 2] == 1).all()
+    assert (conditioner.begin("a", 3).result().context[:, 2] == 3).all()
 
 
 def test_a_clip_skip_below_one_is_refused(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
     with pytest.raises(ValueError, match="clip_skip"):
-        Conditioner(an_encoder(), tokenizer).encode("a", 0)
+        Conditioner(an_encoder().conditioned, tokenizer).begin("a", 0).result()
 
 
 def test_more_chunks_than_rows_take_several_calls_and_come_back_in_order(
@@ -45,7 +45,8 @@ def test_more_chunks_than_rows_take_several_calls_and_come_back_in_order(
     words = ["red", "blue", "green", "white", "real"]
     ids = {word: tokenizer.encode([word])[0][0] for word in words}
 
-    context = Conditioner(encoder, tokenizer).encode(" ".join(word + (" " + word) * 74 for word in words), 1).context
+    prompt = " ".join(word + (" " + word) * 74 for word in words)
+    context = Conditioner(encoder.conditioned, tokenizer).begin(prompt, 1).result().context
 
     rows = context.reshape(-1, 77, 3)
     length = [len(tokenizer.encode([word])[0]) for word in words]
@@ -60,12 +61,12 @@ def test_more_chunks_than_rows_take_several_calls_and_come_back_in_order(
 def test_a_weight_moves_a_token_away_from_the_empty_prompt_at_its_position(
     an_encoder: AnEncoder, tokenizer: ClipTokenizer
 ) -> None:
-    conditioner = Conditioner(an_encoder(), tokenizer)
-    plain = conditioner.encode("a red b", 1).context
-    empty = conditioner.encode("", 1).context
+    conditioner = Conditioner(an_encoder().conditioned, tokenizer)
+    plain = conditioner.begin("a red b", 1).result().context
+    empty = conditioner.begin("", 1).result().context
     width = len(tokenizer.encode(["red"])[0])
 
-    weighted = conditioner.encode("a (red:1.5) b", 1).context
+    weighted = conditioner.begin("a (red:1.5) b", 1).result().context
 
     expected = plain.copy()
     expected[2 : 2 + width] = (plain[2 : 2 + width] - empty[2 : 2 + width]) * np.float32(1.5) + empty[2 : 2 + width]
@@ -74,57 +75,72 @@ def test_a_weight_moves_a_token_away_from_the_empty_prompt_at_its_position(
 
 
 def test_a_weight_of_zero_leaves_what_the_empty_prompt_has(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
-    conditioner = Conditioner(an_encoder(), tokenizer)
+    conditioner = Conditioner(an_encoder().conditioned, tokenizer)
 
-    assert np.array_equal(conditioner.encode("(red:0)", 1).context, conditioner.encode("", 1).context)
+    assert np.array_equal(conditioner.begin("(red:0)", 1).result().context, conditioner.begin("", 1).result().context)
 
 
 def test_the_empty_prompt_is_encoded_only_when_some_weight_needs_it(
     an_encoder: AnEncoder, tokenizer: ClipTokenizer
 ) -> None:
     encoder = an_encoder()
-    conditioner = Conditioner(encoder, tokenizer)
+    conditioner = Conditioner(encoder.conditioned, tokenizer)
 
-    conditioner.encode("a red square", 1)
+    conditioner.begin("a red square", 1).result()
     assert encoder.calls == [1]
 
-    conditioner.encode("a (red) square", 1)
-    conditioner.encode("a (blue) square", 1)
+    conditioner.begin("a (red) square", 1).result()
+    conditioner.begin("a (blue) square", 1).result()
     assert encoder.calls == [1, 1, 1, 1]
 
 
 def test_a_prompt_that_comes_again_is_not_encoded_again(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
     encoder = an_encoder()
-    conditioner = Conditioner(encoder, tokenizer)
+    conditioner = Conditioner(encoder.conditioned, tokenizer)
 
-    first = conditioner.encode("ugly", 1)
-    again = conditioner.encode("ugly", 1)
+    first = conditioner.begin("ugly", 1).result()
+    again = conditioner.begin("ugly", 1).result()
 
     assert again is first
     assert encoder.calls == [1]
     assert not first.context.flags.writeable
-    assert (conditioner.encode("ugly", 2).context[:, 2] == 2).all()
+    assert (conditioner.begin("ugly", 2).result().context[:, 2] == 2).all()
+
+
+def test_a_prompt_that_is_under_way_is_not_encoded_twice_and_is_not_waited_for(
+    an_encoder: AnEncoder, tokenizer: ClipTokenizer
+) -> None:
+    encoder = an_encoder()
+    conditioner = Conditioner(encoder.conditioned, tokenizer)
+
+    first, again = conditioner.begin("(ugly)", 1), conditioner.begin("(ugly)", 1)
+
+    assert again is first
+    assert first.done is (encoder.calls == [1, 1])  # the card has not begun: nothing waits on it
+    assert first.result().context.shape == (77, 3)
+    assert first.done
+    assert encoder.calls == [1, 1]  # the prompt and the empty one
 
 
 def test_the_cache_forgets_what_was_used_longest_ago(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
     encoder = an_encoder()
-    conditioner = Conditioner(encoder, tokenizer, cache_bytes=2 * 77 * 3 * 4)
+    conditioner = Conditioner(encoder.conditioned, tokenizer, cache_bytes=2 * 77 * 3 * 4)
 
     for prompt in ("red", "blue", "red", "green"):
-        conditioner.encode(prompt, 1)
+        conditioner.begin(prompt, 1).result()
     assert len(encoder.calls) == 3
 
-    conditioner.encode("red", 1)
+    conditioner.begin("red", 1).result()
     assert len(encoder.calls) == 3
-    conditioner.encode("blue", 1)
+    conditioner.begin("blue", 1).result()
     assert len(encoder.calls) == 4
 
 
 def test_notes_of_what_was_left_out_come_with_the_context(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
-    conditioner = Conditioner(an_encoder(), tokenizer, max_chunks=1)
+    conditioner = Conditioner(an_encoder().conditioned, tokenizer, max_chunks=1)
 
-    assert "embedding-x" in conditioner.encode("embedding:embedding-x a", 1).notes[0]
-    long = conditioner.encode("a " * 76, 1)
+    assert "embedding-x" in conditioner.begin("embedding:embedding-x a", 1).result().notes[0]
+    long = conditioner.begin("a " * 76, 1).result()
     assert long.context.shape == (77, 3)
     assert long.notes
 
@@ -133,13 +149,13 @@ def test_an_encoding_that_is_not_finite_is_a_fault_and_is_not_kept(
     an_encoder: AnEncoder, tokenizer: ClipTokenizer
 ) -> None:
     encoder = an_encoder()
-    conditioner = Conditioner(encoder, tokenizer)
+    conditioner = Conditioner(encoder.conditioned, tokenizer)
     encoder.poisoned = True
     with pytest.raises(EngineFault, match="counting/text_encoder"):
-        conditioner.encode("a", 1)
+        conditioner.begin("a", 1).result()
 
     encoder.poisoned = False
-    assert np.isfinite(conditioner.encode("a", 1).context).all()
+    assert np.isfinite(conditioner.begin("a", 1).result().context).all()
 
 
 def attention(query: np.ndarray, context: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trt_worker.condition.source import encode_source
+from trt_worker.condition.source import source_pixels
 from trt_worker.errors import BadSourceImage
 
 
@@ -29,7 +29,7 @@ def saved(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def test_pixels_run_from_minus_one_to_one_channels_first() -> None:
-    pixels = encode_source(saved(a_picture()), 32, 16, False)
+    pixels = source_pixels(saved(a_picture()), 32, 16, False)
 
     assert pixels.shape == (3, 16, 32)
     assert pixels.dtype == np.float32
@@ -40,7 +40,7 @@ def test_pixels_run_from_minus_one_to_one_channels_first() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_common_formats_are_read(kind: str) -> None:
-    pixels = encode_source(saved(a_picture(), kind), 32, 16, False)
+    pixels = source_pixels(saved(a_picture(), kind), 32, 16, False)
 
     assert pixels[0, 8, 4] > 0.9
     assert pixels[2, 8, -4] > 0.9
@@ -51,8 +51,8 @@ def test_stretching_keeps_both_ends_and_cropping_takes_the_middle() -> None:
     picture.paste((255, 0, 0), (0, 0, 16, 16))
     picture.paste((0, 0, 255), (48, 0, 64, 16))
 
-    stretched = encode_source(saved(picture), 16, 16, False)
-    cropped = encode_source(saved(picture), 16, 16, True)
+    stretched = source_pixels(saved(picture), 16, 16, False)
+    cropped = source_pixels(saved(picture), 16, 16, True)
 
     assert stretched[0, 8, 0] > 0.9
     assert stretched[2, 8, -1] > 0.9
@@ -64,7 +64,7 @@ def test_a_tall_source_is_cropped_at_top_and_bottom() -> None:
     picture = Image.new("RGB", (16, 64), (255, 0, 0))
     picture.paste((0, 255, 0), (0, 16, 16, 48))
 
-    cropped = encode_source(saved(picture), 16, 32, True)
+    cropped = source_pixels(saved(picture), 16, 32, True)
 
     assert (cropped[1] == 1).all()
     assert (cropped[0] == -1).all()
@@ -74,7 +74,7 @@ def test_the_orientation_of_the_camera_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise
 
-    pixels = encode_source(saved(a_picture(), "JPEG", exif=exif, quality=95), 16, 32, False)
+    pixels = source_pixels(saved(a_picture(), "JPEG", exif=exif, quality=95), 16, 32, False)
 
     assert pixels[0, 2, 8] > 0.8  # left became top
     assert pixels[2, -2, 8] > 0.8
@@ -84,20 +84,20 @@ def test_the_colour_under_transparency_is_kept() -> None:
     picture = a_picture().convert("RGBA")
     picture.putalpha(0)
 
-    assert encode_source(saved(picture), 32, 16, False)[:, 0, 0].tolist() == [1, -1, -1]
+    assert source_pixels(saved(picture), 32, 16, False)[:, 0, 0].tolist() == [1, -1, -1]
 
 
 def test_sixteen_bit_greys_keep_their_brightness() -> None:
     grey = Image.fromarray(np.full((8, 8), 0x8000, np.uint16))
 
-    assert encode_source(saved(grey), 8, 8, False)[:, 0, 0] == pytest.approx([0x80 / 127.5 - 1] * 3, abs=1e-6)
+    assert source_pixels(saved(grey), 8, 8, False)[:, 0, 0] == pytest.approx([0x80 / 127.5 - 1] * 3, abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK"])
 def test_other_colour_modes_become_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
 
-    assert encode_source(saved(a_picture(mode=mode), kind), 8, 8, False).shape == (3, 8, 8)
+    assert source_pixels(saved(a_picture(mode=mode), kind), 8, 8, False).shape == (3, 8, 8)
 
 
 def a_png_that_claims(width: int, height: int) -> bytes:
@@ -115,7 +115,7 @@ def a_png_that_claims(width: int, height: int) -> bytes:
 )
 def test_a_small_file_that_claims_a_huge_picture_is_refused_unread(size: tuple[int, int], complaint: str) -> None:
     with pytest.raises(BadSourceImage, match=complaint):
-        encode_source(a_png_that_claims(*size), 64, 64, False)
+        source_pixels(a_png_that_claims(*size), 64, 64, False)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_small_file_that_claims_a_huge_picture_is_refused_unread(size: tuple[i
 )
 def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
     with pytest.raises(BadSourceImage) as refused:
-        encode_source(data, 64, 64, False)
+        source_pixels(data, 64, 64, False)
 
     assert str(len(data)) in str(refused.value)
 
@@ -143,7 +143,7 @@ def test_any_damage_ends_in_a_picture_or_a_refusal(
         if damaged:
             damaged[position % len(damaged)] = value
     try:
-        pixels = encode_source(bytes(damaged), 16, 16, True)
+        pixels = source_pixels(bytes(damaged), 16, 16, True)
     except BadSourceImage:
         return
     assert pixels.shape == (3, 16, 16)
@@ -152,7 +152,7 @@ def test_any_damage_ends_in_a_picture_or_a_refusal(
 
 @pytest.mark.parametrize("size", [(300, 1), (1, 300), (301, 1), (2, 301)])
 def test_an_extreme_strip_is_cropped_to_at_least_one_line(size: tuple[int, int]) -> None:
-    pixels = encode_source(saved(Image.new("RGB", size, (255, 0, 255))), 16, 16, True)
+    pixels = source_pixels(saved(Image.new("RGB", size, (255, 0, 255))), 16, 16, True)
 
     assert pixels.shape == (3, 16, 16)
     assert pixels.min(axis=(1, 2)).tolist() == pixels.max(axis=(1, 2)).tolist() == [1, -1, 1]

@@ -1,6 +1,9 @@
+"""Pictures decoded on a device are the host's, and come back while it works on."""
+
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,88 +12,157 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
 from trt_engines.bucket import Bucket
-from trt_engines.errors import EngineFault
-from trt_engines.model import Component, Model
-from trt_worker.decode.decoder import Decoder
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import DeviceProperties, HostComputingDevice
+from trt_engines.devices.memory import Buffer, Place
+from trt_engines.devices.operations import NetworkOperation, Operation
+from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.interface import Interface, interface_of
+from trt_engines.kernels.kernel import FLOAT
+from trt_engines.model import Component, find_models
+from trt_engines.sessions.bound import BoundEngine
+from trt_engines.sessions.host import HostSession, host_plan
+from trt_engines.sessions.onnx_graph import open_graph, session_network
+from trt_worker.decode.decoder import SLOTS, Decoded, Decoder
+
+MODEL = find_models()["shapes-tiny"]
+SPEC = EngineSpec(model=MODEL, component=Component.VAE_DECODER, bucket=Bucket(width=64, height=64, rows=1))
+CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 26, multiprocessors=128)
+NETWORK = session_network(open_graph(MODEL.graphs[Component.VAE_DECODER], 1))
 
 
-class GreyDecoder:
-    """A VAE decoder that paints each row in the grey its latent's first value names; it counts its calls."""
+class Bench:
+    """A decoder on a stream of its own, and a stream whose one piece of memory holds latent after latent."""
 
-    def __init__(self, rows: int) -> None:
-        model = Model(
-            name="grey",
-            folder=Path(),
-            architecture="stable_diffusion_1",
-            prediction="epsilon",
-            latent_channels=4,
-            latent_scale=8,
-            context_width=8,
-            native_width=64,
-            native_height=64,
-            checkpoint_files=frozenset(),
-            graphs={},
-            weights={},
-            vocab=Path(),
-            merges=Path(),
-        )
-        self.spec = EngineSpec(
-            model=model, component=Component.VAE_DECODER, bucket=Bucket(width=24, height=16, rows=rows)
-        )
-        self.inputs: dict[str, NDArray[Any]] = {"latent": np.zeros((rows, 4, 2, 3), np.float32)}
-        self.outputs: dict[str, NDArray[Any]] = {"pixels": np.zeros((rows, 3, 16, 24), np.float32)}
-        self.calls: list[int] = []
-        self.poison: float | None = None
+    def __init__(
+        self,
+        device: HostComputingDevice,
+        network: Any = NETWORK,
+        *,
+        slots: int = SLOTS,
+        dtype: np.dtype[Any] = FLOAT,
+    ) -> None:
+        self.device = device
+        self.denoise = device.create_stream("denoise")
+        (latent,), (pixels,) = interface_of(SPEC).inputs, interface_of(SPEC).outputs
+        interface = Interface(inputs=(replace(latent, dtype=dtype),), outputs=(replace(pixels, dtype=dtype),))
+        session = HostSession(device, host_plan(SPEC, interface, network))
+        self.engine = BoundEngine(device, session, interface, device.create_stream("decode"))
+        self.decoder: Decoder[str] = Decoder(device, self.engine, slots)
+        self._memory = device.allocate(int(np.prod(latent.shape)) * 4)
 
-    def run(self, rows: int) -> None:
-        self.calls.append(rows)
-        pixels = self.outputs["pixels"]
-        pixels[:] = np.nan  # what a caller must not read: rows that were not asked for
-        pixels[:rows] = self.inputs["latent"][:rows, 0, 0, 0][:, None, None, None]
-        if self.poison is not None and len(self.calls) == 2:
-            pixels[1, 2, 15, 23] = self.poison
+    def begin(self, tag: str, latent: NDArray[np.float32]) -> None:
+        self.decoder.begin(tag, self.latent(latent), self.denoise)
 
-    def close(self) -> None:
-        pass
+    def latent(self, latent: NDArray[np.float32]) -> Buffer:
+        source: Buffer = self.device.allocate(latent.nbytes, Place.HOST)
+        self.device.view(source, latent.dtype, latent.shape, write=True)[:] = latent
+        self.device.copy(self._memory, source, self.denoise)
+        return self._memory
+
+    def all(self) -> list[Decoded[str]]:
+        back: list[Decoded[str]] = []
+        while self.decoder.running:
+            self.decoder.wait()
+            back += self.decoder.finished()
+        return back
 
 
-def latents(*greys: float) -> NDArray[np.float32]:
-    return np.broadcast_to(np.asarray(greys, np.float32)[:, None, None, None], (len(greys), 4, 2, 3)).copy()
+def a_latent(seed: int) -> NDArray[np.float32]:
+    (spec,) = interface_of(SPEC).inputs
+    return np.random.default_rng(seed).normal(size=spec.shape[1:]).astype(np.float32)
 
 
-def test_more_latents_than_rows_take_several_calls_and_come_back_in_order() -> None:
-    engine = GreyDecoder(rows=2)
-
-    pixels = Decoder(engine).decode(latents(-1, -0.5, 0, 0.5, 1))
-
-    assert engine.calls == [2, 2, 1]
-    assert pixels.shape == (5, 16, 24, 3)
-    assert pixels[:, 5, 5, 1].tolist() == [0, 63, 127, 191, 255]
-    assert all(len(np.unique(picture)) == 1 for picture in pixels)
+@pytest.fixture(params=["cpu", "simulated"])
+def device(request: pytest.FixtureRequest) -> HostComputingDevice:
+    return CpuDevice() if request.param == "cpu" else SimulatedDevice(CARD, seed=3)
 
 
-def test_pixels_stay_when_the_engine_runs_again() -> None:
-    decoder = Decoder(GreyDecoder(rows=1))
-
-    first = decoder.decode(latents(0))
-    decoder.decode(latents(1))
-
-    assert (first == 127).all()
+def pixels_of(latent: NDArray[np.float32]) -> NDArray[np.uint8]:
+    (planes,) = NETWORK({"latent": latent[np.newaxis]})["pixels"]
+    scaled = (planes * np.float32(0.5) + np.float32(0.5)) * np.float32(255)
+    return np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_output_that_is_not_finite_is_a_fault_that_names_the_row(value: float) -> None:
-    engine = GreyDecoder(rows=2)
-    engine.poison = value
+def test_pictures_come_back_in_the_order_of_their_latents(device: HostComputingDevice) -> None:
+    bench = Bench(device, slots=2)
 
-    with pytest.raises(EngineFault, match=r"grey/vae_decoder/24x16r2t77: output is not finite \(rows 3\)"):
-        Decoder(engine).decode(latents(0, 0, 0, 0, 0))
+    for number in range(5):  # three more than there are slots
+        bench.begin(str(number), a_latent(number))
+    back = bench.all()
+
+    assert [one.tag for one in back] == ["0", "1", "2", "3", "4"]
+    for number, one in enumerate(back):
+        assert one.finite
+        np.testing.assert_array_equal(one.pixels, pixels_of(a_latent(number)))
 
 
-def test_latents_that_are_not_finite_are_never_given_to_the_engine() -> None:
-    engine = GreyDecoder(rows=2)
+def test_an_engine_of_half_precision_is_given_latents_of_half_precision(device: HostComputingDevice) -> None:
+    given = []
 
-    with pytest.raises(EngineFault, match=r"rows 0, 2"):
-        Decoder(engine).decode(latents(np.nan, 0, np.inf))
+    def network(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        given.append(inputs["latent"].copy())
+        return {"pixels": NETWORK({"latent": inputs["latent"].astype(np.float32)})["pixels"].astype(np.float16)}
 
-    assert engine.calls == []
+    bench = Bench(device, network, dtype=np.dtype(np.float16))
+    bench.begin("half", a_latent(0))
+    (back,) = bench.all()
+
+    np.testing.assert_array_equal(given[0][0], a_latent(0).astype(np.float16))
+    assert np.abs(back.pixels.astype(int) - pixels_of(a_latent(0))).max() <= 2
+
+
+def test_a_picture_that_is_not_finite_is_told_apart_and_the_next_one_is_fine(device: HostComputingDevice) -> None:
+    spoil = [True, False]
+
+    def network(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        (pixels,) = NETWORK(inputs).values()
+        if spoil.pop(0):
+            pixels[0, 1, 2, 3] = np.nan
+        return {"pixels": pixels}
+
+    bench = Bench(device, network)
+    bench.begin("spoilt", a_latent(0))
+    bench.begin("fine", a_latent(0))
+
+    assert [one.finite for one in bench.all()] == [False, True]
+
+
+def test_a_closed_decoder_still_gives_what_was_on_its_way(device: HostComputingDevice) -> None:
+    bench = Bench(device)
+    bench.begin("last", a_latent(1))
+
+    bench.decoder.close()
+
+    (back,) = bench.decoder.finished()
+    np.testing.assert_array_equal(back.pixels, pixels_of(a_latent(1)))
+    assert not bench.decoder.running
+
+
+def test_the_host_is_not_held_up_by_a_picture_on_its_way() -> None:
+    def slow(operation: Operation) -> float:
+        return 5.0 if isinstance(operation, NetworkOperation) else 0.0
+
+    card = SimulatedDevice(CARD, seconds=slow)
+    bench = Bench(card)
+
+    bench.begin("one", a_latent(1))
+
+    assert bench.decoder.finished() == []
+    assert card.clock == 0
+    card.advance(5)
+    assert [one.tag for one in bench.decoder.finished()] == ["one"]
+    assert card.clock == 5
+
+
+def test_closing_gives_back_all_memory_it_took() -> None:
+    card = SimulatedDevice(CARD)
+    bench = Bench(card)
+    before = card.memory_info().free
+    more: Decoder[str] = Decoder(card, bench.engine)
+    more.begin("one", bench.latent(a_latent(1)), bench.denoise)
+    assert card.memory_info().free < before
+
+    more.close()
+
+    assert card.memory_info().free == before

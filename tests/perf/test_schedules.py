@@ -7,7 +7,7 @@ import pytest
 from trt_engines.devices.device import Event, HostComputingDevice, Stream
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.simulated.device import SimulatedDevice
-from trt_perf.schedules import CARD, Image, Turn, schedule, schedule_figures
+from trt_perf.schedules import CARD, schedule, schedule_figures
 
 
 class Forgetful(SimulatedDevice):
@@ -56,9 +56,11 @@ def test_a_schedule_is_its_seed_s() -> None:
 
 
 def test_schedules_mix_what_jobs_may_ask_for() -> None:
-    turns: list[Turn] = [turn for seed in range(30) for turn in schedule(seed)]
-    images: list[Image] = [image for turn in turns for image in turn.join]
+    plans = [schedule(seed) for seed in range(30)]
+    runs = [run for plan in plans for turn in plan.turns for run, _ in turn.take]
 
-    for trait in ("size", "sampler", "steps", "guidance", "chunks"):
-        assert len({getattr(image, trait) for image in images}) > 1
-    assert any(turn.leave for turn in turns)
+    for trait in ("model", "width", "height", "sampler", "steps", "guidance", "prompt", "images"):
+        assert len({getattr(run, trait) for run in runs}) > 1
+    assert {bool(source) for plan in plans for turn in plan.turns for _, source in turn.take} == {True, False}
+    assert any(plan.withdrawn for plan in plans)
+    assert len({plan.memory for plan in plans}) == 2

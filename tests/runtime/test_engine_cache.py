@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from trt_engines.backend import Engine, EngineSpec
-from trt_engines.backends.null import NullBackend, NullEngine
+from trt_engines.backends.host_source import NetworkSource
+from trt_engines.backends.null import null_network
+from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.bucket import Bucket
+from trt_engines.devices.device import Stream
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
@@ -20,10 +23,11 @@ TICK = 1e-3
 SHIPPED = find_models()["shapes-tiny"]
 
 
-class Sized(NullBackend):
+class Sized(OnDeviceBackend):
     """Takes 10 bytes of weights a network and one of activations a row; refuses memory as often as it is told."""
 
     def __init__(self, refusals: int = 0) -> None:
+        super().__init__("null", NetworkSource(null_network))
         self.refusals = refusals
         self.unloaded: list[str] = []
         self.seconds = 0.0  # of the clock, which loads move on
@@ -32,14 +36,15 @@ class Sized(NullBackend):
     def footprint(self, spec: EngineSpec) -> Footprint:
         return Footprint(weights=10, activations=spec.bucket.rows)
 
-    def load(self, spec: EngineSpec) -> NullEngine:
+    def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         if self.refusals:
             self.refusals -= 1
             raise OutOfMemory(f"{spec.label}: the card is full")
         self.seconds += self.load_seconds
-        return super().load(spec)
+        return super().load(spec, stream)
 
     def unload(self, model: Model, component: Component) -> None:
+        super().unload(model, component)
         self.unloaded.append(model.name)
 
 
@@ -51,13 +56,14 @@ class Device:
         self.used: list[Engine] = []
         self.loaded: list[str] = []
         self.closed: list[str] = []
+        self._stream = self.backend.device.create_stream("denoise")
         self._models = {name: replace(SHIPPED, name=name) for name in "abc"}  # one object each, as in the worker
         self.cache = EngineCache(
             budget,
             in_use=lambda: self.used,
             loading=lambda spec: self.loaded.append(spec.label),
             loaded=lambda spec: None,
-            closed=lambda engine: self.closed.append(engine.spec.model.name),
+            closing=lambda engine: self.closed.append(engine.label.split("/")[0]),
             clock=self._clock,
         )
 
@@ -68,7 +74,7 @@ class Device:
     def get(self, model: str, *rows: int) -> Engine:
         buckets = [Bucket(width=64, height=64, rows=count) for count in rows or (1,)]
         specs = [EngineSpec(model=self._models[model], component=Component.DENOISER, bucket=one) for one in buckets]
-        return self.cache.get(self.backend, specs)
+        return self.cache.get(self.backend, specs, self._stream)
 
     def load_seconds(self, model: str) -> float:
         return self.cache.load_seconds(self.backend.name, model, Component.DENOISER)
@@ -116,7 +122,7 @@ def test_an_engine_in_use_stays_and_the_next_one_is_refused_with_the_figures() -
 def test_fewer_rows_are_taken_before_a_network_is_refused() -> None:
     device = Device(14)
 
-    assert device.get("a", 8, 4, 2).spec.bucket.rows == 4
+    assert device.get("a", 8, 4, 2).rows == 4
 
 
 def test_when_the_library_finds_no_room_everything_idle_is_closed_and_it_is_asked_once_more() -> None:

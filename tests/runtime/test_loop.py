@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trt_engines.backend import EngineSpec
-from trt_engines.backends.null import NullBackend, NullEngine
+from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.host_source import NetworkSource
+from trt_engines.backends.null import null_network
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
@@ -117,6 +121,7 @@ def test_what_the_device_does_not_have_is_unservable_and_named(a_loop: Any, a_ru
     collector = a_loop()
 
     collector.loop.take(a_run(**change), b"")
+    collector.finish()
 
     (failed,) = collector.of(frames.Failed)
     assert failed.kind == "unservable"
@@ -125,11 +130,9 @@ def test_what_the_device_does_not_have_is_unservable_and_named(a_loop: Any, a_ru
 
 @pytest.mark.parametrize("component", [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
 def test_an_engine_that_fails_ends_its_jobs_as_faults_and_the_next_job_runs(
-    a_loop: Any, a_run: Any, spoilt: Any, component: Component
+    a_loop: Any, a_run: Any, striking: Any, sound: Any, component: Component
 ) -> None:
-    from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
-
-    collector = a_loop(spoilt(component, None), OnnxRuntimeBackend(1))
+    collector = a_loop(striking(component), sound())
 
     collector.loop.take(a_run("bad", backend="spoilt"), b"")
     collector.loop.take(a_run("good"), b"")
@@ -214,8 +217,8 @@ def test_the_totals_count_rows_and_calls(a_loop: Any, a_run: Any) -> None:
     assert totals.megapixel_steps == pytest.approx(6 * 64 * 64 / 1e6)
 
 
-def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: Any, a_run: Any) -> None:
-    backend = Greedy(rows=4)
+def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: Any, a_run: Any, a_device: Any) -> None:
+    backend = Greedy(a_device(), rows=4)
     device = a_loop(backend, memory=100)
     images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
 
@@ -227,8 +230,8 @@ def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: An
     assert max(totals.rows / totals.calls for totals in device.of(frames.Totals)) == 2
 
 
-def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_run: Any) -> None:
-    backend = Greedy(rows=100, refusals=1)
+def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_run: Any, a_device: Any) -> None:
+    backend = Greedy(a_device(), rows=100, refusals=1)
     device = a_loop(backend, memory=1000)
 
     device.loop.take(a_run(backend="greedy"), b"")
@@ -238,8 +241,10 @@ def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_r
     assert backend.unloaded == [Component.TEXT_ENCODER]
 
 
-def test_a_device_out_of_memory_with_nothing_idle_ends_the_job_as_a_fault(a_loop: Any, a_run: Any) -> None:
-    device = a_loop(Greedy(rows=100, refusals=2), memory=1000)
+def test_a_device_out_of_memory_with_nothing_idle_ends_the_job_as_a_fault(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    device = a_loop(Greedy(a_device(), rows=100, refusals=2), memory=1000)
 
     device.loop.take(a_run(backend="greedy"), b"")
     device.finish()
@@ -258,10 +263,10 @@ def test_the_supervisor_is_told_which_models_are_in_memory(a_loop: Any, a_run: A
     assert device.of(frames.Resident) == [frames.Resident(models=("shapes-tiny",))]
 
 
-def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(a_loop: Any, a_run: Any) -> None:
+def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(immediate_loop: Any, a_run: Any) -> None:
     shipped = find_models()["shapes-tiny"]
     models = [replace(shipped, name=name) for name in ("a", "b")]
-    device = a_loop(Greedy(rows=8, weights=100), models=models, memory=250)
+    device = immediate_loop(Greedy(CpuDevice(), rows=8, weights=100), models=models, memory=250)
 
     for model in models:  # the second takes the room of the first
         device.loop.take(a_run(model.name, model=model.name, backend="greedy"), b"")
@@ -270,11 +275,13 @@ def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(a_loop: Any, a
     assert [made.id for made in device.of(frames.Made)] == ["b", "a"]
 
 
-def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(a_loop: Any, a_run: Any) -> None:
-    backend = Greedy(rows=8, weights=100)
+def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    backend = Greedy(a_device(), rows=8, weights=100)
     other = replace(MODEL, name="other")
     device = a_loop(backend, memory=250, models=(MODEL, other))
-    alone = a_loop(Greedy(rows=8), memory=1000, models=(MODEL, other))
+    alone = a_loop(Greedy(a_device(), rows=8), memory=1000, models=(MODEL, other))
     runs = [a_run(f"{name}{number}", backend="greedy", model=name, steps=6)
             for number in range(2) for name in ("shapes-tiny", "other")]  # fmt: skip
 
@@ -292,8 +299,8 @@ def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(a_loop
     assert all((picture == alone.pictures[key]).all() for key, picture in device.pictures.items())
 
 
-def test_where_engines_take_fewer_rows_fewer_images_share_a_batch(a_loop: Any, a_run: Any) -> None:
-    device = a_loop(Narrow(rows=4))
+def test_where_engines_take_fewer_rows_fewer_images_share_a_batch(a_loop: Any, a_run: Any, a_device: Any) -> None:
+    device = a_loop(Narrow(a_device(), rows=4))
     images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
 
     device.loop.take(a_run(backend="narrow", images=images), b"")
@@ -303,8 +310,10 @@ def test_where_engines_take_fewer_rows_fewer_images_share_a_batch(a_loop: Any, a
     assert max(totals.rows / totals.calls for totals in device.of(frames.Totals)) == 2
 
 
-def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(a_loop: Any, a_run: Any) -> None:
-    device = a_loop(Narrow(tokens=154))
+def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    device = a_loop(Narrow(a_device(), tokens=154))
 
     device.loop.take(a_run("short", backend="narrow"), b"")
     device.loop.step()
@@ -317,12 +326,11 @@ def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(
     assert "takes 154 tokens" in failed.message
 
 
-class Narrow(NullBackend):
+class Narrow(OnDeviceBackend):
     """Denoisers of so many rows and tokens at most."""
 
-    name = "narrow"
-
-    def __init__(self, rows: int = 99, tokens: int = 999) -> None:
+    def __init__(self, device: HostComputingDevice, rows: int = 99, tokens: int = 999) -> None:
+        super().__init__("narrow", NetworkSource(null_network, device))
         self._rows, self._tokens = rows, tokens
 
     def refuses(self, spec: EngineSpec) -> str | None:
@@ -332,16 +340,15 @@ class Narrow(NullBackend):
         return None if fits else f"takes {self._tokens} tokens in {self._rows} rows"
 
 
-class Greedy(NullBackend):
+class Greedy(OnDeviceBackend):
     """Denoisers of some rows fill 100 bytes, of more rows more; calls find no memory as often as they are told.
 
     Args:
         weights: bytes of a denoiser beside those.
     """
 
-    name = "greedy"
-
-    def __init__(self, rows: int, refusals: int = 0, weights: int = 0) -> None:
+    def __init__(self, device: HostComputingDevice, rows: int, refusals: int = 0, weights: int = 0) -> None:
+        super().__init__("greedy", NetworkSource(null_network, device))
         self._full_rows, self._refusals, self._weights = rows, refusals, weights
         self.loaded: list[EngineSpec] = []
         self.unloaded: list[Component] = []
@@ -352,9 +359,9 @@ class Greedy(NullBackend):
             return Footprint(weights=0, activations=1)
         return Footprint(weights=self._weights, activations=100 * spec.bucket.rows // self._full_rows)
 
-    def load(self, spec: EngineSpec) -> NullEngine:
+    def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         self.loaded.append(spec)
-        engine = super().load(spec)
+        engine = super().load(spec, stream)
         if spec.component is Component.DENOISER:
             run = engine.run
 
@@ -368,4 +375,5 @@ class Greedy(NullBackend):
         return engine
 
     def unload(self, model: Model, component: Component) -> None:
+        super().unload(model, component)
         self.unloaded.append(component)

@@ -131,23 +131,28 @@ class Scheduler:
             self._batches[step].last_step = now
         return Decision(join=tuple(joined), late=tuple(late), step=step)
 
-    def stepped(self, key: BatchKey, seconds: float, *, typical: bool = True) -> tuple[Place, ...]:
-        """The batch of a size has taken a step.
+    def stepped(self, key: BatchKey) -> tuple[Place, ...]:
+        """The batch of a size takes a step; how long it took is told to `measured`, once it is known.
 
-        Args: typical: False: something was loaded meanwhile, so that the time says nothing about other steps.
-        Returns: images that have taken their last step and left.
+        Returns: images whose last step it is, and who leave.
         """
         members = self._batches[key].members
-        if typical:
-            self.step_speed.measured(key, len(members), seconds)
-        active = {other.model for other in (*self._batches, *self._waiting)}
-        self._turns = self._turns.charged(key.model, seconds, active)
         for member in members:
             member.stages_left -= 1
         finished = tuple(member.place for member in members if not member.stages_left)
         self._batches[key].members = [member for member in members if member.stages_left]
         self._sweep()
         return finished
+
+    def measured(self, key: BatchKey, rows: int, seconds: float, *, typical: bool = True) -> None:
+        """What a step of the batch of a size took.
+
+        Args: typical: False: something was loaded meanwhile, so that the time says nothing about other steps.
+        """
+        if typical:
+            self.step_speed.measured(key, rows, seconds)
+        active = {other.model for other in (*self._batches, *self._waiting)} | {key.model}
+        self._turns = self._turns.charged(key.model, seconds, active)
 
     def _admitted(self, key: BatchKey, now: float) -> Admission:
         """Let waiting rows of a size into its batch, as many as are worth it."""

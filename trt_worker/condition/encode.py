@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.backend import Engine
-from trt_engines.errors import EngineFault
-from trt_engines.interface import CLIP_TOKENS
+from trt_engines.errors import EngineError, EngineFault
+from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.condition.chunks import Tokenizer, chunk
 from trt_worker.condition.weights import parse_weights
 
@@ -30,24 +30,50 @@ class Conditioning:
     notes: tuple[str, ...] = ()  # what of the prompt was left out
 
 
+class Encoding:
+    """One prompt on its way through the text encoder."""
+
+    def __init__(self, calls: Sequence[HostCall], needs: Encoding | None, finish: Callable[[], Conditioning]) -> None:
+        self._calls = calls
+        self._needs = needs
+        self._finish = finish
+        self._result: Conditioning | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there; never waits."""
+        if self._result is not None:
+            return True
+        return all(call.done for call in self._calls) and (self._needs is None or self._needs.done)
+
+    def result(self) -> Conditioning:
+        """Waits for it. Raises: EngineFault: the text encoder gave values that are not finite."""
+        if self._result is None:
+            self._result = self._finish()
+        return self._result
+
+
 class Conditioner:
     """Encodes prompts with one text encoder and remembers the latest: negative prompts come again and again.
 
     Not for several threads at once: it belongs to whoever owns the engine.
+
+    Args: calls: of the text encoder's engine.
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, *, max_chunks: int = MAX_CHUNKS, cache_bytes: int = CACHE_BYTES
+        self, calls: HostCalls, tokenizer: Tokenizer, *, max_chunks: int = MAX_CHUNKS, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        self._engine = engine
+        self.calls = calls
         self._tokenizer = tokenizer
         self._max_chunks = max_chunks
         self._cache_bytes = cache_bytes
-        self._cached: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
-        self._cached_bytes = 0
+        self._layers: int = calls.engine.tensor("context").shape[0]
+        self._known: OrderedDict[tuple[str, int], Encoding] = OrderedDict()  # under way, or kept
+        self._kept_bytes: dict[tuple[str, int], int] = {}
 
-    def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """The context of a prompt.
+    def begin(self, prompt: str, clip_skip: int) -> Encoding:
+        """Put a prompt into the text encoder's stream, unless it is known or under way.
 
         A weight w moves the encoding z of its token away from what an empty prompt has at the same position:
         z' = (z - z_empty) * w + z_empty.
@@ -55,49 +81,55 @@ class Conditioner:
         Args:
             prompt: text with emphasis, see `weights`.
             clip_skip: 1 is the last layer, 2 the one before; more than the text encoder has means the last again.
-        Raises: EngineFault: the text encoder failed or gave values that are not finite. ValueError: clip_skip < 1.
+        Raises: EngineFault, OutOfMemory: the call was refused. ValueError: clip_skip < 1.
         Source: ComfyUI's prompt weighting, which does not bring the mean back to what it was.
         """
         if clip_skip < 1:
             raise ValueError(f"clip_skip is {clip_skip}, it starts at 1 (the last layer)")
-        layer = clip_skip - 1 if clip_skip <= self._engine.outputs["context"].shape[0] else 0
+        layer = clip_skip - 1 if clip_skip <= self._layers else 0
         key = (prompt, layer)
-        if (known := self._cached.get(key)) is not None:
-            self._cached.move_to_end(key)
+        if (known := self._known.get(key)) is not None:
+            self._known.move_to_end(key)
             return known
         chunks = chunk(parse_weights(prompt), self._tokenizer, most=self._max_chunks)
-        z = self._run(chunks.ids, layer)
-        if chunks.weighted:
-            empty = self.encode("", clip_skip).context
-            z = (z - empty) * chunks.weights[:, :, np.newaxis] + empty
-        context = z.reshape(-1, z.shape[-1])
-        context.flags.writeable = False
-        conditioning = Conditioning(context=context, notes=chunks.notes)
-        self._keep(key, conditioning)
-        return conditioning
+        most = self.calls.engine.rows
+        parts = [chunks.ids[first : first + most] for first in range(0, len(chunks.ids), most)]
+        calls = [self.calls.begin(len(ids), {"input_ids": ids}) for ids in parts]
+        empty = self.begin("", clip_skip) if chunks.weighted else None
 
-    def _run(self, ids: NDArray[np.int64], layer: int) -> NDArray[np.float32]:
-        """Encode chunks; float32 [chunks, 77, features], a copy."""
-        most = self._engine.spec.bucket.rows
-        output = self._engine.outputs["context"]  # [layers, rows, 77, features]
-        encoded = np.empty((len(ids), CLIP_TOKENS, output.shape[-1]), np.float32)
-        for first in range(0, len(ids), most):
-            rows = min(most, len(ids) - first)
-            self._engine.inputs["input_ids"][:rows] = ids[first : first + rows]
-            self._engine.run(rows)
-            encoded[first : first + rows] = output[layer, :rows]
-        if not np.isfinite(encoded).all():
-            raise EngineFault(f"{self._engine.spec.label}: the encoded prompt holds values that are not finite")
-        return encoded
+        def finish() -> Conditioning:
+            try:
+                z = np.concatenate([call.results()["context"][layer] for call in calls])
+                if not np.isfinite(z).all():
+                    raise EngineFault(f"{self.calls.engine.label}: the encoded prompt holds values that are not finite")
+                if empty is not None:
+                    z_empty = empty.result().context
+                    z = (z - z_empty) * chunks.weights[:, :, np.newaxis] + z_empty
+            except EngineError:
+                self._known.pop(key, None)
+                raise
+            context = z.reshape(-1, z.shape[-1])
+            context.flags.writeable = False
+            self._keep(key, context.nbytes)
+            return Conditioning(context=context, notes=chunks.notes)
 
-    def _keep(self, key: tuple[str, int], conditioning: Conditioning) -> None:
-        if conditioning.context.nbytes > self._cache_bytes:
+        encoding = self._known[key] = Encoding(calls, empty, finish)
+        return encoding
+
+    def _keep(self, key: tuple[str, int], size: int) -> None:
+        """Make room for a context that has come back; the longest unused leave."""
+        if key not in self._known:  # it was thrown out while it was under way
             return
-        self._cached[key] = conditioning
-        self._cached_bytes += conditioning.context.nbytes
-        while self._cached_bytes > self._cache_bytes:
-            _, oldest = self._cached.popitem(last=False)
-            self._cached_bytes -= oldest.context.nbytes
+        if size > self._cache_bytes:
+            del self._known[key]
+            return
+        self._kept_bytes[key] = size
+        excess = sum(self._kept_bytes.values()) - self._cache_bytes
+        for oldest in [one for one in self._known if one in self._kept_bytes]:
+            if excess <= 0:
+                break
+            del self._known[oldest]
+            excess -= self._kept_bytes.pop(oldest)
 
 
 def common_tokens(*tokens: int) -> int:

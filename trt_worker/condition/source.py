@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from trt_engines.errors import EngineFault
+from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.errors import BadSourceImage
 
 MAX_SOURCE_PIXELS = 8192 * 8192
@@ -35,7 +37,46 @@ _UNREADABLE = (
 )
 
 
-def encode_source(data: bytes, width: int, height: int, crop: bool) -> NDArray[np.float32]:
+class SourceEncoding:
+    """One source image on its way through the VAE encoder."""
+
+    def __init__(self, call: HostCall, label: str) -> None:
+        self._call = call
+        self._label = label
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there; never waits."""
+        return self._call.done
+
+    def result(self) -> NDArray[np.float32]:
+        """The latent, float32 [channels, height / scale, width / scale]; waits for it.
+
+        Raises: EngineFault: it holds values that are not finite.
+        """
+        latent: NDArray[np.float32] = self._call.results()["latent"][0]
+        if not np.isfinite(latent).all():
+            raise EngineFault(f"{self._label}: the encoded source image holds values that are not finite")
+        return latent
+
+
+class SourceEncoder:
+    """One VAE encoder for one size. Args: calls: of its engine."""
+
+    def __init__(self, calls: HostCalls) -> None:
+        self.calls = calls
+        _, _, self._height, self._width = calls.engine.tensor("pixels").shape
+
+    def begin(self, data: bytes, *, crop: bool) -> SourceEncoding:
+        """Put a source image into the engine's stream. Args: see `source_pixels`.
+
+        Raises: BadSourceImage. EngineFault, OutOfMemory: the call was refused.
+        """
+        pixels = source_pixels(data, self._width, self._height, crop)
+        return SourceEncoding(self.calls.begin(1, {"pixels": pixels[np.newaxis]}), self.calls.engine.label)
+
+
+def source_pixels(data: bytes, width: int, height: int, crop: bool) -> NDArray[np.float32]:
     """Decode an image and bring it to size; blocks for some ten milliseconds, so not for the event loop.
 
     The camera's orientation is applied. Transparency is dropped and the colour under it kept, as the network's other

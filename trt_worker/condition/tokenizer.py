@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,12 @@ class ClipTokenizer:
     def encode(self, words: Sequence[str]) -> list[list[int]]:
         """Token ids of each word, without start and end tokens; a word of nothing but white space has none."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(words), add_special_tokens=False)]
+
+
+@lru_cache(maxsize=8)  # reading one takes a tenth of a second, and models come and go
+def clip_tokenizer(vocab: Path, merges: Path) -> ClipTokenizer:
+    """The tokenizer of two files, read once. Raises: ModelUnusable: see `ClipTokenizer`."""
+    return ClipTokenizer(vocab, merges)
 
 
 def _read_vocab(path: Path) -> dict[str, int]:

@@ -1,45 +1,195 @@
-"""Latents to pictures, through the VAE decoder."""
+"""Latents to pictures in a stream of their own, while the device goes on denoising."""
 
 from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
-from trt_engines.errors import EngineFault
-from trt_worker.decode.pixels import PixelConverter, rows_not_finite
+from trt_engines.devices.device import Device, Event, Stream
+from trt_engines.devices.memory import Buffer, Place
+from trt_engines.errors import EngineError
+from trt_engines.kernels.catalogue import row_scale, to_pixels
+from trt_engines.kernels.kernel import KernelCall
+
+Tag = TypeVar("Tag")
+
+SLOTS = 16
+"""Pictures that may be on their way at once: all of a large batch may end in the same step."""
+
+_FLAG = np.dtype(np.int32)
+_PIXEL = np.dtype(np.uint8)
+_UNCHANGED = np.dtype([("place", np.int32), ("scale", np.float32)])
+"""What `row_scale` reads when it only converts: the first row, times one."""
 
 
-class Decoder:
-    """Runs one VAE decoder engine. Not for several threads at once: it belongs to whoever owns the engine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded(Generic[Tag]):
+    """One picture that has come back."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._converter = PixelConverter()
+    tag: Tag
+    pixels: NDArray[np.uint8]  # [height, width, 3], RGB, the caller's own
+    finite: bool  # False: the network's output holds a NaN or an infinity, and the picture is not to be used
+    seconds: float  # that it took on the device's clock
 
-    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Decode latents, as many rows per engine call as the engine has.
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Slot:
+    """Memory of one picture on its way."""
+
+    latent: Buffer
+    pixels: Buffer
+    flag: Buffer
+    host_pixels: Buffer
+    host_flag: Buffer
+    kept: Event  # the latent is out of the batch
+    begun: Event
+    done: Event  # the picture is in host memory
+    give: KernelCall  # the latent to the engine, in its type
+    convert: KernelCall
+
+
+class Decoder(Generic[Tag]):
+    """One VAE decoder engine that decodes a picture at a time; the host waits for none.
+
+    Memory is made when more pictures are on their way than ever before.
+
+    Args:
+        engine: in a stream of its own, of one row or more.
+        slots: pictures that may be on their way at once.
+    Raises: OutOfMemory.
+    """
+
+    def __init__(self, device: Device, engine: Engine, slots: int = SLOTS) -> None:
+        self.engine = engine
+        self._device = device
+        self._most = slots
+        self._made = 0
+        self._stream = engine.stream
+        _, _, self._height, self._width = engine.tensor("pixels").shape
+        self._size = engine.tensor("latent").bytes_at(1) // engine.tensor("latent").dtype.itemsize
+        self._constants = self._upload_constants()
+        self._free: deque[_Slot] = deque()
+        self._running: deque[tuple[Tag, _Slot]] = deque()
+        self._back: deque[Decoded[Tag]] = deque()
+
+    @property
+    def running(self) -> int:
+        """Pictures that were begun and not yet given back."""
+        return len(self._running) + len(self._back)
+
+    def begin(self, tag: Tag, latent: Buffer, stream: Stream) -> None:
+        """Take a latent out of another stream's memory, which may be used again by what follows in that stream.
+
+        Waits for the oldest picture only when all slots are taken.
 
         Args:
-            latents: float32 [rows, channels, height / scale, width / scale], in the denoiser's units.
-        Returns: uint8 [rows, height, width, 3], RGB, the caller's own.
-        Raises: EngineFault: the engine failed, or its output (or a latent) is not finite; the message names the rows.
+            latent: float32 [channels, height, width], in the denoiser's units.
+            stream: where it was computed.
+        Raises: EngineFault, OutOfMemory: the call was refused.
         """
-        if bad := rows_not_finite(latents):
-            raise EngineFault(f"{self._engine.spec.label}: not given latents that are not finite (rows {_list(bad)})")
-        bucket = self._engine.spec.bucket
-        pixels = np.empty((len(latents), bucket.height, bucket.width, 3), np.uint8)
-        for first in range(0, len(latents), bucket.rows):
-            rows = min(bucket.rows, len(latents) - first)
-            self._engine.inputs["latent"][:rows] = latents[first : first + rows]
-            self._engine.run(rows)
-            decoded = self._engine.outputs["pixels"][:rows]
-            if bad := rows_not_finite(decoded):
-                numbers = tuple(first + row for row in bad)
-                raise EngineFault(f"{self._engine.spec.label}: output is not finite (rows {_list(numbers)})")
-            self._converter.to_pixels(decoded, pixels[first : first + rows])
-        return pixels
+        slot, device, decode = self._slot(), self._device, self._stream
+        device.copy(slot.latent, latent, stream)
+        device.record(slot.kept, stream)
+        device.wait(decode, slot.kept)
+        device.record(slot.begun, decode)
+        device.launch(slot.give, decode)
+        try:
+            self.engine.run(1)
+        except EngineError:
+            device.synchronize(decode)
+            self._free.append(slot)
+            raise
+        device.fill(slot.flag, 0, decode)
+        device.launch(slot.convert, decode)
+        device.copy(slot.host_pixels, slot.pixels, decode)
+        device.copy(slot.host_flag, slot.flag, decode)
+        device.record(slot.done, decode)
+        self._running.append((tag, slot))
 
+    def finished(self) -> list[Decoded[Tag]]:
+        """Pictures that have come back, oldest first, each given once. Never waits."""
+        while self._running and self._device.done(self._running[0][1].done):
+            self._take()
+        back = list(self._back)
+        self._back.clear()
+        return back
 
-def _list(rows: tuple[int, ...]) -> str:
-    return ", ".join(map(str, rows))
+    def wait(self) -> None:
+        """Wait until the oldest picture on its way, if there is one, has come back."""
+        if self._running and not self._back:
+            self._take()
+
+    def close(self) -> None:
+        """Wait for all pictures, which `finished` still gives, and free the memory. The engine is not closed."""
+        while self._running:
+            self._take()
+        self._device.synchronize(self._stream)
+        for slot in self._free:
+            buffers = slot.latent, slot.pixels, slot.flag, slot.host_pixels, slot.host_flag
+            for resource in (*buffers, slot.kept, slot.begun, slot.done):
+                self._device.free(resource)
+        self._device.free(self._constants)
+        self._free.clear()
+
+    def _take(self) -> None:
+        tag, slot = self._running.popleft()
+        self._device.synchronize(slot.done)
+        pixels = self._device.view(slot.host_pixels, _PIXEL, (self._height, self._width, 3)).copy()
+        (flag,) = self._device.view(slot.host_flag, _FLAG, (1,))
+        self._free.append(slot)
+        seconds = self._device.elapsed(slot.begun, slot.done)
+        self._back.append(Decoded(tag=tag, pixels=pixels, finite=not flag, seconds=seconds))
+
+    def _slot(self) -> _Slot:
+        if not self._free and self._made == self._most:
+            self._take()
+        if self._free:
+            return self._free.popleft()
+        self._made += 1
+        return self._make_slot(self._made)
+
+    def _make_slot(self, number: int) -> _Slot:
+        device = self._device
+        bytes_of_pixels = self._height * self._width * 3
+        latent = device.allocate(self._size * 4)
+        pixels, flag = device.allocate(bytes_of_pixels), device.allocate(_FLAG.itemsize)
+        return _Slot(
+            latent=latent,
+            pixels=pixels,
+            flag=flag,
+            host_pixels=device.allocate(bytes_of_pixels, Place.HOST),
+            host_flag=device.allocate(_FLAG.itemsize, Place.HOST),
+            kept=device.create_event(f"latent {number} is kept"),
+            begun=device.create_event(f"picture {number} is begun", timed=True),
+            done=device.create_event(f"picture {number} is back", timed=True),
+            give=row_scale(
+                self.engine.tensor("latent").dtype,
+                sample=self.engine.part("latent", 1),
+                state=latent,
+                place=self._constants.part(0, 4),
+                scale=self._constants.part(4, 4),
+                size=self._size,
+                tensors=1,
+            ),
+            convert=to_pixels(
+                self.engine.tensor("pixels").dtype,
+                pixels=pixels,
+                not_finite=flag,
+                decoded=self.engine.part("pixels", 1),
+                height=self._height,
+                width=self._width,
+            ),
+        )
+
+    def _upload_constants(self) -> Buffer:
+        source, target = (self._device.allocate(_UNCHANGED.itemsize, place) for place in (Place.HOST, Place.DEVICE))
+        self._device.view(source, _UNCHANGED, (1,), write=True)[0] = (0, 1.0)
+        self._device.copy(target, source, self._stream)
+        self._device.synchronize(self._stream)
+        self._device.free(source)
+        return target

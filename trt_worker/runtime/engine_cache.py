@@ -9,6 +9,7 @@ from time import monotonic
 from loguru import logger
 
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
+from trt_engines.devices.device import Stream
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model
 from trt_engines.residency import Footprint, Resident, make_room, needed
@@ -48,7 +49,7 @@ class EngineCache:
         budget: bytes that engines may take together.
         in_use: engines that must not be closed now.
         loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
-        closed: told each engine that was closed, so that nobody keeps it.
+        closing: told each engine that is closed, before it is, so that nobody keeps it.
         clock: seconds.
     """
 
@@ -59,14 +60,14 @@ class EngineCache:
         in_use: Callable[[], Collection[Engine]],
         loading: Callable[[EngineSpec], None],
         loaded: Callable[[EngineSpec], None],
-        closed: Callable[[Engine], None],
+        closing: Callable[[Engine], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._budget = budget
         self._in_use = in_use
         self._loading = loading
         self._loaded = loaded
-        self._closed = closed
+        self._closing = closing
         self._clock = clock
         self._networks: dict[_Network, _Loaded] = {}
         self._load_seconds: dict[_Network, float] = {}  # that a network's first engine took the last time
@@ -81,13 +82,14 @@ class EngineCache:
         network = _Network(backend=backend, model=model, component=component)
         return 0.0 if network in self._networks else self._load_seconds.get(network, FIRST_LOAD_SECONDS)
 
-    def get(self, backend: EngineBackend, specs: Sequence[EngineSpec]) -> Engine:
+    def get(self, backend: EngineBackend, specs: Sequence[EngineSpec], stream: Stream) -> Engine:
         """The engine of the first of some shapes of a network for which there is room.
 
         When the library itself finds no room, everything idle is closed and it is asked once more.
 
         Args:
             specs: of one network, the preferred one first.
+            stream: where it is to run; the same whenever it is asked for.
         Raises: OutOfMemory: none fits beside the engines in use. EngineFault, StaleEngine: it cannot be loaded.
         """
         network = _Network(backend=backend.name, model=specs[0].model.name, component=specs[0].component)
@@ -100,11 +102,11 @@ class EngineCache:
         self._loading(spec)
         began = self._clock()
         try:
-            engine = backend.load(spec)
+            engine = backend.load(spec, stream)
         except OutOfMemory as error:
             freed = self.free_idle(keep=network)
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
-            engine = backend.load(spec)
+            engine = backend.load(spec, stream)
         self._loaded(spec)
         if known is None:  # else its weights were there already
             self._load_seconds[network] = self._clock() - began
@@ -162,8 +164,8 @@ class EngineCache:
     def _close(self, network: _Network) -> None:
         loaded = self._networks.pop(network)
         for engine in loaded.engines.values():
+            self._closing(engine)
             engine.close()
-            self._closed(engine)
         loaded.backend.unload(loaded.model, network.component)
         logger.info("{} was closed to make room.", network)
 

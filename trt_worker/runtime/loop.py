@@ -1,29 +1,51 @@
-"""The loop that owns a device: admit, step, hand out. What it decides, pure functions elsewhere decide."""
+"""The loop that owns a device: prepare, admit, step, hand out. What it decides, pure functions elsewhere decide."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine, EngineBackend
+from trt_engines.devices.memory import Buffer
 from trt_engines.errors import EngineError, OutOfMemory
 from trt_engines.model import Model
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.decode.decoder import Decoded
 from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.networks import Networks
-from trt_worker.runtime.step_batch import Row, StepBatch, StepReport
+from trt_worker.runtime.preparation import Preparation, batch_key, latent_shape
+from trt_worker.runtime.row import Row
+from trt_worker.runtime.step_batch import Step, StepBatch
+from trt_worker.runtime.steps_under_way import MeasuredStep, StepsUnderWay
 
 PROGRESS_SECONDS = 0.5
 
+DENOISE_STREAMS = 2
+"""Batches that step at the same time: one fills what the other leaves idle of a card."""
+
+IDLE_BATCHES = 4
+"""Batches without rows that keep their memory: making it anew would hold up the device."""
+
 Emit = Callable[[frames.FromDevice, "NDArray[np.uint8] | None"], None]
+T = TypeVar("T")
+
+_KINDS: dict[type[Exception], str] = {
+    UnservableJob: "unservable",
+    BadSourceImage: "bad_source",
+    BadJob: "bad_job",
+    BackendUnsuited: "unsuited",
+    EngineError: "fault",
+}
+"""How a job is called that could not be prepared; the first class that fits."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +55,7 @@ class _Job:
     rows: dict[int, Row] = field(default_factory=dict)
     waiting: dict[int, Row] = field(default_factory=dict)
     sent: set[int] = field(default_factory=set)  # images whose pixels have left
+    engine_seconds: float = 0.0
     denoised: float = 0.0
     reported: float = 0.0
 
@@ -41,8 +64,20 @@ class _Job:
         return sum(row.fraction for row in self.rows.values()) / len(self.rows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picture:
+    """What a decoder is told of an image."""
+
+    job: str
+    index: int
+    key: BatchKey
+    engine: str
+
+
 class DeviceLoop:
     """All jobs of one device process.
+
+    The device works behind the host: what `step` puts into its streams is done later, and seen in a later `step`.
 
     Args:
         models: what can be run, by name.
@@ -50,6 +85,7 @@ class DeviceLoop:
         max_rows: images of one batch.
         memory: bytes of the device that engines may take.
         emit: sends a frame to the supervisor; may block while the supervisor reads.
+        clock: seconds, of which the jobs' `received` and `due` are.
     """
 
     def __init__(
@@ -60,22 +96,28 @@ class DeviceLoop:
         max_rows: int,
         memory: int,
         emit: Emit,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._models = models
         self._backends = backends
         self._max_rows = max_rows
         self._emit = emit
-        self._networks = Networks(
+        self._clock = clock
+        self._networks: Networks[_Picture] = Networks(
             memory,
+            denoise_streams=DENOISE_STREAMS,
             in_use=self._engines_in_use,
             loading=lambda spec: emit(frames.Loading(engine=spec.label), None),
             loaded=lambda spec: emit(frames.Loaded(engine=spec.label), None),
-            closed=self._closed,
+            closing=self._closing,
         )
         self._stepping: StepBatch | None = None
         self._told_models: frozenset[str] = frozenset()
         self._jobs: dict[str, _Job] = {}
+        self._preparing: deque[Preparation] = deque()
         self._batches: dict[BatchKey, StepBatch] = {}
+        self._undecoded: list[tuple[str, EngineError]] = []  # jobs whose decoder refused a latent in this step
+        self._under_way = StepsUnderWay(clock)
         self._scheduler = Scheduler(max_rows)
         self._calls = 0
         self._rows = 0
@@ -90,21 +132,13 @@ class DeviceLoop:
         return bool(self._jobs)
 
     def take(self, run: frames.Run, source: bytes) -> None:
-        """Accept a job: encode its prompts and source, and let its images wait for a place."""
-        job = _Job(run=run, started=monotonic())
-        self._jobs[run.id] = job
+        """Accept a job: its prompts and source are encoded, and then its images wait for a place."""
+        self._jobs[run.id] = _Job(run=run, started=self._clock())
         try:
-            self._prepare(job, source)
-        except UnservableJob as error:
-            self._give_up(job, "unservable", str(error))
-        except BadSourceImage as error:
-            self._give_up(job, "bad_source", str(error))
-        except BadJob as error:
-            self._give_up(job, "bad_job", str(error))
-        except BackendUnsuited as error:
-            self._give_up(job, "unsuited", str(error))
-        except EngineError as error:
-            self._give_up(job, "fault", str(error))
+            self._preparing.append(self._with_room(lambda: self._prepare(run, source)))
+        except tuple(_KINDS) as error:
+            self._could_not_prepare(run.id, error)
+        self._enter_prepared()
         self._tell_models()
 
     def withdraw(self, job_id: str) -> None:
@@ -115,156 +149,242 @@ class DeviceLoop:
             batch.leave(job_id)
 
     def step(self) -> None:
-        """Admit waiting rows, advance one batch by one stage, and hand out what is finished."""
-        now = monotonic()
-        decision = self._scheduler.decide(now, switch_seconds=self._networks.switch_seconds)
+        """Put a stage of one batch into its stream, if any can take one, and hand out what has come back.
+
+        Waits for the device only when there is nothing that it could be given.
+        """
+        self._enter_prepared()
+        now = self._clock()
+        decision = self._scheduler.decide(
+            now, switch_seconds=self._networks.switch_seconds, stepping=self._batches_full()
+        )
         for joining in decision.join:
-            batch = self._batches.get(joining.key) or self._new_batch(joining.key)
-            batch.join(self._jobs[joining.job].waiting.pop(joining.index))
+            if (job := self._jobs.get(joining.job)) is not None:
+                self._join(joining.key, job.waiting.pop(joining.index))
         for late in {late.job: late for late in decision.late}.values():
             message = f"needs {late.seconds_left:.1f} s more and is due in {late.due - now:.1f} s"
-            self._give_up(self._jobs[late.job], "late", message)
-        if (key := decision.step) is None or not self._batches[key].rows:
-            return
-        batch = self._batches[key]
-        jobs = {row.job for row in batch.rows}
-        loads = self._networks.loads
-        try:
-            report = self._step(batch)
-        except EngineError as error:
-            self._batch_failed(batch, error)
-            return
-        self._count(key, report.images, report.engine_seconds, report.seconds)
-        self._scheduler.stepped(key, report.seconds, typical=loads == self._networks.loads)
-        for row, latent in report.finished:
-            self._decode(key, row, latent)
-        self._report(jobs, monotonic())
+            self._give_up(late.job, "late", message)
+        batch = self._batches.get(decision.step) if decision.step is not None else None
+        if batch is not None and batch.rows:
+            self._step(batch)
+        else:
+            self._wait()
+        self._collect()
         self._tell_models()
-        if not batch.rows:
-            del self._batches[key]
 
-    def _step(self, batch: StepBatch) -> StepReport:
-        """One stage of a batch; a device out of memory gives back what is idle and is asked once more."""
-        self._stepping = batch
-        try:
-            return batch.step()
-        except OutOfMemory as error:
-            if not (freed := self._networks.free_idle()):
-                raise
-            logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
-            return batch.step()
-        finally:
-            self._stepping = None
-
-    def _prepare(self, job: _Job, source: bytes) -> None:
-        run = job.run
-        model = self._models.get(run.model)
-        backend = self._backends.get(run.backend)
+    def _prepare(self, run: frames.Run, source: bytes) -> Preparation:
+        """Raises: UnservableJob, BadSourceImage, BadJob, EngineError."""
+        model, backend = self._models.get(run.model), self._backends.get(run.backend)
         if model is None or backend is None:
             raise UnservableJob(f"this device has no {run.model if model is None else run.backend}")
-        key = _key(run)
         conditioner = self._networks.conditioner(model, backend)
-        positive = conditioner.encode(run.prompt, run.clip_skip)
-        negative = conditioner.encode(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None
-        for note in (*positive.notes, *(negative.notes if negative else ())):
-            logger.info("Job {}: {}", run.id, note)
-        encoded = self._networks.encode(model, backend, key, source, crop=run.source_crop) if source else None
-        if key not in self._batches:
-            self._scheduler.limit(key, images_of(self._networks.denoiser(model, backend, key, self._max_rows)))
-        sampling = Sampling(
-            sampler=run.sampler,
-            scheduler=run.scheduler,
-            steps=run.steps,
-            guidance=run.guidance,
-            strength=run.strength,
-        )
-        levels = parameterisation_of(model, run.shift)
-        shape = _latent_shape(model, run.width, run.height)
-        for index, image in enumerate(run.images):
-            begun = start(sampling, levels, shape, seed=image.seed, draw=image.draw, latent=encoded)
-            row = Row(
-                job=run.id,
-                index=index,
-                program=begun.program,
-                start=begun.sample,
-                noise=begun.noise,
-                positive=positive.context,
-                negative=negative.context if negative else None,
-            )
-            for tokens in row.context_lengths:
-                if refusal := self._networks.refuses(model, backend, key, tokens):
-                    raise BackendUnsuited(refusal)
+        positive = conditioner.begin(run.prompt, run.clip_skip)
+        negative = conditioner.begin(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None
+        encoded = None
+        if source:
+            encoder = self._networks.source_encoder(model, backend, batch_key(run))
+            encoded = encoder.begin(source, crop=run.source_crop)
+        return Preparation(run=run, model=model, positive=positive, negative=negative, source=encoded)
+
+    def _enter_prepared(self, *, wait: bool = False) -> None:
+        """Let images wait for a place whose inputs are encoded. Args: wait: for the first ones, if there are any."""
+        while self._preparing and (wait or self._preparing[0].done):
+            prepared, wait = self._preparing.popleft(), False
+            try:
+                self._enter(prepared)
+            except tuple(_KINDS) as error:
+                self._could_not_prepare(prepared.run.id, error)
+
+    def _enter(self, prepared: Preparation) -> None:
+        """Raises: UnservableJob, BackendUnsuited, EngineError."""
+        rows = prepared.rows()
+        run, model, key = prepared.run, prepared.model, batch_key(prepared.run)
+        if (job := self._jobs.get(run.id)) is None:
+            return
+        backend = self._backends[run.backend]
+        if key not in self._batches or not self._batches[key].rows:
+            denoiser = self._with_room(lambda: self._networks.denoiser(model, backend, key, self._max_rows))
+            self._scheduler.limit(key, images_of(denoiser))
+        for tokens in {tokens for row in rows.values() for tokens in row.context_lengths}:
+            if refusal := self._networks.refuses(model, backend, key, tokens):
+                raise BackendUnsuited(refusal)
+        for index, row in rows.items():
             job.rows[index] = job.waiting[index] = row
-            self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=len(begun.program.c_in))
+            stages = len(row.program.c_in)
+            self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=stages)
 
-    def _new_batch(self, key: BatchKey) -> StepBatch:
-        model, backend = self._models[key.model], self._backends[key.backend]
-        latent = _latent_shape(model, key.width, key.height)
+    def _could_not_prepare(self, job_id: str, error: Exception) -> None:
+        kind = next(kind for known, kind in _KINDS.items() if isinstance(error, known))
+        self._give_up(job_id, kind, str(error))
 
+    def _join(self, key: BatchKey, row: Row) -> None:
+        try:
+            batch = self._with_room(lambda: self._batch(key))
+        except EngineError as error:
+            self._give_up(row.job, "fault", str(error))
+            return
+        batch.join(row)
+
+    def _batch(self, key: BatchKey) -> StepBatch:
+        """The batch of a size, with room for as many images as one has now. Raises: OutOfMemory, DeviceUnavailable."""
         rows = self._scheduler.most_rows(key)
+        batch = self._batches.get(key)
+        if batch is not None and (batch.rows or batch.capacity == rows):
+            return batch
+        if batch is not None:
+            self._close(key)
+        idle = [one for one, other in self._batches.items() if not other.rows]
+        for one in idle[: max(len(idle) - IDLE_BATCHES, 0)]:
+            self._close(one)
+        model, backend = self._models[key.model], self._backends[key.backend]
+        stream = self._networks.denoise_stream(backend, key)
 
         def engine_for(tokens: int) -> Engine:
             return self._networks.denoiser(model, backend, key, rows, tokens)
 
-        batch = self._batches[key] = StepBatch(key, rows, latent, engine_for)
+        latent = latent_shape(model, key.width, key.height)
+        batch = self._batches[key] = StepBatch(key, rows, latent, backend.device, stream, engine_for)
         return batch
 
-    def _decode(self, key: BatchKey, row: Row, latent: NDArray[np.float32]) -> None:
-        job = self._jobs.get(row.job)
-        if job is None:
-            return
-        job.denoised = monotonic()
+    def _batches_full(self) -> set[BatchKey]:
+        """Batches whose stream has as many steps as the host runs ahead."""
+        return {key for key, batch in self._batches.items() if self._under_way.full(batch.stream)}
+
+    def _step(self, batch: StepBatch) -> None:
+        began, loads = self._clock(), self._networks.loads
+        self._stepping = batch
         try:
-            decoder = self._networks.decoder(self._models[key.model], self._backends[key.backend], key)
-            began = monotonic()
-            (pixels,) = decoder.decode(latent[np.newaxis])
-            self._scheduler.decode_speed.measured(key, 1, monotonic() - began)
+            step: Step = self._with_room(lambda: batch.step(self._hand_out(batch)))
         except EngineError as error:
-            self._give_up(job, "fault", str(error))
+            self._batch_failed(batch, error)
             return
-        header = frames.Pixels(id=row.job, index=row.index, width=key.width, height=key.height)
-        self._emit(header, pixels)
-        job.sent.add(row.index)
+        finally:
+            self._stepping = None
+        self._scheduler.stepped(batch.key)
+        self._under_way.add(batch.stream, batch.key, step, began=began, loads=loads)
+        undecoded, self._undecoded = self._undecoded, []
+        for job_id, error in undecoded:
+            self._give_up(job_id, "fault", str(error))
+
+    def _hand_out(self, batch: StepBatch) -> Callable[[Row, Buffer], None]:
+        """Gives finished latents of a batch to their decoder; the batch is in the middle of a step meanwhile."""
+        key = batch.key
+        model, backend = self._models[key.model], self._backends[key.backend]
+
+        def decode(row: Row, latent: Buffer) -> None:
+            decoder = self._networks.decoder(model, backend, key)
+            picture = _Picture(job=row.job, index=row.index, key=key, engine=decoder.engine.label)
+            decoder.begin(picture, latent, batch.stream)
+
+        def hand_out(row: Row, latent: Buffer) -> None:
+            try:
+                self._with_room(lambda: decode(row, latent))
+            except EngineError as error:
+                self._undecoded.append((row.job, error))
+
+        return hand_out
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """What asks for memory; a device without any gives back what is idle and is asked once more."""
+        try:
+            return work()
+        except OutOfMemory as error:
+            idle = [key for key, batch in self._batches.items() if not batch.rows and batch is not self._stepping]
+            for key in idle:
+                self._close(key)
+            freed = self._networks.free_idle()
+            if not freed and not idle:
+                raise
+            logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
+            return work()
+
+    def _wait(self) -> None:
+        """There is nothing to give to the device: wait for the first thing that changes that."""
+        if self._under_way:
+            self._under_way.wait()
+        elif self._preparing:
+            self._enter_prepared(wait=True)
+        else:
+            self._networks.wait_for_picture()
+
+    def _collect(self) -> None:
+        """Look at what the device has done meanwhile. Pictures are looked for first: their steps are done then."""
+        pictures = self._networks.decoded()
+        for measured in self._under_way.done():
+            self._stepped(measured)
+        for picture in pictures:
+            self._picture_back(picture)
+
+    def _stepped(self, measured: MeasuredStep) -> None:
+        key, images, now = measured.key, len(measured.rows), self._clock()
+        typical = measured.loads == self._networks.loads
+        self._scheduler.measured(key, images, measured.seconds, typical=typical)
+        self._calls += 1
+        self._rows += images
+        self._engine_seconds += measured.engine_seconds
+        self._loop_seconds += measured.device_seconds
+        self._megapixel_steps += key.width * key.height / 1e6 * images
+        for row in measured.rows:
+            if (job := self._jobs.get(row.job)) is None:
+                continue
+            job.engine_seconds += measured.engine_seconds / images
+            job.denoised = now
+            if now - job.reported >= PROGRESS_SECONDS:
+                job.reported = now
+                self._emit(frames.Progress(id=row.job, fraction=job.fraction), None)
+        if now - self._totals_sent >= PROGRESS_SECONDS:
+            self._send_totals(now)
+
+    def _picture_back(self, decoded: Decoded[_Picture]) -> None:
+        picture = decoded.tag
+        if (job := self._jobs.get(picture.job)) is None:
+            return
+        if not decoded.finite:
+            self._give_up(picture.job, "fault", f"{picture.engine}: its output is not finite")
+            return
+        key = picture.key
+        self._scheduler.decode_speed.measured(key, 1, decoded.seconds)
+        header = frames.Pixels(id=picture.job, index=picture.index, width=key.width, height=key.height)
+        self._emit(header, decoded.pixels)
+        job.sent.add(picture.index)
         if len(job.sent) == len(job.rows):
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:
         del self._jobs[job.run.id]
         rows = job.rows.values()
-        self._send_totals(monotonic())
+        self._send_totals(self._clock())
         self._emit(
             frames.Made(
                 id=job.run.id,
                 started=job.started,
                 denoised=job.denoised,
-                decoded=monotonic(),
-                engine_seconds=sum(row.engine_seconds for row in rows),
+                decoded=self._clock(),
+                engine_seconds=job.engine_seconds,
                 mean_rows=sum(row.shared_rows for row in rows) / sum(row.stage for row in rows),
             ),
             None,
         )
 
-    def _give_up(self, job: _Job, kind: str, message: str) -> None:
-        self.withdraw(job.run.id)
-        engine = f"{job.run.model}/{job.run.width}x{job.run.height}"
-        self._emit(
-            frames.Failed(id=job.run.id, kind=kind, backend=job.run.backend, engine=engine, message=message), None
-        )
+    def _give_up(self, job_id: str, kind: str, message: str) -> None:
+        if (job := self._jobs.get(job_id)) is None:
+            return
+        run = job.run
+        self.withdraw(job_id)
+        engine = f"{run.model}/{run.width}x{run.height}"
+        self._emit(frames.Failed(id=job_id, kind=kind, backend=run.backend, engine=engine, message=message), None)
 
     def _batch_failed(self, batch: StepBatch, error: EngineError) -> None:
         """An engine fault ends every job of the batch here; the supervisor takes them to the next backend."""
         for job_id in {row.job for row in batch.rows}:
-            self._give_up(self._jobs[job_id], "fault", str(error))
-        self._batches.pop(batch.key, None)
+            self._give_up(job_id, "fault", str(error))
+        self._close(batch.key)
 
-    def _report(self, job_ids: set[str], now: float) -> None:
-        for job_id in job_ids:
-            job = self._jobs.get(job_id)
-            if job is not None and now - job.reported >= PROGRESS_SECONDS:
-                job.reported = now
-                self._emit(frames.Progress(id=job_id, fraction=job.fraction), None)
-        if now - self._totals_sent >= PROGRESS_SECONDS:
-            self._send_totals(now)
+    def _close(self, key: BatchKey) -> None:
+        """Give back a batch's memory; its last steps are waited for, and told of later."""
+        batch = self._batches.pop(key)
+        self._under_way.finish(batch.stream)
+        batch.close()
 
     def _send_totals(self, now: float) -> None:
         self._totals_sent = now
@@ -277,11 +397,11 @@ class DeviceLoop:
         )
         self._emit(totals, None)
 
-    def _engines_in_use(self) -> list[Engine]:
-        return list(self._stepping.engines) if self._stepping else []
+    def _engines_in_use(self) -> tuple[Engine, ...]:
+        return self._stepping.engines if self._stepping else ()
 
-    def _closed(self, engine: Engine) -> None:
-        """Rows whose engine had to leave find it again, or another, at their next step."""
+    def _closing(self, engine: Engine) -> None:
+        """Rows whose engine has to leave find it again, or another, at their next step."""
         for batch in self._batches.values():
             batch.forget(engine)
 
@@ -290,22 +410,7 @@ class DeviceLoop:
             self._told_models = self._networks.models
             self._emit(frames.Resident(models=tuple(sorted(self._told_models))), None)
 
-    def _count(self, key: BatchKey, images: int, engine_seconds: float, seconds: float) -> None:
-        self._calls += 1
-        self._rows += images
-        self._engine_seconds += engine_seconds
-        self._loop_seconds += seconds
-        self._megapixel_steps += key.width * key.height / 1e6 * images
-
 
 def images_of(denoiser: Engine) -> int:
     """Images that a denoiser takes at a time: each has two rows, for guidance."""
-    return denoiser.spec.bucket.rows // 2
-
-
-def _key(run: frames.Run) -> BatchKey:
-    return BatchKey(model=run.model, backend=run.backend, width=run.width, height=run.height)
-
-
-def _latent_shape(model: Model, width: int, height: int) -> tuple[int, int, int]:
-    return model.latent_channels, height // model.latent_scale, width // model.latent_scale
+    return denoiser.rows // 2

@@ -3,51 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
-from trt_engines.errors import EngineFault, EngineRefused
+from trt_engines.devices.device import Device, Stream
+from trt_engines.errors import EngineRefused
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
+from trt_engines.sessions.host_calls import HostCalls
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Conditioner
-from trt_worker.condition.source import encode_source
-from trt_worker.condition.tokenizer import ClipTokenizer
-from trt_worker.decode.decoder import Decoder
+from trt_worker.condition.source import SourceEncoder
+from trt_worker.condition.tokenizer import clip_tokenizer
+from trt_worker.decode.decoder import Decoded, Decoder
 from trt_worker.plan.route import denoiser_buckets
 from trt_worker.runtime.engine_cache import EngineCache
 
-Latent = NDArray[np.float32]
+Tag = TypeVar("Tag")
 
 
-class Networks:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """What runs side by side on one device."""
+
+    condition: Stream  # text encoders and VAE encoders
+    denoise: tuple[Stream, ...]
+    decode: Stream
+
+
+class Networks(Generic[Tag]):
     """The networks of all models, loaded when they are needed and within the device's memory.
 
     Args:
         budget: bytes that engines may take together.
+        denoise_streams: batches that may step at the same time.
         in_use: engines of the step that is under way.
         loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
-        closed: told each engine that was closed for want of room.
+        closing: told each engine that is closed for want of room, before it is.
     """
 
     def __init__(
         self,
         budget: int,
         *,
+        denoise_streams: int,
         in_use: Callable[[], Collection[Engine]],
         loading: Callable[[EngineSpec], None],
         loaded: Callable[[EngineSpec], None],
-        closed: Callable[[Engine], None],
+        closing: Callable[[Engine], None],
     ) -> None:
         self.loads = 0  # engines loaded so far
+        self._denoise_streams = denoise_streams
         self._loading = loading
-        self._closed = closed
-        self._cache = EngineCache(budget, in_use=in_use, loading=self._load, loaded=loaded, closed=self._forget)
+        self._closing = closing
+        self._cache = EngineCache(budget, in_use=in_use, loading=self._load, loaded=loaded, closing=self._forget)
+        self._streams: dict[str, Streams] = {}
+        self._stream_of: dict[BatchKey, Stream] = {}
         self._conditioners: dict[Engine, Conditioner] = {}
-        self._decoders: dict[Engine, Decoder] = {}
+        self._source_encoders: dict[Engine, SourceEncoder] = {}
+        self._decoders: dict[Engine, Decoder[Tag]] = {}
+        self._left: list[Decoded[Tag]] = []  # pictures of decoders that were closed
 
     @property
     def models(self) -> frozenset[str]:
@@ -63,22 +80,32 @@ class Networks:
         """Give back everything that is not in use. Returns: networks that were closed."""
         return self._cache.free_idle()
 
+    def denoise_stream(self, backend: EngineBackend, key: BatchKey) -> Stream:
+        """Where batches of a size step, always: sizes are spread over the streams in the order in which they come.
+
+        Raises: DeviceUnavailable.
+        """
+        if key not in self._stream_of:
+            known = sum(one.backend == key.backend for one in self._stream_of)
+            self._stream_of[key] = self._streams_of(backend).denoise[known % self._denoise_streams]
+        return self._stream_of[key]
+
     def conditioner(self, model: Model, backend: EngineBackend) -> Conditioner:
         """What encodes a model's prompts. Raises: EngineError."""
-        engine = self._engine(model, backend, Component.TEXT_ENCODER, model.native_width, model.native_height)
+        stream = self._streams_of(backend).condition
+        engine = self._engine(model, backend, Component.TEXT_ENCODER, model.native_width, model.native_height, stream)
         if engine not in self._conditioners:
-            self._conditioners[engine] = Conditioner(engine, ClipTokenizer(model.vocab, model.merges))
+            calls = HostCalls(backend.device, engine)
+            self._conditioners[engine] = Conditioner(calls, clip_tokenizer(model.vocab, model.merges))
         return self._conditioners[engine]
 
-    def encode(self, model: Model, backend: EngineBackend, size: BatchKey, source: bytes, *, crop: bool) -> Latent:
-        """A source image as a latent, float32 [channels, height, width]. Raises: BadSourceImage, EngineError."""
-        engine = self._engine(model, backend, Component.VAE_ENCODER, size.width, size.height)
-        engine.inputs["pixels"][0] = encode_source(source, size.width, size.height, crop)
-        engine.run(1)
-        latent: Latent = engine.outputs["latent"][0].copy()
-        if not np.isfinite(latent).all():
-            raise EngineFault(f"{engine.spec.label}: the encoded source image holds values that are not finite")
-        return latent
+    def source_encoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> SourceEncoder:
+        """What makes latents of source images of a size. Raises: EngineError."""
+        stream = self._streams_of(backend).condition
+        engine = self._engine(model, backend, Component.VAE_ENCODER, size.width, size.height, stream)
+        if engine not in self._source_encoders:
+            self._source_encoders[engine] = SourceEncoder(HostCalls(backend.device, engine))
+        return self._source_encoders[engine]
 
     def denoiser(
         self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS
@@ -93,29 +120,64 @@ class Networks:
         refusals = [backend.refuses(spec) for spec in specs]
         if all(refusals):
             raise EngineRefused(f"{backend.name}: {refusals[-1]}")
-        return self._cache.get(backend, [spec for spec, refused in zip(specs, refusals, strict=True) if not refused])
+        fit = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
+        return self._cache.get(backend, fit, self.denoise_stream(backend, size))
 
     def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
         """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""
         smallest = denoiser_buckets(size.width, size.height, 1, tokens)[0]
         return backend.refuses(EngineSpec(model=model, component=Component.DENOISER, bucket=smallest))
 
-    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder:
+    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag]:
         """What makes pictures of a size. Raises: EngineError."""
-        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height)
+        stream = self._streams_of(backend).decode
+        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, stream)
         if engine not in self._decoders:
-            self._decoders[engine] = Decoder(engine)
+            self._decoders[engine] = Decoder(backend.device, engine)
         return self._decoders[engine]
 
-    def _engine(self, model: Model, backend: EngineBackend, component: Component, width: int, height: int) -> Engine:
+    def decoded(self) -> list[Decoded[Tag]]:
+        """Pictures that have come back, each given once. Never waits."""
+        back, self._left = self._left, []
+        for decoder in self._decoders.values():
+            back += decoder.finished()
+        return back
+
+    def wait_for_picture(self) -> None:
+        """Wait until a picture has come back, if any is on its way."""
+        for decoder in self._decoders.values():
+            if decoder.running:
+                decoder.wait()
+                return
+
+    def _streams_of(self, backend: EngineBackend) -> Streams:
+        if backend.name not in self._streams:
+            device: Device = backend.device
+            denoise = [device.create_stream(f"denoise {number}") for number in range(self._denoise_streams)]
+            self._streams[backend.name] = Streams(
+                condition=device.create_stream("condition"),
+                denoise=tuple(denoise),
+                decode=device.create_stream("decode"),
+            )
+        return self._streams[backend.name]
+
+    def _engine(
+        self, model: Model, backend: EngineBackend, component: Component, width: int, height: int, stream: Stream
+    ) -> Engine:
         bucket = Bucket(width=width, height=height, rows=1)
-        return self._cache.get(backend, [EngineSpec(model=model, component=component, bucket=bucket)])
+        return self._cache.get(backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream)
 
     def _load(self, spec: EngineSpec) -> None:
         self.loads += 1
         self._loading(spec)
 
     def _forget(self, engine: Engine) -> None:
-        self._conditioners.pop(engine, None)
-        self._decoders.pop(engine, None)
-        self._closed(engine)
+        """Whatever is under way in an engine is waited for, and what it gave is kept."""
+        if (conditioner := self._conditioners.pop(engine, None)) is not None:
+            conditioner.calls.close()
+        if (source_encoder := self._source_encoders.pop(engine, None)) is not None:
+            source_encoder.calls.close()
+        if (decoder := self._decoders.pop(engine, None)) is not None:
+            decoder.close()
+            self._left += decoder.finished()
+        self._closing(engine)

@@ -1,127 +1,146 @@
-"""Rows of one size that share denoiser calls: the device's state of a batch, and the step that advances all of it."""
+"""Rows of one size that share denoiser calls: a batch's tensors on a device, and the step that advances all of it.
+
+Every row's state is a block of tensors (sample, anchor, history, outputs, noise); a stage of any sampler, with its
+guidance and parameterisation, is one small matrix applied to that block, so rows of different samplers, steps and
+guidance share both the engine call and the update.
+
+A step is put into one stream and the host goes on: one upload of the step's coefficients, noise where a row draws any,
+and then for every engine call its scaled rows, the call itself, and one kernel that turns its outputs into every
+row's next registers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
+from trt_engines.devices.device import Device, Event, Stream
+from trt_engines.devices.memory import Buffer, aligned
+from trt_engines.devices.staging import StagingRing
 from trt_engines.errors import EngineFault
+from trt_engines.kernels.catalogue import row_combine, row_scale
+from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
-from trt_worker.condition.encode import common_tokens, repeat_to
-from trt_worker.denoise.noise import StepNoise
-from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, FoldedProgram, X
+from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, X
+from trt_worker.runtime.row import Evaluation, Row, evaluations_by_tokens
 
-_MOST_REPETITION = 4
-"""Contexts are repeated to a common length while that costs no more than this; beyond, they take calls of their own."""
+STEPS_AHEAD = 3
+"""Steps that the host may have put into the stream beyond what it knows to be done."""
 
+_ABSENT = -1
 
-@dataclass(slots=True, kw_only=True)
-class Row:
-    """One image on its way through its sampler's program."""
+_ENTRIES: dict[str, np.dtype[Any]] = {
+    "outputs": np.dtype(np.int64),  # first element of an image's conditional output, then those of the others
+    "mix": np.dtype((np.float32, (REGISTERS, TENSORS))),
+    "place": np.dtype(np.int32),  # the image that an engine row belongs to
+    "scale": np.dtype(np.float32),
+    "timestep": np.dtype(np.float32),
+}
+"""What a step uploads; `outputs` and `mix` are per image, the others per engine row."""
 
-    job: str
-    index: int  # of the image in its job
-    program: FoldedProgram
-    start: NDArray[np.float32]  # [channels, height, width]: the noisy sample before the first stage
-    noise: StepNoise
-    positive: NDArray[np.float32]  # [tokens, features]
-    negative: NDArray[np.float32] | None  # None: guidance 1, no second evaluation
-    stage: int = 0
-    engine_seconds: float = 0.0
-    shared_rows: int = 0  # images in the same calls, summed over its stages
-
-    def __post_init__(self) -> None:
-        if self.negative is None:
-            return
-        lengths = len(self.positive), len(self.negative)
-        tokens = common_tokens(*lengths)
-        if tokens <= _MOST_REPETITION * min(lengths):
-            self.positive, self.negative = repeat_to(self.positive, tokens), repeat_to(self.negative, tokens)
-
-    @property
-    def context_lengths(self) -> frozenset[int]:
-        """Tokens of its engine rows."""
-        return frozenset(len(context) for context in (self.positive, self.negative) if context is not None)
-
-    @property
-    def finished(self) -> bool:
-        return self.stage == len(self.program.c_in)
-
-    @property
-    def fraction(self) -> float:
-        """Share of its stages that are done."""
-        return self.stage / len(self.program.c_in)
+HandOut = Callable[[Row, Buffer], None]
+"""Takes a finished row's latent, float32 [channels, height, width]: whatever it does to it, it puts into the batch's
+stream before it returns; after that the memory belongs to another row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
-    """What one step did."""
-
-    finished: tuple[tuple[Row, NDArray[np.float32]], ...]  # rows that left, with their latents
-    images: int
-    engine_seconds: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Evaluation:
-    """One row of an engine call: half of what an image needs of the network at a stage."""
-
-    place: int  # of the image in its batch
-    column: int  # CONDITIONAL or UNCONDITIONAL
-    context: NDArray[np.float32]  # [tokens, features]
-
-
-def evaluations_by_tokens(rows: Sequence[Row]) -> dict[int, list[Evaluation]]:
-    """What rows need of the network, by context length; conditional halves come first."""
-    by_tokens: dict[int, list[Evaluation]] = {}
-    for half in range(2):
-        for place, row in enumerate(rows):
-            context = row.negative if half else row.positive
-            if context is not None:
-                one = Evaluation(place=place, column=CONDITIONAL + half, context=context)
-                by_tokens.setdefault(len(context), []).append(one)
-    return by_tokens
+class _Copy:
+    source: Buffer
+    destination: Buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """Engine rows of one context length: which place each belongs to, and whether it is the unconditional half."""
+    """Engine rows of one context length, and all that goes to the stream for them."""
 
     engine: Engine
-    places: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    first: int  # of its rows among the rows of all calls
+    members: tuple[Evaluation, ...]
+    scale: KernelCall
+    timesteps: _Copy
+    outputs: _Copy | None  # to those of the other calls; None: there is no other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Marks:
+    """Events of one step: around each of its engine calls, and at its end."""
+
+    calls: list[tuple[Event, Event]]
+    end: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step:
+    """One stage of a batch that was put into its stream. What it says is true until `STEPS_AHEAD` further steps."""
+
+    rows: tuple[Row, ...]  # that took part
+    _device: Device
+    _calls: tuple[tuple[Event, Event], ...]
+    _end: Event
+
+    @property
+    def done(self) -> bool:
+        """Whether the device is through with it; never waits."""
+        return self._device.done(self._end)
+
+    def wait(self) -> None:
+        """Hold the host until the device is through with it."""
+        self._device.synchronize(self._end)
+
+    def engine_seconds(self) -> float:
+        """Seconds in the engine, on the device's clock, once it is done."""
+        return sum(self._device.elapsed(began, ended) for began, ended in self._calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What every step does until a row joins or leaves."""
+
+    calls: tuple[_Call, ...]
+    combine: KernelCall
 
 
 class StepBatch:
-    """Up to `room` images of one model, backend and size.
-
-    Every row's state is a block of tensors (sample, anchor, history, outputs, noise); a stage of any sampler, with its
-    guidance and parameterisation, is one small matrix applied to that block, so rows of different samplers, steps and
-    guidance share both the engine call and the update.
+    """Up to `capacity` images of one model, backend and size, on one stream of a device.
 
     Args:
-        engine_for: denoiser engine for a context length in tokens; engines are made once and kept by the caller.
+        latent: channels, height and width.
+        engine_for: denoiser for a context length in tokens, on `stream`; made once and kept by the caller.
+    Raises: OutOfMemory.
     """
 
     def __init__(
-        self, key: BatchKey, capacity: int, latent: tuple[int, int, int], engine_for: Callable[[int], Engine]
+        self,
+        key: BatchKey,
+        capacity: int,
+        latent: tuple[int, int, int],
+        device: Device,
+        stream: Stream,
+        engine_for: Callable[[int], Engine],
     ) -> None:
         self.key = key
         self.capacity = capacity
         self.rows: list[Row] = []
+        self._device = device
+        self.stream = stream
         self._engine_for = engine_for
-        self._latent = latent
-        size = int(np.prod(latent))
-        self._state = np.zeros((capacity, TENSORS, size), np.float32)
-        self._update = np.empty((capacity, REGISTERS, size), np.float32)
-        self._mix = np.empty((capacity, REGISTERS, TENSORS), np.float32)
-        self._calls: tuple[_Call, ...] = ()
+        self._size = int(np.prod(latent))
+        self._fields = _coefficients(capacity)
+        self._state = device.allocate(capacity * TENSORS * self._bytes)
+        self._outputs: Buffer | None = None  # of several calls; most batches need one call only
+        self._coefficients = device.allocate(self._fields.itemsize)
+        self._noise_offset = aligned(self._fields.itemsize)
+        self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
+        self._starts = StagingRing(device, self._bytes, capacity)
+        self._contexts: dict[int, StagingRing] = {}
+        self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
+        self._marks = [_Marks(calls=[], end=device.create_event(f"step {turn} is done")) for turn in range(STEPS_AHEAD)]
+        self._turn = 0
 
     @property
     def room(self) -> int:
@@ -130,89 +149,211 @@ class StepBatch:
     @property
     def engines(self) -> tuple[Engine, ...]:
         """Engines that hold its rows' contexts; none while the membership has changed since the last step."""
-        return tuple(call.engine for call in self._calls)
+        return tuple(call.engine for call in self._layout.calls) if self._layout else ()
 
     def forget(self, engine: Engine) -> None:
         """An engine was closed: if it held contexts of these rows, the next step asks for engines anew."""
         if engine in self.engines:
-            self._calls = ()
+            self._layout = None
 
     def join(self, row: Row) -> None:
         """Take a row in before the next step. Raises: ValueError: the batch is full."""
         if not self.room:
             raise ValueError(f"batch {self.key} is full")
         place = len(self.rows)
-        self._state[place] = 0.0
-        self._state[place, X] = row.start.reshape(-1)
+        staging = self._starts.next()
+        self._device.view(staging, np.dtype(np.float32), (self._size,), write=True)[:] = row.start.reshape(-1)
+        self._device.fill(self._row(place), 0, self.stream)
+        self._device.copy(self._tensor(place, X), staging, self.stream)
+        self._starts.sent(self.stream)
         self.rows.append(row)
-        self._calls = ()
+        self._layout = None
 
     def leave(self, job: str) -> None:
         """Drop all rows of a job."""
         for place in reversed([place for place, row in enumerate(self.rows) if row.job == job]):
             self._remove(place)
 
-    def step(self) -> StepReport:
-        """Advance every row by one stage.
+    def step(self, hand_out: HandOut) -> Step:
+        """Put one stage of every row into the stream, and hand out the rows that are then finished.
 
-        Raises: EngineFault: the engine failed; the batch is unchanged and its rows are to be given up.
+        Raises: EngineFault: a call was refused; the batch's rows are to be given up. OutOfMemory: the same, but it may
+            be tried again: the rows are as they were.
         """
-        began = perf_counter()
-        if not self._calls:
-            self._lay_out()
-        count = len(self.rows)
-        engine_seconds = sum(self._evaluate(call) for call in self._calls)
-        for place, row in enumerate(self.rows):
-            self._mix[place] = row.program.mix[row.stage]
-            if (drawn := row.noise.draw(row.program.noise[row.stage])) is not None:
-                self._state[place, NOISE] = drawn.reshape(-1)
-        np.matmul(self._mix[:count], self._state[:count], out=self._update[:count])
-        self._state[:count, :REGISTERS] = self._update[:count]
-        finished = []
-        for place in range(count - 1, -1, -1):
-            row = self.rows[place]
+        if self._layout is None:
+            self._layout = self._lay_out()
+        calls = self._layout.calls
+        marks = self._marks_of(len(calls))
+        self._upload(calls)
+        for call, (began, ended) in zip(calls, marks.calls, strict=False):
+            self._device.launch(call.scale, self.stream)
+            self._copy(call.timesteps)
+            self._device.record(began, self.stream)
+            call.engine.run(len(call.members))
+            self._device.record(ended, self.stream)
+            if call.outputs is not None:
+                self._copy(call.outputs)
+        self._device.launch(self._layout.combine, self.stream)
+        rows = tuple(self.rows)
+        for row in rows:
             row.stage += 1
-            row.engine_seconds += engine_seconds / count
-            row.shared_rows += count
-            if row.finished:
-                finished.append((row, self._state[place, X].reshape(self._latent).copy()))
+            row.shared_rows += len(rows)
+        for place in range(len(rows) - 1, -1, -1):
+            if rows[place].finished:
+                hand_out(rows[place], self._tensor(place, X))
                 self._remove(place)
-        seconds = perf_counter() - began
-        return StepReport(finished=tuple(finished), images=count, engine_seconds=engine_seconds, seconds=seconds)
+        self._device.record(marks.end, self.stream)
+        self._turn = (self._turn + 1) % STEPS_AHEAD
+        return Step(rows=rows, _device=self._device, _calls=tuple(marks.calls[: len(calls)]), _end=marks.end)
 
-    def _evaluate(self, call: _Call) -> float:
-        """One engine call: scaled samples in, network outputs into the rows' state. Returns seconds in the engine."""
-        engine, rows = call.engine, len(call.places)
-        sample, timestep = engine.inputs["sample"], engine.inputs["timestep"]
-        for position, place in enumerate(call.places):
-            row = self.rows[place]
-            np.multiply(self._state[place, X].reshape(self._latent), row.program.c_in[row.stage], out=sample[position])
-            timestep[position] = row.program.timestep[row.stage]
-        began = perf_counter()
-        engine.run(rows)
-        seconds = perf_counter() - began
-        (output,) = engine.outputs.values()
-        self._state[call.places, call.columns] = output[:rows].reshape(rows, -1)
-        return seconds
+    def close(self) -> None:
+        """Wait for the stream and give the memory back."""
+        self._device.synchronize(self.stream)
+        for ring in (self._steps, self._starts, *self._contexts.values()):
+            ring.free()
+        for buffer in (self._state, self._coefficients, self._outputs):
+            if buffer is not None:
+                self._device.free(buffer)
+        for marks in self._marks:
+            for event in (marks.end, *(event for pair in marks.calls for event in pair)):
+                self._device.free(event)
 
-    def _lay_out(self) -> None:
-        """Group the engine rows of all images by context length and write their contexts, once per membership."""
-        calls = []
-        for tokens, members in evaluations_by_tokens(self.rows).items():
-            engine = self._engine_for(tokens)
-            if len(members) > engine.spec.bucket.rows:
-                raise EngineFault(f"{engine.spec.label}: {len(members)} rows do not fit")
-            for position, member in enumerate(members):
-                engine.inputs["context"][position] = member.context
-            places = np.array([member.place for member in members])
-            columns = np.array([member.column for member in members])
-            calls.append(_Call(engine=engine, places=places, columns=columns))
-        self._calls = tuple(calls)
+    def _marks_of(self, calls: int) -> _Marks:
+        """Events of the step that is longest ago, for at least so many calls."""
+        marks = self._marks[self._turn]
+        while len(marks.calls) < calls:
+            began, ended = (self._device.create_event(f"a call {what}", timed=True) for what in ("began", "ended"))
+            marks.calls.append((began, ended))
+        return marks
+
+    def _upload(self, calls: Sequence[_Call]) -> None:
+        """Everything that this step needs of the host."""
+        staging = self._steps.next()
+        block = staging.part(0, self._fields.itemsize)
+        fields = self._device.view(block, self._fields, (1,), write=True)[0]
+        rows = self.rows
+        members = [rows[member.place] for call in calls for member in call.members]
+        fields["mix"][: len(rows)] = [row.program.mix[row.stage] for row in rows]
+        fields["scale"][: len(members)] = [row.program.c_in[row.stage] for row in members]
+        fields["timestep"][: len(members)] = [row.program.timestep[row.stage] for row in members]
+        fields["place"][: len(members)] = [member.place for call in calls for member in call.members]
+        fields["outputs"] = _ABSENT
+        for call in calls:
+            for position, member in enumerate(call.members, call.first):
+                half = (member.column - CONDITIONAL) * self.capacity
+                fields["outputs"][half + member.place] = position * self._size
+        self._device.copy(self._coefficients, block, self.stream)
+        for place, row in enumerate(self.rows):
+            if (drawn := row.step_noise()) is not None:
+                part = staging.part(self._noise_offset + place * self._bytes, self._bytes)
+                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = drawn.reshape(-1)
+                self._device.copy(self._tensor(place, NOISE), part, self.stream)
+        self._steps.sent(self.stream)
+
+    def _lay_out(self) -> _Layout:
+        """Group what all images need of the network by context length, and upload the contexts: once per membership."""
+        groups = evaluations_by_tokens(self.rows)
+        engines = {tokens: self._engine_for(tokens) for tokens in groups}
+        for tokens, members in groups.items():
+            if len(members) > engines[tokens].rows:
+                raise EngineFault(f"{engines[tokens].label}: {len(members)} rows do not fit")
+        (value,) = {engine.tensor("noise_pred").dtype for engine in engines.values()}
+        together = self._together(value) if len(groups) > 1 else None
+        calls, first = [], 0
+        for tokens, members in groups.items():
+            self._upload_contexts(engines[tokens], tokens, members)
+            calls.append(self._call(engines[tokens], first, tuple(members), together))
+            first += len(members)
+        outputs = (
+            together.part(0, first * self._size * value.itemsize)
+            if together
+            else calls[0].engine.part("noise_pred", first)
+        )
+        count = len(self.rows)
+        combine = row_combine(
+            value,
+            state=self._state.part(0, count * TENSORS * self._bytes),
+            outputs=outputs,
+            mix=self._field("mix", count),
+            conditional=self._field("outputs", count),
+            unconditional=self._field("outputs", count, self.capacity),
+            size=self._size,
+            registers=REGISTERS,
+            tensors=TENSORS,
+        )
+        return _Layout(calls=tuple(calls), combine=combine)
+
+    def _call(self, engine: Engine, first: int, members: tuple[Evaluation, ...], together: Buffer | None) -> _Call:
+        rows = len(members)
+        scale = row_scale(
+            engine.tensor("sample").dtype,
+            sample=engine.part("sample", rows),
+            state=self._state.part(0, len(self.rows) * TENSORS * self._bytes),
+            place=self._field("place", rows, first),
+            scale=self._field("scale", rows, first),
+            size=self._size,
+            tensors=TENSORS,
+        )
+        timesteps = _Copy(source=self._field("timestep", rows, first), destination=engine.part("timestep", rows))
+        outputs = None
+        if together is not None:
+            output = engine.part("noise_pred", rows)
+            outputs = _Copy(source=output, destination=together.part(first * output.size // rows, output.size))
+        return _Call(engine=engine, first=first, members=members, scale=scale, timesteps=timesteps, outputs=outputs)
+
+    def _together(self, value: np.dtype[Any]) -> Buffer:
+        """Memory for the outputs of several calls, one after another."""
+        if self._outputs is None:
+            self._outputs = self._device.allocate(2 * self.capacity * self._size * value.itemsize)
+        return self._outputs
+
+    def _upload_contexts(self, engine: Engine, tokens: int, members: Sequence[Evaluation]) -> None:
+        spec = engine.tensor("context")
+        target = engine.part("context", len(members))
+        if tokens not in self._contexts:
+            self._contexts[tokens] = StagingRing(self._device, engine.part("context", engine.rows).size, 2)
+        staging = self._contexts[tokens].next().part(0, target.size)
+        written: NDArray[Any] = self._device.view(staging, spec.dtype, spec.at(len(members)), write=True)
+        for position, member in enumerate(members):
+            written[position] = member.context
+        self._device.copy(target, staging, self.stream)
+        self._contexts[tokens].sent(self.stream)
 
     def _remove(self, place: int) -> None:
         """Take a row out; the last one moves into its place."""
         last = self.rows.pop()
         if place < len(self.rows):
             self.rows[place] = last
-            self._state[place] = self._state[len(self.rows)]
-        self._calls = ()
+            self._device.copy(self._row(place), self._row(len(self.rows)), self.stream)
+        self._layout = None
+
+    def _copy(self, copy: _Copy) -> None:
+        self._device.copy(copy.destination, copy.source, self.stream)
+
+    @property
+    def _bytes(self) -> int:
+        """Of one tensor of a row."""
+        return self._size * 4
+
+    def _row(self, place: int) -> Buffer:
+        return self._state.part(place * TENSORS * self._bytes, TENSORS * self._bytes)
+
+    def _tensor(self, place: int, tensor: int) -> Buffer:
+        return self._row(place).part(tensor * self._bytes, self._bytes)
+
+    def _field(self, name: str, count: int, first: int = 0) -> Buffer:
+        """Some entries of a field of the coefficients, one after another."""
+        offset = self._fields.fields[name][1]  # type: ignore[index]  # it has fields
+        size = _ENTRIES[name].itemsize
+        return self._coefficients.part(offset + first * size, count * size)
+
+
+def _coefficients(capacity: int) -> np.dtype[Any]:
+    """What a step uploads, each field aligned. An image has at most two engine rows."""
+    counts = {name: capacity if name == "mix" else 2 * capacity for name in _ENTRIES}
+    offsets, end = [], 0
+    for name, count in counts.items():
+        offsets.append(end)
+        end += aligned(count * _ENTRIES[name].itemsize)
+    formats = [(_ENTRIES[name], count) for name, count in counts.items()]
+    return np.dtype({"names": list(counts), "formats": formats, "offsets": offsets, "itemsize": end})

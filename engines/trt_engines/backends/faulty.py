@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from threading import Event
 
-import numpy as np
-
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.backends.faults import AT_LOAD, IN_CALL, Fault, FaultScript, script_of_process
+from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.errors import DeviceFault
+from trt_engines.devices.memory import Buffer
 from trt_engines.errors import OutOfMemory, StaleEngine
+from trt_engines.interface import TensorSpec
 from trt_engines.model import Component, Model
 from trt_engines.residency import Footprint
+
+_NOT_A_NUMBER = 0xFF
+"""A float of any width whose bytes are all this."""
 
 
 class FaultyBackend:
@@ -23,17 +27,21 @@ class FaultyBackend:
         self._inner = inner
         self._dealer: _Dealer | None = None
 
+    @property
+    def device(self) -> Device:
+        return self._inner.device
+
     def refuses(self, spec: EngineSpec) -> str | None:
         return self._inner.refuses(spec)
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         return self._inner.footprint(spec)
 
-    def load(self, spec: EngineSpec) -> Engine:
+    def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         if self._dealer is None:
             self._dealer = _Dealer(script_of_process())
         self._dealer.load(spec.label)
-        return FaultyEngine(self._inner.load(spec), self._dealer)
+        return FaultyEngine(self._inner.load(spec, stream), self.device, self._dealer)
 
     def unload(self, model: Model, component: Component) -> None:
         self._inner.unload(model, component)
@@ -42,20 +50,32 @@ class FaultyBackend:
 class FaultyEngine:
     """An engine whose calls may be struck."""
 
-    def __init__(self, inner: Engine, dealer: _Dealer) -> None:
-        self.spec = inner.spec
-        self.inputs = inner.inputs
-        self.outputs = inner.outputs
+    def __init__(self, inner: Engine, device: Device, dealer: _Dealer) -> None:
+        self.label = inner.label
+        self.stream = inner.stream
+        self.rows = inner.rows
+        self.interface = inner.interface
         self._inner = inner
+        self._device = device
         self._dealer = dealer
+
+    def tensor(self, name: str) -> TensorSpec:
+        return self._inner.tensor(name)
+
+    def part(self, name: str, rows: int) -> Buffer:
+        return self._inner.part(name, rows)
+
+    def of_call(self, name: str, rows: int) -> Buffer:
+        return self._inner.of_call(name, rows)
 
     def run(self, rows: int) -> None:
         """Raises: OutOfMemory, DeviceFault. May never return."""
-        spoil = self._dealer.call(self.spec.label)
+        spoil = self._dealer.call(self.label)
         self._inner.run(rows)
         if spoil:
-            for output in self.outputs.values():
-                output.reshape(-1)[0] = np.nan  # of its first row
+            for output in self.interface.outputs:
+                first = self.of_call(output.name, rows).part(0, output.dtype.itemsize)
+                self._device.fill(first, _NOT_A_NUMBER, self.stream)
 
     def close(self) -> None:
         self._inner.close()

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from trt_engines.backend import EngineBackend
 from trt_engines.backends.faulty import FaultyBackend
-from trt_engines.backends.null import NullBackend
-from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
-from trt_engines.backends.pytorch import PyTorchBackend
-from trt_engines.backends.rowwise import RowwiseBackend
+from trt_engines.backends.null import NULL, null_backend
+from trt_engines.backends.onnxruntime import onnxruntime_backend
+from trt_engines.backends.pytorch import pytorch_backend
+from trt_engines.backends.rowwise import ROWWISE, rowwise_backend
 from trt_engines.errors import EngineRefused
 
-INSTRUMENTS = ("null", "rowwise", "faulty", "simulated")
+INSTRUMENTS = (NULL, ROWWISE, "faulty", "simulated")
 """What the worker is tried with, on any machine; nobody serves with them."""
 
 BUILT = ("tensorrt-rtx", "tensorrt")
@@ -32,14 +32,14 @@ def make_backends(names: Sequence[str], *, threads: int = 0, sm: int | None = No
     makers: dict[str, Callable[[], EngineBackend]] = {
         "tensorrt-rtx": lambda: _built("tensorrt-rtx", sm),
         "tensorrt": lambda: _built("tensorrt", sm),
-        "onnxruntime-cuda": lambda: OnnxRuntimeBackend(threads, cuda=True),
-        "onnxruntime": lambda: OnnxRuntimeBackend(threads),
-        "pytorch-gpu": lambda: PyTorchBackend(threads, gpu=True),
-        "pytorch": lambda: PyTorchBackend(threads),
+        "onnxruntime-cuda": lambda: onnxruntime_backend(threads, cuda=True),
+        "onnxruntime": lambda: onnxruntime_backend(threads),
+        "pytorch-gpu": lambda: pytorch_backend(threads, gpu=True),
+        "pytorch": lambda: pytorch_backend(threads),
         "simulated": lambda: _simulated(threads),
-        "null": NullBackend,
-        "rowwise": RowwiseBackend,
-        "faulty": lambda: FaultyBackend(RowwiseBackend()),
+        NULL: null_backend,
+        ROWWISE: rowwise_backend,
+        "faulty": lambda: FaultyBackend(rowwise_backend()),
     }
     unknown = [name for name in names if name not in makers]
     if unknown:
@@ -62,8 +62,7 @@ def _built(library: str, sm: int | None) -> EngineBackend:
 
 
 def _simulated(threads: int) -> EngineBackend:
-    from trt_engines.backends.graph_source import GraphSource, simulated_card
-    from trt_engines.backends.on_device import OnDeviceBackend
-    from trt_engines.devices.simulated.device import SimulatedDevice
+    """Imports the cost model of cards, which a start need not wait for."""
+    from trt_engines.backends.graph_source import simulated_backend
 
-    return OnDeviceBackend("simulated", GraphSource(SimulatedDevice(simulated_card()), threads))
+    return simulated_backend(threads)

@@ -1,48 +1,37 @@
-"""An engine that costs nothing: what is left when a network is free is the cost of everything around it."""
+"""A network that costs nothing: what is left when engines are free is the cost of everything around them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.host_source import NetworkSource
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.devices.device import HostComputingDevice
+from trt_engines.devices.operations import Network
 from trt_engines.interface import interface_of
-from trt_engines.model import Component, Model
-from trt_engines.residency import Footprint
+
+NULL = "null"
 
 
-class NullBackend:
-    """Answers every call at once with the same fixed values."""
-
-    name = "null"
-
-    def refuses(self, spec: EngineSpec) -> str | None:
-        return None
-
-    def footprint(self, spec: EngineSpec) -> Footprint:
-        return Footprint(weights=0)
-
-    def load(self, spec: EngineSpec) -> NullEngine:
-        return NullEngine(spec)
-
-    def unload(self, model: Model, component: Component) -> None:
-        pass
+def null_backend(device: HostComputingDevice | None = None) -> OnDeviceBackend:
+    """The backend whose engines are free. Args: device: where tensors are; None: the processor."""
+    return OnDeviceBackend(NULL, NetworkSource(null_network, device))
 
 
-class NullEngine:
-    """Outputs are drawn once, seeded, small and finite, so that pictures made of them are not black."""
+def null_network(spec: EngineSpec) -> Network:
+    """Answers every call with the same values: seeded, small and finite, so that pictures are not black."""
+    interface = interface_of(spec)
+    random = np.random.default_rng(0)
+    drawn = [(one, random.uniform(-0.5, 0.5, one.shape).astype(one.dtype)) for one in interface.outputs]
+    first = interface.inputs[0].name
 
-    def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
-        interface = interface_of(spec)
-        random = np.random.default_rng(0)
-        self.inputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in interface.inputs}
-        self.outputs = {
-            tensor.name: random.uniform(-0.5, 0.5, tensor.shape).astype(tensor.dtype) for tensor in interface.outputs
-        }
+    def answer(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        rows = slice(len(inputs[first]))
+        return {one.name: values[(slice(None),) * one.row_axis + (rows,)] for one, values in drawn}
 
-    def run(self, rows: int) -> None:
-        if not 1 <= rows <= self.spec.bucket.rows:
-            raise ValueError(f"{self.spec.label}: {rows} rows asked of {self.spec.bucket.rows}")
-
-    def close(self) -> None:
-        pass
+    return answer

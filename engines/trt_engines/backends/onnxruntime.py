@@ -7,37 +7,37 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import single_precision
-from trt_engines.errors import EngineFault
-from trt_engines.interface import Interface, TensorSpec, interface_of
-from trt_engines.model import Component, Model
+from trt_engines.backends.host_source import network_plan
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import HostComputingDevice
 from trt_engines.residency import Footprint
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import onnxruntime
+from trt_engines.sessions.host import HostPlan, HostSession
+from trt_engines.sessions.onnx_graph import declared_tensors, open_graph, session_network
 
 
-class OnnxRuntimeBackend:
-    """Runs a model's ONNX graphs; one session per graph serves every bucket.
+def onnxruntime_backend(threads: int = 0, *, cuda: bool = False) -> OnDeviceBackend:
+    """The backend that runs a model's ONNX graphs.
 
     Args:
         threads: threads of one engine call; 0 takes every core this process may use.
         cuda: compute on the first card that the process sees; tensors stay in host memory and are copied at each call.
     """
+    return OnDeviceBackend(
+        "onnxruntime-cuda" if cuda else "onnxruntime", OnnxRuntimeSource(CpuDevice(), threads, cuda=cuda)
+    )
 
-    def __init__(self, threads: int = 0, *, cuda: bool = False) -> None:
-        self.name = "onnxruntime-cuda" if cuda else "onnxruntime"
+
+class OnnxRuntimeSource:
+    """A model's graphs, each opened once for every size. Args: see `onnxruntime_backend`."""
+
+    def __init__(self, device: HostComputingDevice, threads: int = 0, *, cuda: bool = False) -> None:
+        self.device = device
         self._provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._sessions: dict[Path, onnxruntime.InferenceSession] = {}
 
     def refuses(self, spec: EngineSpec) -> str | None:
         if find_spec("onnxruntime") is None:
@@ -49,74 +49,13 @@ class OnnxRuntimeBackend:
     def footprint(self, spec: EngineSpec) -> Footprint:
         return single_precision(spec)
 
-    def load(self, spec: EngineSpec) -> OnnxRuntimeEngine:
-        session = self._session(spec.model.graphs[spec.component])
-        layers = 1
-        if spec.component is Component.TEXT_ENCODER:
-            layers = int(session.get_outputs()[0].shape[0])
-        return OnnxRuntimeEngine(spec, session, interface_of(spec, text_layers=layers))
+    def engine_of(self, spec: EngineSpec) -> str:
+        return spec.component.value
 
-    def unload(self, model: Model, component: Component) -> None:
-        self._sessions.pop(model.graphs[component], None)
+    def open(self, spec: EngineSpec) -> HostSession:
+        return HostSession(self.device, self.plan(spec))
 
-    def _session(self, graph: Path) -> onnxruntime.InferenceSession:
-        if graph not in self._sessions:
-            self._sessions[graph] = open_graph(graph, self._threads, self._provider)
-        return self._sessions[graph]
-
-
-def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
-    """A graph, ready to run. Raises: EngineFault: it cannot be loaded, or not where it was asked for."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[provider])
-    except Exception as error:
-        raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
-    if (used := session.get_providers()[0]) != provider:  # it falls back without an error
-        raise EngineFault(
-            f"ONNX Runtime does not compute with {provider} here and would use {used}: this needs onnxruntime-gpu with "
-            "the CUDA and cuDNN libraries that its release notes name"
-        )
-    return session
-
-
-class OnnxRuntimeEngine:
-    """A session with its tensors bound once per row count: a call allocates nothing of ours."""
-
-    def __init__(self, spec: EngineSpec, session: onnxruntime.InferenceSession, interface: Interface) -> None:
-        self.spec = spec
-        self._session = session
-        self._interface = interface
-        self.inputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in interface.inputs}
-        self.outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in interface.outputs}
-        self._bindings: dict[int, Any] = {}
-
-    def run(self, rows: int) -> None:
-        try:
-            binding = self._bindings.get(rows) or self._bind(rows)
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise EngineFault(f"{self.spec.label} failed in ONNX Runtime: {error}") from error
-
-    def close(self) -> None:
-        self._bindings.clear()
-
-    def _bind(self, rows: int) -> Any:
-        binding = self._session.io_binding()
-        for tensor in self._interface.inputs:
-            binding.bind_input(*_place(tensor, self.inputs[tensor.name], rows))
-        for tensor in self._interface.outputs:
-            binding.bind_output(*_place(tensor, self.outputs[tensor.name], rows))
-        self._bindings[rows] = binding
-        return binding
-
-
-def _place(tensor: TensorSpec, buffer: NDArray[Any], rows: int) -> tuple[str, str, int, Any, tuple[int, ...], int]:
-    if rows != tensor.shape[tensor.row_axis] and any(size != 1 for size in tensor.shape[: tensor.row_axis]):
-        raise EngineFault(f"{tensor.name}: fewer than all rows need the rows to be the first axis")
-    return tensor.name, "cpu", 0, tensor.dtype.type, tensor.at(rows), buffer.ctypes.data
+    def plan(self, spec: EngineSpec) -> HostPlan:
+        """The graph as a network. Raises: EngineFault: it cannot be loaded."""
+        graph = open_graph(spec.model.graphs[spec.component], self._threads, self._provider)
+        return network_plan(spec, session_network(graph), declared_tensors(graph))

@@ -7,34 +7,47 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import single_precision
+from trt_engines.backends.host_source import network_plan
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import HostComputingDevice
+from trt_engines.devices.operations import Network
 from trt_engines.errors import EngineFault, OutOfMemory
 from trt_engines.interface import interface_of
-from trt_engines.model import Component, Model
+from trt_engines.model import Component
 from trt_engines.residency import Footprint
+from trt_engines.sessions.host import HostSession
+from trt_engines.sessions.session import Declared
 
 _ARCHITECTURES = frozenset({"stable_diffusion_1"})
 
 
-class PyTorchBackend:
-    """Runs a model's safetensors through the modules that define its architecture, in float32.
+def pytorch_backend(threads: int = 0, *, gpu: bool = False) -> OnDeviceBackend:
+    """The backend that runs a model's safetensors through the modules that define its architecture, in float32.
 
     Args:
         threads: threads of one call; 0 takes every core this process may use.
-        gpu: compute on the first card that the process sees, NVIDIA's or AMD's (ROCm).
+        gpu: compute on the first card that the process sees, NVIDIA's or AMD's (ROCm); tensors stay in host memory
+            and are copied at each call.
     """
+    return OnDeviceBackend("pytorch-gpu" if gpu else "pytorch", PyTorchSource(CpuDevice(), threads, gpu=gpu))
 
-    def __init__(self, threads: int = 0, *, gpu: bool = False) -> None:
-        self.name = "pytorch-gpu" if gpu else "pytorch"
+
+class PyTorchSource:
+    """A model's modules, for every size. Args: see `pytorch_backend`."""
+
+    def __init__(self, device: HostComputingDevice, threads: int = 0, *, gpu: bool = False) -> None:
+        self.device = device
         self._gpu = gpu
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._modules: dict[tuple[str, Component], Any] = {}
 
     def refuses(self, spec: EngineSpec) -> str | None:
         for package in ("torch", "diffusers", "transformers"):
@@ -49,80 +62,66 @@ class PyTorchBackend:
     def footprint(self, spec: EngineSpec) -> Footprint:
         return single_precision(spec)
 
-    def load(self, spec: EngineSpec) -> PyTorchEngine:
+    def engine_of(self, spec: EngineSpec) -> str:
+        return spec.component.value
+
+    def open(self, spec: EngineSpec) -> HostSession:
         import torch
 
         torch.set_num_threads(self._threads)
         device = _card() if self._gpu else "cpu"
         try:
-            module = self._module(spec, device)
+            module = _module(spec, device)
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory(f"{spec.label} does not fit on the card: {error}") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineFault(f"PyTorch cannot load {spec.label}: {error}") from error
-        return PyTorchEngine(spec, module, device)
-
-    def unload(self, model: Model, component: Component) -> None:
-        self._modules.pop((model.name, _module_of(component)), None)
-
-    def _module(self, spec: EngineSpec, device: str) -> Any:
-        """The eager module that computes a component; encoder and decoder share one VAE."""
-        kind = _module_of(spec.component)
-        key = (spec.model.name, kind)
-        if key not in self._modules:
-            import torch
-            from diffusers import AutoencoderKL, UNet2DConditionModel
-            from transformers import CLIPTextModel
-
-            loader = {
-                Component.TEXT_ENCODER: CLIPTextModel,
-                Component.DENOISER: UNet2DConditionModel,
-                Component.VAE_DECODER: AutoencoderKL,
-            }[kind]
-            folder = spec.model.weights[spec.component].parent
-            module = loader.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-            self._modules[key] = module.to(device, torch.float32).eval()
-        return self._modules[key]
-
-
-class PyTorchEngine:
-    """A module behind NumPy tensors that share memory with PyTorch's; a card gets copies at each call."""
-
-    def __init__(self, spec: EngineSpec, module: Any, device: str) -> None:
-        import torch
-
-        self.spec = spec
-        self._module, self._device = module, device
-        self._forward = _FORWARDS[spec.component]
         layers = module.config.num_hidden_layers if spec.component is Component.TEXT_ENCODER else 1
         interface = interface_of(spec, text_layers=layers)
-        self.inputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in interface.inputs}
-        self.outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in interface.outputs}
-        self._tensors = {name: torch.from_numpy(buffer) for name, buffer in self.inputs.items()}
-        (self._output,) = interface.outputs
+        tensors = {
+            one.name: Declared(dtype=one.dtype, shape=one.shape) for one in (*interface.inputs, *interface.outputs)
+        }
+        return HostSession(self.device, network_plan(spec, _network(spec, module, device), tensors))
 
-    def run(self, rows: int) -> None:
+
+def _module(spec: EngineSpec, device: str) -> Any:
+    """The eager module that computes a component; encoder and decoder are halves of one VAE, and each loads its own."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    loader = {
+        Component.TEXT_ENCODER: CLIPTextModel,
+        Component.DENOISER: UNet2DConditionModel,
+        Component.VAE_DECODER: AutoencoderKL,
+        Component.VAE_ENCODER: AutoencoderKL,
+    }[spec.component]
+    folder = spec.model.weights[spec.component].parent
+    module = loader.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+    if spec.component is Component.VAE_DECODER:
+        del module.encoder
+    elif spec.component is Component.VAE_ENCODER:
+        del module.decoder
+    return module.to(device, torch.float32).eval()
+
+
+def _network(spec: EngineSpec, module: Any, device: str) -> Network:
+    forward, label = _FORWARDS[spec.component], spec.label
+    (output,) = interface_of(spec).outputs
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         import torch
 
         try:
             with torch.inference_mode():
-                arguments = {name: tensor[:rows].to(self._device) for name, tensor in self._tensors.items()}
-                result = self._forward(self._module, arguments).cpu()
+                arguments = {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
+                return {output.name: forward(module, arguments).cpu().numpy()}
         except torch.cuda.OutOfMemoryError as error:
-            raise OutOfMemory(f"{self.spec.label} with {rows} rows does not fit on the card: {error}") from error
+            raise OutOfMemory(f"{label} does not fit on the card with this many rows: {error}") from error
         except RuntimeError as error:
-            raise EngineFault(f"{self.spec.label} failed in PyTorch: {error}") from error
-        target = self.outputs[self._output.name]
-        selected = (slice(None),) * self._output.row_axis + (slice(rows),)
-        target[selected] = result.numpy()
+            raise EngineFault(f"{label} failed in PyTorch: {error}") from error
 
-    def close(self) -> None:
-        self._tensors.clear()
-
-
-def _module_of(component: Component) -> Component:
-    """Encoder and decoder are parts of one VAE."""
-    return Component.VAE_DECODER if component is Component.VAE_ENCODER else component
+    return run
 
 
 def _card() -> str:

@@ -6,60 +6,24 @@ says whether its prompt, its noise and its place in a batch were its own, whoeve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.host_source import NetworkSource
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
-from trt_engines.interface import interface_of
-from trt_engines.model import Component, Model
-from trt_engines.residency import Footprint
+from trt_engines.model import Component
 
-Arrays = Mapping[str, NDArray[Any]]
+ROWWISE = "rowwise"
 
 
-class RowwiseBackend:
-    """Computes with NumPy, from no weights."""
-
-    name = "rowwise"
-
-    def refuses(self, spec: EngineSpec) -> str | None:
-        return None
-
-    def footprint(self, spec: EngineSpec) -> Footprint:
-        return Footprint(weights=0)
-
-    def load(self, spec: EngineSpec) -> RowwiseEngine:
-        return RowwiseEngine(spec)
-
-    def unload(self, model: Model, component: Component) -> None:
-        pass
-
-
-class RowwiseEngine:
-    """One network in one bucket."""
-
-    def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
-        self._network = rowwise_network(spec)
-        self._interface = interface_of(spec)
-        self.inputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self._interface.inputs}
-        self.outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self._interface.outputs}
-
-    def run(self, rows: int) -> None:
-        if not 1 <= rows <= self.spec.bucket.rows:
-            raise ValueError(f"{self.spec.label}: {rows} rows asked of {self.spec.bucket.rows}")
-        results = self._network({name: tensor[:rows] for name, tensor in self.inputs.items()})
-        for tensor in self._interface.outputs:
-            np.moveaxis(self.outputs[tensor.name], tensor.row_axis, 0)[:rows] = np.moveaxis(
-                results[tensor.name], tensor.row_axis, 0
-            )
-
-    def close(self) -> None:
-        pass
+def rowwise_backend(device: HostComputingDevice | None = None) -> OnDeviceBackend:
+    """The backend that computes with NumPy, from no weights. Args: device: where tensors are; None: the processor."""
+    return OnDeviceBackend(ROWWISE, NetworkSource(rowwise_network, device))
 
 
 def rowwise_network(spec: EngineSpec) -> Network:

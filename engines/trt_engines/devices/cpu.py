@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable
 from itertools import count
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ class CpuDevice:
         self._memory: dict[Allocation, Bytes] = {}
         self._graphs: dict[Graph, list[Work]] = {}
         self._capturing: list[Work] | None = None
+        self._recorded: dict[Event, float] = {}  # when, of those that are timed
         self._handles = count(1)
 
     @property
@@ -57,6 +60,8 @@ class CpuDevice:
         match resource:
             case Graph():
                 del self._graphs[resource]
+            case Event():
+                self._recorded.pop(resource, None)
             case Buffer() if resource.whole:
                 del self._memory[resource.allocation]
             case Buffer():
@@ -74,11 +79,15 @@ class CpuDevice:
     def create_stream(self, label: str) -> Stream:
         return Stream(next(self._handles), label)
 
-    def create_event(self, label: str) -> Event:
-        return Event(next(self._handles), label)
+    def create_event(self, label: str, *, timed: bool = False) -> Event:
+        event = Event(next(self._handles), label)
+        if timed:
+            self._recorded[event] = math.nan
+        return event
 
     def record(self, event: Event, stream: Stream) -> None:
-        pass
+        if event in self._recorded:
+            self._recorded[event] = perf_counter()
 
     def wait(self, stream: Stream, event: Event) -> None:
         pass
@@ -88,6 +97,9 @@ class CpuDevice:
 
     def done(self, event: Event) -> bool:
         return True
+
+    def elapsed(self, start: Event, end: Event) -> float:
+        return self._recorded[end] - self._recorded[start]
 
     def copy(self, destination: Buffer, source: Buffer, stream: Stream) -> None:
         self.enqueue(copy_work(destination, source), stream)
@@ -121,8 +133,8 @@ class CpuDevice:
             self.enqueue(work, stream)
 
     def close(self) -> None:
-        self._graphs.clear()
-        self._memory.clear()
+        for held in (self._graphs, self._recorded, self._memory):
+            held.clear()
 
     def _bytes(self, buffer: Buffer) -> Bytes:
         return self._memory[buffer.allocation][buffer.offset : buffer.end]

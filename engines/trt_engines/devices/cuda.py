@@ -109,8 +109,10 @@ class CudaDevice:
         self._streams[stream] = native
         return stream
 
-    def create_event(self, label: str) -> Event:
-        flags = self._runtime.cudaEventDisableTiming | self._runtime.cudaEventBlockingSync
+    def create_event(self, label: str, *, timed: bool = False) -> Event:
+        flags = self._runtime.cudaEventBlockingSync
+        if not timed:
+            flags |= self._runtime.cudaEventDisableTiming
         native = self._call(self._runtime.cudaEventCreateWithFlags(flags))
         event = Event(int(native), label)
         self._events[event] = native
@@ -134,6 +136,10 @@ class CudaDevice:
             return False
         self._call(result)
         return True
+
+    def elapsed(self, start: Event, end: Event) -> float:
+        milliseconds = self._call(self._runtime.cudaEventElapsedTime(self._events[start], self._events[end]))
+        return float(milliseconds) / 1e3
 
     def copy(self, destination: Buffer, source: Buffer, stream: Stream) -> None:
         direction(destination, source)

@@ -90,8 +90,8 @@ class Device(Protocol):
     def create_stream(self, label: str) -> Stream:
         """A stream that runs beside all others."""
 
-    def create_event(self, label: str) -> Event:
-        """An event that nothing has recorded yet."""
+    def create_event(self, label: str, *, timed: bool = False) -> Event:
+        """An event that nothing has recorded yet. Args: timed: `elapsed` will be asked about it."""
 
     def record(self, event: Event, stream: Stream) -> None:
         """Mark the place that the stream has come to."""
@@ -104,6 +104,9 @@ class Device(Protocol):
 
     def done(self, event: Event) -> bool:
         """Whether what the event marks is done; never blocks. Once true, it is as if the host had waited for it."""
+
+    def elapsed(self, start: Event, end: Event) -> float:
+        """Seconds of the device's own clock between two timed events, both of which are done."""
 
     def copy(self, destination: Buffer, source: Buffer, stream: Stream) -> None:
         """Copy a buffer to one of the same size, between any two places but host and host."""

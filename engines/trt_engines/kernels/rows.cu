@@ -19,22 +19,33 @@ extern "C" __global__ void row_combine(float *state, const VALUE *outputs, const
     if (element >= size) return;
     const long long row = blockIdx.y;
     float *tensor_of_row = state + row * tensors * size + element;
+    const float *factors = mix + row * registers * tensors;
     float term[MOST_TENSORS];
 #pragma unroll
     for (int tensor = 0; tensor < MOST_TENSORS; ++tensor) {
-        if (tensor == registers || tensor == registers + 1) {
+        bool used = false;  // what nobody needs is not read: most samplers use three tensors of eight
+        for (int target = 0; target < registers; ++target) {
+            if (tensor < tensors) used = used || factors[target * tensors + tensor] != 0.0f;
+        }
+        term[tensor] = 0.0f;
+        if (used && (tensor == registers || tensor == registers + 1)) {
             const long long first = (tensor == registers ? conditional : unconditional)[row];
-            term[tensor] = first < 0 ? 0.0f : to_float(outputs[first + element]);
-        } else if (tensor < tensors) {
+            if (first >= 0) term[tensor] = to_float(outputs[first + element]);
+        } else if (used) {
             term[tensor] = tensor_of_row[(long long)tensor * size];
         }
     }
-    const float *factors = mix + row * registers * tensors;
     for (int target = 0; target < registers; ++target) {
-        float total = factors[target * tensors] * term[0];
+        float total = 0.0f;
+        bool begun = false;
 #pragma unroll
-        for (int tensor = 1; tensor < MOST_TENSORS; ++tensor) {
-            if (tensor < tensors) total += factors[target * tensors + tensor] * term[tensor];
+        for (int tensor = 0; tensor < MOST_TENSORS; ++tensor) {
+            const float factor = tensor < tensors ? factors[target * tensors + tensor] : 0.0f;
+            if (factor != 0.0f) {
+                const float part = factor * term[tensor];
+                total = begun ? total + part : part;
+                begun = true;
+            }
         }
         tensor_of_row[(long long)target * size] = total;
     }

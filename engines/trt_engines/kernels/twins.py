@@ -28,11 +28,8 @@ def row_scale(sample: Values, state: Floats, place: Ints, scale: Floats, size: i
         state: [places, tensors, size].
         place, scale: [rows].
     """
-    rows = len(place)
     blocks = state.reshape(-1, tensors, size)
-    out = sample.reshape(rows, size)
-    for row in range(rows):
-        out[row] = blocks[place[row], 0] * scale[row]
+    sample.reshape(len(place), size)[:] = blocks[place, 0] * scale[:, np.newaxis]
 
 
 def row_combine(
@@ -48,7 +45,7 @@ def row_combine(
     """Every register of every row becomes a linear combination of the row's tensors, history included.
 
     A row's tensors are its registers, its conditional and unconditional output, and the tensors of its state after
-    those two (noise). Terms are added in that order.
+    those two (noise). Terms are added in that order; one whose factor is 0 is left out, whatever it holds.
 
     Args:
         state: [rows, tensors, size]; the first `registers` tensors of a row are rewritten.
@@ -59,19 +56,27 @@ def row_combine(
     """
     rows = len(conditional)
     blocks = state.reshape(rows, tensors, size)
-    factors = mix.reshape(rows, registers, tensors)
-    for row in range(rows):
-        terms = list(blocks[row])
+    for row, factors in enumerate(mix.reshape(rows, registers, tensors).tolist()):
+        terms: list[Floats | float] = list(blocks[row])
         for tensor, first in ((registers, conditional[row]), (registers + 1, unconditional[row])):
-            present = outputs[first : first + size].astype(np.float32) if first >= 0 else np.zeros(size, np.float32)
-            terms[tensor] = present
-        updated = np.empty((registers, size), np.float32)
-        for register in range(registers):
-            total = factors[row, register, 0] * terms[0]
-            for tensor in range(1, tensors):
-                total += factors[row, register, tensor] * terms[tensor]
-            updated[register] = total
-        blocks[row, :registers] = updated
+            terms[tensor] = outputs[first : first + size].astype(np.float32, copy=False) if first >= 0 else 0.0
+        updated = [_combined(factors[register], terms, register) for register in range(registers)]
+        for register, combination in enumerate(updated):
+            if combination is not None:
+                blocks[row, register] = combination
+
+
+def _combined(factors: list[float], terms: list[Floats | float], register: int) -> Floats | float | None:
+    """A register's new values; None: they are those it has."""
+    used = [tensor for tensor, factor in enumerate(factors) if factor]
+    if not used:
+        return 0.0
+    if used == [register] and factors[register] == 1.0:
+        return None
+    total = terms[used[0]] * np.float32(factors[used[0]])
+    for tensor in used[1:]:
+        total = total + terms[tensor] * np.float32(factors[tensor])
+    return total
 
 
 def mask_blend(sample: Values, known: Values, mask: Floats, channels: int, cells: int) -> None:

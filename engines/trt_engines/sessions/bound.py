@@ -17,6 +17,7 @@ class BoundEngine:
 
     Args:
         activation: memory shared with the engines of this stream; None: its own.
+        label: name in logs and errors; None: the session's.
     Raises: OutOfMemory; EngineRefused: no profile takes the interface's shapes. Nothing stays allocated then.
     """
 
@@ -27,9 +28,11 @@ class BoundEngine:
         interface: Interface,
         stream: Stream,
         activation: SharedActivation | None = None,
+        label: str | None = None,
     ) -> None:
-        self.label = session.label
+        self.label = label or session.label
         self.stream = stream
+        self.interface = interface
         self.rows = max(tensor.shape[tensor.row_axis] for tensor in interface.inputs)
         self._device = device
         self._specs = {tensor.name: tensor for tensor in (*interface.inputs, *interface.outputs)}
@@ -48,7 +51,7 @@ class BoundEngine:
             self._replay.bind(self._buffers)
             self._allocated = allocated.pop_all()
 
-    def spec(self, name: str) -> TensorSpec:
+    def tensor(self, name: str) -> TensorSpec:
         """A tensor at full rows."""
         return self._specs[name]
 
@@ -63,7 +66,9 @@ class BoundEngine:
         return self._buffers[name].part(0, self._specs[name].bytes_at(rows))
 
     def run(self, rows: int) -> None:
-        """Put one call into the stream. Raises: EngineFault."""
+        """Put one call into the stream. Raises: EngineFault. ValueError: more rows than there are, or none."""
+        if not 1 <= rows <= self.rows:
+            raise ValueError(f"{self.label}: {rows} rows asked of {self.rows}")
         self._replay.run(rows)
 
     def close(self) -> None:

@@ -5,37 +5,19 @@ The plan stands for a built engine: the graph it was built from, with the profil
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import ml_dtypes
-import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
-from trt_engines.backends.onnxruntime import open_graph
 from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.devices.operations import Bytes, Network, NetworkOperation, Work
 from trt_engines.devices.simulated.hazards import BindingUnset, ContextOnTwoStreams, OutsideProfile, Site, site
-from trt_engines.errors import EngineFault
 from trt_engines.interface import Interface, TensorSpec
 from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange, covering
-
-if TYPE_CHECKING:
-    import onnxruntime
-
-_TYPES = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
-    "tensor(int32)": np.dtype(np.int32),
-    "tensor(int64)": np.dtype(np.int64),
-    "tensor(bool)": np.dtype(np.bool_),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,47 +32,12 @@ class HostPlan:
     activation_bytes: int = 1  # of device memory, for a call
 
 
-def onnx_network(graph: Path, threads: int = 0) -> Network:
-    """A graph that ONNX Runtime runs on the processor.
-
-    Args:
-        threads: of one call; 0 takes every core this process may use.
-    Raises: EngineFault: the graph cannot be loaded.
-    """
-    return session_network(open_graph(graph, threads or len(os.sched_getaffinity(0))))
-
-
-def session_network(session: onnxruntime.InferenceSession) -> Network:
-    """An open graph as a network."""
-    names = [output.name for output in session.get_outputs()]
-
-    def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        try:
-            results = session.run(names, dict(inputs))
-        except Exception as error:
-            raise EngineFault(f"a graph failed in ONNX Runtime: {error}") from error
-        return dict(zip(names, results, strict=True))
-
-    return run
-
-
-def declared_tensors(session: onnxruntime.InferenceSession) -> dict[str, Declared]:
-    """The inputs and outputs of an open graph. Raises: EngineFault: one is of a type that no network here has."""
-    found = {}
-    for one in (*session.get_inputs(), *session.get_outputs()):
-        if one.type not in _TYPES:
-            raise EngineFault(f"{one.name} is a {one.type}; a network takes and gives {', '.join(_TYPES)}")
-        shape = tuple(size if isinstance(size, int) else -1 for size in one.shape)
-        found[one.name] = Declared(dtype=_TYPES[one.type], shape=shape)
-    return found
-
-
 def host_plan(spec: EngineSpec, interface: Interface, network: Network, *, activation_bytes: int = 1) -> HostPlan:
     """What stands for an engine that was built for one bucket, from one row to all of its rows.
 
     Args:
         interface: of the network in the bucket, see `interface_of`.
-        network: its graph, see `onnx_network`; or anything with the same tensors.
+        network: its graph, see `onnx_graph`; or anything with the same tensors.
         activation_bytes: what its calls need on the card that it stands for.
     """
     profile = {one.name: ShapeRange(min=one.at(1), opt=one.shape, max=one.shape) for one in interface.inputs}

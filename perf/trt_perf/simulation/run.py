@@ -157,7 +157,8 @@ class Rig:
         if (stepped := self._stepping.pop(name, None)) is not None:
             key, began = stepped
             self._free.append(name)
-            for job_id, _ in self._scheduler.stepped(key, self._card.now - began):
+            self._scheduler.measured(key, self._scheduler.rows(key), self._card.now - began)
+            for job_id, _ in self._scheduler.stepped(key):
                 self._decode(self._jobs[job_id])
             return
         stage, after = self._running.pop(name)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from trt_engines.backends.null import NullBackend
+from trt_engines.backends.null import NULL
 from trt_engines.costs.hardware import hardware
 from trt_engines.costs.roofline import CONSTANTS
 from trt_engines.model import find_models
@@ -133,8 +133,7 @@ def bench_loop(backend: str, *, rows: int, steps: int, side: int, sampler: str =
     """A device loop in this process with `rows` jobs of one image each. Args: backend: "null" or "onnxruntime"."""
     from trt_engines.backends.ladder import make_backends
 
-    backends = [NullBackend()] if backend == NullBackend.name else make_backends([backend], threads=1)
-    by_name = {one.name: one for one in backends}
+    by_name = {one.name: one for one in make_backends([backend], threads=1)}
     loop = DeviceLoop(find_models(), by_name, max_rows=rows, memory=2**32, emit=lambda *_: None)
     for number in range(rows):
         loop.take(_a_run(str(number), backend=backend, width=side, height=side, steps=steps, sampler=sampler), b"")
@@ -144,7 +143,7 @@ def bench_loop(backend: str, *, rows: int, steps: int, side: int, sampler: str =
 def _step_host_us(sampler: str) -> float:
     """Median time of a step at 8 rows, guidance on, at the model's own size, when the network is free."""
     side = find_models()[MODEL].native_width
-    loop = bench_loop(NullBackend.name, rows=ROWS, steps=STEPS, side=side, sampler=sampler)
+    loop = bench_loop(NULL, rows=ROWS, steps=STEPS, side=side, sampler=sampler)
     loop.step()  # makes engines and lays out the batch
     seconds = []
     for _ in range(STEPS - 2):

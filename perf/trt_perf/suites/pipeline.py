@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
+from trt_engines.backends.onnxruntime import onnxruntime_backend
 from trt_engines.model import Model, find_models
 from trt_export.shapes_tiny.check import judge
 from trt_export.shapes_tiny.scenes import caption, held_out_scenes
@@ -51,7 +51,7 @@ class Bench:
         self.pictures: Pictures = {}
         self.totals = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
         self.failures: list[str] = []
-        backend = OnnxRuntimeBackend(threads)
+        backend = onnxruntime_backend(threads)
         self._loop = DeviceLoop(
             {model.name: model}, {backend.name: backend}, max_rows=rows, memory=2**32, emit=self._emit
         )

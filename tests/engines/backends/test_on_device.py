@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trt_engines.backend import EngineSpec
+from trt_engines.backend import Engine, EngineSpec
 from trt_engines.backends.graph_source import CARD_VARIABLE, simulated_card
 from trt_engines.backends.ladder import make_backends
 from trt_engines.backends.on_device import OnDeviceBackend
@@ -51,6 +52,8 @@ class Source:
     dtype: Any = np.float32
     memory: int = 2**24
     extra: tuple[str, ...] = ()
+    activation: int = 1
+    odd: Mapping[str, Any] = field(default_factory=dict)  # tensors that are of other types
     opened: int = 0
     device: SimulatedDevice = field(init=False)
 
@@ -71,7 +74,9 @@ class Source:
         bucket = Bucket(width=512, height=512, rows=8)
         interface = interface_of(EngineSpec(model=MODEL, component=spec.component, bucket=bucket), text_layers=LAYERS)
         tensors = {one.name: one.dtype for one in (*interface.inputs, *interface.outputs)}
-        kinds = {name: np.dtype(self.dtype if dtype == np.float32 else dtype) for name, dtype in tensors.items()}
+        floats = {name for name, dtype in tensors.items() if dtype == np.float32 and name != "timestep"}
+        kinds = {name: np.dtype(self.dtype if name in floats else dtype) for name, dtype in tensors.items()}
+        kinds |= {name: np.dtype(dtype) for name, dtype in self.odd.items()}
         shapes = {one.name: one.shape for one in (*interface.inputs, *interface.outputs)}
         profile = {
             one.name: ShapeRange(min=(1,) * len(one.shape), opt=one.shape, max=one.shape) for one in interface.inputs
@@ -83,53 +88,47 @@ class Source:
             tensors={name: Declared(dtype=kinds[name], shape=shapes[name]) for name in tensors}
             | {name: Declared(dtype=np.dtype(self.dtype), shape=(1,)) for name in self.extra},
             weight_bytes=1024,
+            activation_bytes=self.activation,
         )
         return HostSession(self.device, plan)
 
 
-def filled(backend: OnDeviceBackend, spec: EngineSpec) -> Any:
-    engine = backend.load(spec)
-    engine.inputs["sample"][...] = np.random.default_rng(0).normal(size=engine.inputs["sample"].shape)
-    return engine
+def load(backend: OnDeviceBackend, spec: EngineSpec) -> Engine:
+    return backend.load(spec, backend.device.create_stream("work"))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 0), (np.float16, 2e-3), (ml_dtypes.bfloat16, 2e-2)])
-def test_the_rows_of_a_call_are_computed_in_the_types_of_the_engine(dtype: Any, tolerance: float) -> None:
-    engine = filled(OnDeviceBackend("a", Source(dtype=dtype)), a_spec())
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_an_engine_has_the_types_that_it_declares(dtype: Any) -> None:
+    engine = load(OnDeviceBackend("a", Source(dtype=dtype)), a_spec())
 
-    for rows in (3, 1, 4, 3):
-        engine.outputs["noise_pred"][...] = 9
-        engine.inputs["sample"][...] += 1
-        engine.run(rows)
-        expected = engine.inputs["sample"][:rows] / 2
-        np.testing.assert_allclose(engine.outputs["noise_pred"][:rows], expected, rtol=tolerance, atol=tolerance)
-        assert (engine.outputs["noise_pred"][rows:] == 9).all()
-    assert engine.outputs["noise_pred"].dtype == np.float32
+    assert engine.tensor("sample").dtype == engine.tensor("noise_pred").dtype == dtype
+    assert engine.tensor("timestep").dtype == np.float32
 
 
-def test_what_half_precision_cannot_hold_is_infinite_and_not_a_wrong_number() -> None:
-    engine = filled(OnDeviceBackend("a", Source(dtype=np.float16)), a_spec())
-    engine.inputs["sample"][0] = 1e6
+def test_a_text_encoder_has_the_layers_that_it_declares() -> None:
+    engine = load(OnDeviceBackend("a", Source(layered)), a_spec(Component.TEXT_ENCODER, rows=3))
 
-    engine.run(1)
-
-    assert np.isinf(engine.outputs["noise_pred"][0]).all()
+    assert engine.tensor("context").shape[:2] == (LAYERS, 3)
 
 
-def test_rows_behind_an_axis_of_layers_come_back_in_their_places() -> None:
-    engine = OnDeviceBackend("a", Source(layered)).load(a_spec(Component.TEXT_ENCODER, rows=3))
-    engine.inputs["input_ids"][...] = np.arange(3)[:, None]
+def test_engines_of_a_stream_share_the_memory_of_their_calls() -> None:
+    source = Source(activation=4096)
+    backend = OnDeviceBackend("a", source)
+    one, other = (backend.device.create_stream(name) for name in ("one", "other"))
+    free = [source.device.memory_info().free]
+    for width, stream in ((64, one), (64, one), (64, other)):
+        backend.load(a_spec(width=width), stream)
+        free.append(source.device.memory_info().free)
 
-    engine.run(2)
-
-    assert engine.outputs["context"].shape[:2] == (LAYERS, 3)
-    np.testing.assert_array_equal(engine.outputs["context"][:, :2, 0, 0], [[0, 1], [0, -1]])
+    first, second, third = (before - after for before, after in pairwise(free))
+    assert third - second == 4096
+    assert first - 1024 == third  # beside the weights
 
 
 def test_buckets_of_a_network_share_its_session_until_it_is_unloaded() -> None:
     source = Source()
     backend = OnDeviceBackend("a", source)
-    engines = [backend.load(a_spec()), backend.load(a_spec(width=128))]
+    engines = [load(backend, a_spec()), load(backend, a_spec(width=128))]
     assert source.opened == 1
 
     for engine in engines:
@@ -137,7 +136,7 @@ def test_buckets_of_a_network_share_its_session_until_it_is_unloaded() -> None:
     backend.unload(MODEL, Component.DENOISER)
 
     assert source.device.memory_info().free == source.memory
-    backend.load(a_spec())
+    load(backend, a_spec())
     assert source.opened == 2
 
 
@@ -145,7 +144,7 @@ def test_a_load_without_room_leaves_nothing_behind() -> None:
     source = Source(memory=2048)  # for the weights, and not for the tensors
 
     with pytest.raises(OutOfMemory):
-        OnDeviceBackend("a", source).load(a_spec())
+        load(OnDeviceBackend("a", source), a_spec())
 
     assert source.device.memory_info().free == 2048
 
@@ -154,14 +153,20 @@ def test_an_engine_with_other_tensors_than_the_worker_gives_is_refused_by_their_
     source = Source(extra=("pooled", "time_ids"))
 
     with pytest.raises(EngineRefused, match="pooled, time_ids"):
-        OnDeviceBackend("a", source).load(a_spec())
+        load(OnDeviceBackend("a", source), a_spec())
 
     assert source.device.memory_info().free == source.memory
 
 
+@pytest.mark.parametrize(("tensor", "dtype"), [("timestep", np.float16), ("sample", np.int32), ("context", np.int64)])
+def test_an_engine_with_a_type_that_the_worker_does_not_give_is_refused(tensor: str, dtype: Any) -> None:
+    with pytest.raises(EngineRefused, match=f"{tensor} as {np.dtype(dtype)}"):
+        load(OnDeviceBackend("a", Source(odd={tensor: dtype})), a_spec())
+
+
 def test_more_rows_than_the_bucket_has_are_refused() -> None:
     with pytest.raises(ValueError, match="5 rows asked of 4"):
-        OnDeviceBackend("a", Source()).load(a_spec()).run(5)
+        load(OnDeviceBackend("a", Source()), a_spec()).run(5)
 
 
 def test_the_simulated_card_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

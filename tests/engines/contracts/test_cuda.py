@@ -51,6 +51,7 @@ class Runtime:
             "cudaStreamCreateWithFlags": (cuda_runtime.cudaStream_t(11),),
             "cudaEventCreateWithFlags": (cuda_runtime.cudaEvent_t(12),),
             "cudaStreamEndCapture": (cuda_runtime.cudaGraph_t(13),),
+            "cudaEventElapsedTime": (2.5,),
             "cudaGraphInstantiate": (cuda_runtime.cudaGraphExec_t(14),),
         }
 
@@ -149,11 +150,15 @@ def live(device: CudaDevice) -> None:
     device.record(event, stream)
     device.wait(stream, event)
     assert device.done(event)
+    began, ended = (device.create_event(label, timed=True) for label in ("began", "ended"))
+    device.record(began, stream)
+    device.record(ended, stream)
+    assert device.elapsed(began, ended) == 0.0025
     graph = device.capture(stream, lambda: device.copy(host, block, stream), "copy")
     device.launch_graph(graph, stream)
     device.synchronize(stream)
     device.synchronize(event)
-    for resource in (graph, block, host, event, stream):
+    for resource in (graph, block, host, event, began, ended, stream):
         device.free(resource)
     stream = device.create_stream("left")
     device.create_event("left")
@@ -188,7 +193,7 @@ def test_everything_that_is_made_is_given_back_once(device: CudaDevice, runtime:
     assert calls["cudaHostAlloc"] == calls["cudaFreeHost"] == 1
     assert calls["cudaGraphInstantiate"] == calls["cudaGraphExecDestroy"] == calls["cudaGraphDestroy"] == 2
     assert calls["cudaStreamCreateWithFlags"] == calls["cudaStreamDestroy"] == 2
-    assert calls["cudaEventCreateWithFlags"] == calls["cudaEventDestroy"] == 2
+    assert calls["cudaEventCreateWithFlags"] == calls["cudaEventDestroy"] == 4
 
 
 def test_it_has_every_call_of_the_interface_with_the_same_parameters() -> None:

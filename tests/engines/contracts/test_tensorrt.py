@@ -22,6 +22,7 @@ from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.errors import EngineFault, EngineRefused, StaleEngine
 from trt_engines.interface import Interface, TensorSpec, interface_of
 from trt_engines.model import Component, find_models
+from trt_engines.sessions.host_calls import HostCalls
 from trt_engines.sessions.libraries import TensorRt, TensorRtRtx
 from trt_engines.sessions.session import Declared
 from trt_engines.sessions.tensorrt import TensorRtSession
@@ -285,11 +286,13 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     source = StoredSource(kit.library.name, store, installed=kit.version, sm=89, open_device=Sm89)
     backend = OnDeviceBackend(kit.library.name, source)
 
-    engine = backend.load(spec)
+    calls = HostCalls(backend.device, backend.load(spec, backend.device.create_stream("decode")))
     for rows in (2, 1, 2):
-        engine.run(rows)
-    engine.close()
+        (given,) = calls.run(rows, {latent.name: np.zeros(latent.at(rows))}).values()
+        assert given.shape == pixels.at(rows)
+        assert given.dtype == np.float32
+    calls.close()
+    calls.engine.close()
     backend.unload(model, spec.component)
 
     assert {"deserialize_cuda_engine", "get_tensor_dtype", "set_tensor_address", "execute_async_v3"} <= kit.used
-    assert engine.outputs["pixels"].dtype == np.float32

@@ -95,3 +95,17 @@ def test_copies_need_equal_sizes_and_a_device_at_one_end(device: HostComputingDe
         device.copy(device.allocate(4), hosts[0], stream)
     with pytest.raises(ValueError, match="host memory to host memory"):
         device.copy(hosts[1], hosts[0], stream)
+
+
+def test_the_time_between_two_events_is_told_once_they_are_done(device: HostComputingDevice, floats: Any) -> None:
+    kit, stream = floats(device), device.create_stream("work")
+    block = kit.device_memory()
+    began, ended = (device.create_event(label, timed=True) for label in ("began", "ended"))
+
+    device.record(began, stream)
+    device.fill(block, 0, stream)
+    device.record(ended, stream)
+    device.synchronize(ended)
+
+    assert device.elapsed(began, ended) >= 0
+    assert device.elapsed(began, began) == 0

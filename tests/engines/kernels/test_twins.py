@@ -20,7 +20,6 @@ from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.kernels import catalogue
 from trt_engines.kernels.kernel import BFLOAT16, FLOAT, HALF, KernelCall
-from trt_worker.decode.pixels import PixelConverter
 
 REGISTERS, TENSORS = 5, 8
 VALUES = (FLOAT, HALF, BFLOAT16)
@@ -59,6 +58,9 @@ def a_row_combine(value: np.dtype[Any], seed: int, rows: int, size: int) -> tupl
     state = random.normal(size=rows * TENSORS * size).astype(np.float32)
     outputs = random.normal(size=2 * rows * size).astype(value)
     mix = random.normal(size=rows * REGISTERS * TENSORS).astype(np.float32)
+    mix[random.random(mix.size) < 0.4] = 0
+    kept = random.random((rows, REGISTERS)) < 0.3  # registers that stay as they are
+    mix.reshape(rows, REGISTERS, TENSORS)[kept] = np.eye(TENSORS, dtype=np.float32)[np.nonzero(kept)[1]]
     order = random.permutation(2 * rows).astype(np.int64) * size
     conditional, unconditional = order[:rows].copy(), order[rows:].copy()
     unconditional[random.random(rows) < 0.5] = -1
@@ -205,6 +207,21 @@ def test_combining_rows_is_a_matrix_product_over_their_tensors(
     np.testing.assert_array_equal(after[:, REGISTERS:], untouched)
 
 
+def test_a_tensor_whose_factor_is_zero_does_not_count_even_if_it_is_not_finite(run_source: RunSource) -> None:
+    _, of_twin = a_row_combine(FLOAT, 3, 2, 16)
+    call, of_source = a_row_combine(FLOAT, 3, 2, 16)
+    for state, _, mix, *_ in (of_twin, of_source):
+        mix.reshape(2, REGISTERS, TENSORS)[:, :, TENSORS - 1] = 0
+        state.reshape(2, TENSORS, 16)[:, TENSORS - 1] = np.nan
+
+    call.kernel.twin(*of_twin)
+    run_source(call, of_source)
+
+    for state, *_ in (of_twin, of_source):
+        assert np.isfinite(state.reshape(2, TENSORS, 16)[:, :REGISTERS]).all()
+    np.testing.assert_array_equal(as_bits(of_twin[0]), as_bits(of_source[0]))
+
+
 def test_an_output_that_a_row_has_not_does_not_reach_it_even_if_it_is_not_finite() -> None:
     call, arguments = a_row_combine(FLOAT, 1, 2, 16)
     state, outputs, _, conditional, unconditional, *_ = arguments
@@ -251,8 +268,8 @@ def test_pixels_are_those_of_the_host_and_rows_that_are_not_finite_are_flagged(
 
     finite = np.isfinite(planes).all(axis=(1, 2, 3))
     np.testing.assert_array_equal(flags, (~finite).astype(np.int32))
-    expected = np.zeros((rows, 3, width, 3), np.uint8)
-    PixelConverter().to_pixels(np.nan_to_num(planes, nan=-1, posinf=9, neginf=-9), expected)
+    shown = np.nan_to_num(planes, nan=-1, posinf=9, neginf=-9) * np.float32(0.5) + np.float32(0.5)
+    expected = np.clip(shown * np.float32(255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(pixels.reshape(expected.shape), expected)
 
 

@@ -19,6 +19,7 @@ from trt_engines.devices.simulated.hazards import (
     EventNeverRecorded,
     FreedInFlight,
     GraphAddressChanged,
+    NotTimed,
     Site,
     WrittenInFlight,
     site,
@@ -53,6 +54,7 @@ class _Mark:
 
     task: Task
     clock: Clock
+    recorded: Site
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ class SimulatedDevice:
         self._known = Clock()  # to the host
         self._capture: tuple[Stream, _GraphState] | None = None
         self._sources: dict[Task, tuple[Site, list[tuple[Buffer, Bytes]]]] = {}
+        self._timed: set[Event] = set()
         self._handles = count(1)
 
     @property
@@ -126,6 +129,7 @@ class SimulatedDevice:
                 self._free_graph(resource, site(f"freeing graph {resource.label!r}"))
             case Event():
                 del self._events[resource]
+                self._timed.discard(resource)
             case Stream():
                 self._free_stream(resource, site(f"freeing stream {resource.label!r}"))
             case Buffer():
@@ -150,15 +154,18 @@ class SimulatedDevice:
         self._streams[stream] = _StreamState(site(f"creating stream {label!r}"))
         return stream
 
-    def create_event(self, label: str) -> Event:
+    def create_event(self, label: str, *, timed: bool = False) -> Event:
         event = Event(next(self._handles), label)
+        if timed:
+            self._timed.add(event)
         self._events[event] = site(f"creating event {label!r}")
         return event
 
     def record(self, event: Event, stream: Stream) -> None:
-        self._not_while_capturing(site(f"recording event {event.label!r}"))
+        where = site(f"recording event {event.label!r}")
+        self._not_while_capturing(where)
         task = self._push(stream)
-        self._events[event] = _Mark(task, self._streams[stream].clock)
+        self._events[event] = _Mark(task, self._streams[stream].clock, where)
 
     def wait(self, stream: Stream, event: Event) -> None:
         where = site(f"waiting for event {event.label!r} in stream {stream.label!r}")
@@ -186,6 +193,10 @@ class SimulatedDevice:
             return False
         self._finish(mark.task, mark.clock)
         return True
+
+    def elapsed(self, start: Event, end: Event) -> float:
+        """Raises: NotTimed: an event was not made for it, or is not known to be done."""
+        return self._ended(end) - self._ended(start)
 
     def copy(self, destination: Buffer, source: Buffer, stream: Stream) -> None:
         work = copy_work(destination, source)
@@ -287,6 +298,14 @@ class SimulatedDevice:
         if isinstance(mark, Site):
             raise EventNeverRecorded(mark, where)
         return mark
+
+    def _ended(self, event: Event) -> float:
+        where = site(f"asking when event {event.label!r} was done")
+        mark = self._mark(event, where)
+        task = mark.task
+        if event not in self._timed or task.end is None or not self._known.knows(task.stream, task.number):
+            raise NotTimed(mark.recorded, where)
+        return task.end
 
     def _free_graph(self, graph: Graph, where: Site) -> None:
         state = self._graphs[graph]

@@ -11,6 +11,7 @@ Hazard
 +-- GraphAddressChanged     a graph is launched after memory that it uses was freed
 +-- CapturedWrongly         memory is allocated or freed, or the host waits, while a graph is captured
 +-- EventNeverRecorded      something waits for an event that nothing has recorded
++-- NotTimed                the time of an event is asked for that has none, or not yet
 +-- OutsideProfile          an engine is called with a shape that none of its profiles covers
 +-- BindingUnset            an engine is called with a tensor that has no address, or one that is too small
 +-- ContextOnTwoStreams     an execution context is used on a second stream
@@ -98,6 +99,10 @@ class CapturedWrongly(Hazard):
 
 class EventNeverRecorded(Hazard):
     remedy = "a card would not wait at all; record the event first"
+
+
+class NotTimed(Hazard):
+    remedy = "make the event for timing, and wait for it before its time is asked for"
 
 
 class OutsideProfile(Hazard):

@@ -283,6 +283,19 @@ def test_an_event_that_nothing_recorded_is_not_waited_for(card: SimulatedDevice)
         assert places(raised.value)[0] == first
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_time_of_an_event_without_one_is_not_told(card: SimulatedDevice, timed: bool) -> None:
+    stream, event = card.create_stream("work"), card.create_event("done", timed=timed)
+    card.record(event, stream)
+    first = here() - 1
+    if not timed:
+        card.synchronize(event)
+
+    with pytest.raises(hazards.NotTimed) as raised:
+        card.elapsed(event, event)
+    assert places(raised.value)[0] == first
+
+
 def test_more_than_the_card_has_is_out_of_memory_as_on_a_card(card: SimulatedDevice) -> None:
     block = card.allocate(card.properties.memory_bytes - 512)
     first = here() - 1

@@ -1,7 +1,8 @@
-"""A batch on a device gives the latents of the batch on the host, and finds no hazard on the strict one."""
+"""A batch gives the latents that its rows have alone, and finds no hazard on the strict device."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -9,22 +10,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trt_engines.backend import Engine, EngineSpec
-from trt_engines.backends.onnxruntime import OnnxRuntimeBackend
+from trt_engines.backend import EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import DeviceProperties, HostComputingDevice
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import CopyOperation, Direction, KernelOperation, NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.errors import OutOfMemory
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostSession, host_plan, onnx_network
+from trt_engines.sessions.host import HostSession, host_plan
+from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, UNCONDITIONAL, X
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.runtime.device_step_batch import DeviceStepBatch
-from trt_worker.runtime.step_batch import Row, StepBatch
+from trt_worker.runtime.row import Row
+from trt_worker.runtime.step_batch import STEPS_AHEAD, Step, StepBatch
 
 MODEL = find_models()["shapes-tiny"]
 KEY = BatchKey(model=MODEL.name, backend="onnxruntime", width=64, height=64)
@@ -56,36 +59,60 @@ def a_spec(tokens: int) -> EngineSpec:
     return EngineSpec(model=MODEL, component=Component.DENOISER, bucket=bucket)
 
 
-class OnHost:
-    """The batch as it is, with ONNX Runtime."""
+class Alone:
+    """What every row is to become: its program in double precision, its network calls by itself."""
 
     def __init__(self) -> None:
-        backend = OnnxRuntimeBackend(1)
-        engines: dict[int, Engine] = {}
-        self.batch = StepBatch(
-            KEY, CAPACITY, LATENT, lambda tokens: engines.setdefault(tokens, backend.load(a_spec(tokens)))
-        )
+        self.batch = self
+        self.rows: list[Row] = []
         self.latents: dict[str, NDArray[np.float32]] = {}
+        self.room = CAPACITY
+
+    def join(self, row: Row) -> None:
+        state = np.zeros((TENSORS, *LATENT))
+        state[X] = row.start
+        for stage, mix in enumerate(row.program.mix):
+            sample = (state[X] * row.program.c_in[stage]).astype(np.float32)
+            for tensor, context in ((CONDITIONAL, row.positive), (UNCONDITIONAL, row.negative)):
+                if context is not None:
+                    state[tensor] = denoised(sample, row.program.timestep[stage], context)
+            drawn = row.noise.draw(row.program.noise[stage])
+            state[NOISE] = 0 if drawn is None else drawn
+            state[:REGISTERS] = np.einsum("rt,tchw->rchw", mix.astype(np.float64), state)
+        self.latents[row.job] = state[X].astype(np.float32)
+
+    def leave(self, job: str) -> None:
+        self.latents.pop(job)
 
     def step(self) -> None:
-        for row, latent in self.batch.step().finished:
-            self.latents[row.job] = latent
+        pass
+
+
+NETWORK = session_network(open_graph(MODEL.graphs[Component.DENOISER], 1))
+
+
+def denoised(sample: NDArray[np.float32], timestep: float, context: NDArray[np.float32]) -> NDArray[np.float32]:
+    inputs = {"sample": sample[None], "timestep": np.array([timestep], np.float32), "context": context[None]}
+    output: NDArray[np.float32] = NETWORK(inputs)["noise_pred"][0]
+    return output
 
 
 class OnDevice:
     """The batch on a device, whose finished latents are downloaded in a second stream."""
 
-    network = staticmethod(onnx_network(MODEL.graphs[Component.DENOISER], 1))
-
     def __init__(self, device: HostComputingDevice) -> None:
         self.device = device
         self.stream, self.downloads = device.create_stream("denoise"), device.create_stream("download")
         self._engines: dict[int, BoundEngine] = {}
-        self.batch = DeviceStepBatch(KEY, CAPACITY, LATENT, device, self.stream, self._engine)
+        self.batch = StepBatch(KEY, CAPACITY, LATENT, device, self.stream, self._engine)
         self._targets: dict[str, Buffer] = {}
+        self.under_way: deque[Step] = deque()
+        self.full = 0  # calls that find no memory
 
     def step(self) -> None:
-        self.batch.step(self._hand_out)
+        self.under_way.append(self.batch.step(self.hand_out))
+        if len(self.under_way) == STEPS_AHEAD:  # as the loop does
+            self.under_way.popleft().wait()
 
     @property
     def latents(self) -> dict[str, NDArray[np.float32]]:
@@ -95,11 +122,20 @@ class OnDevice:
     def _engine(self, tokens: int) -> BoundEngine:
         if tokens not in self._engines:
             interface = interface_of(a_spec(tokens))
-            session = HostSession(self.device, host_plan(a_spec(tokens), interface, self.network))
-            self._engines[tokens] = BoundEngine(self.device, session, interface, self.stream)
+            session = HostSession(self.device, host_plan(a_spec(tokens), interface, NETWORK))
+            engine = self._engines[tokens] = BoundEngine(self.device, session, interface, self.stream)
+            run = engine.run
+
+            def maybe_full(rows: int) -> None:
+                if self.full:
+                    self.full -= 1
+                    raise OutOfMemory("the card is full: the test asked for it")
+                run(rows)
+
+            engine.run = maybe_full  # type: ignore[method-assign]
         return self._engines[tokens]
 
-    def _hand_out(self, row: Row, latent: Buffer) -> None:
+    def hand_out(self, row: Row, latent: Buffer) -> None:
         kept, target = self.device.allocate(latent.size), self.device.allocate(latent.size, Place.HOST)
         ready = self.device.create_event("latent is kept")
         self.device.copy(kept, latent, self.stream)
@@ -143,12 +179,16 @@ def a_job_that_is_withdrawn(bench: Any) -> None:
     bench.batch.leave("gone")
 
 
+def ancestral(bench: Any) -> None:
+    bench.batch.join(a_row("one", sampler="euler_ancestral"))
+
+
 @pytest.mark.parametrize("script", [every_sampler, contexts_of_several_lengths, a_job_that_is_withdrawn])
 @pytest.mark.parametrize("kind", ["cpu", "simulated"])
-def test_a_device_gives_the_latents_of_the_host(kind: str, script: Callable[[Any], None]) -> None:
+def test_a_batch_gives_the_latents_that_each_row_has_alone(kind: str, script: Callable[[Any], None]) -> None:
     device = CpuDevice() if kind == "cpu" else SimulatedDevice(CARD, seed=1)
 
-    expected = drive(OnHost(), script)
+    expected = drive(Alone(), script)
     found = drive(OnDevice(device), script)
 
     assert found.keys() == expected.keys()
@@ -187,19 +227,35 @@ def test_a_steady_step_is_one_upload_one_engine_call_and_two_kernels() -> None:
     assert [one.rows for one in asked if isinstance(one, NetworkOperation)] == [4]
 
 
-def test_the_host_runs_ahead_of_the_card_and_waits_only_for_room_in_its_staging() -> None:
+def test_the_host_runs_ahead_of_the_card() -> None:
     def slow(operation: Operation) -> float:
         return 1.0 if isinstance(operation, NetworkOperation) else 0.0
 
     device = SimulatedDevice(CARD, seconds=slow)
     bench = OnDevice(device)
     bench.batch.join(a_row("one", steps=8))
-    clocks = []
-    for _ in range(6):
-        bench.step()
-        clocks.append(device.clock)
 
-    assert clocks == [0, 0, 0, 0, 1, 2]
+    steps = [bench.batch.step(bench.hand_out) for _ in range(STEPS_AHEAD)]
+
+    assert device.clock == 0
+    assert not any(step.done for step in steps)
+    steps[1].wait()
+    assert device.clock == 2
+    assert [step.done for step in steps] == [True, True, False]
+    assert steps[1].engine_seconds() == 1
+
+
+def test_a_step_that_found_no_memory_is_tried_again_with_the_same_noise() -> None:
+    expected = drive(OnDevice(CpuDevice()), ancestral)
+    bench = OnDevice(CpuDevice())
+    bench.full = 1
+
+    with pytest.raises(OutOfMemory):
+        drive(bench, ancestral)
+    while bench.batch.rows:
+        bench.step()
+
+    np.testing.assert_array_equal(bench.latents["one"], expected["one"])
 
 
 def no_engine(tokens: int) -> BoundEngine:
@@ -209,7 +265,7 @@ def no_engine(tokens: int) -> BoundEngine:
 def test_a_batch_gives_back_all_memory_it_took() -> None:
     device = SimulatedDevice(CARD)
     before = device.memory_info().free
-    batch = DeviceStepBatch(KEY, CAPACITY, LATENT, device, device.create_stream("denoise"), no_engine)
+    batch = StepBatch(KEY, CAPACITY, LATENT, device, device.create_stream("denoise"), no_engine)
     assert device.memory_info().free < before
 
     batch.close()

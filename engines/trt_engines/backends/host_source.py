@@ -1,0 +1,74 @@
+"""Networks that are host code, for any bucket: what runs on the processor, and on the device that stands for a card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from trt_engines.backend import EngineSpec
+from trt_engines.bucket import Bucket
+from trt_engines.devices.cpu import CpuDevice
+from trt_engines.devices.device import HostComputingDevice
+from trt_engines.devices.operations import Network
+from trt_engines.interface import interface_of
+from trt_engines.residency import Footprint
+from trt_engines.sessions.host import HostPlan, HostSession
+from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange
+
+SMALLEST = Bucket(width=8, height=8, rows=1)
+LARGEST = Bucket(width=1 << 16, height=1 << 16, rows=1 << 12, tokens=1 << 16)
+
+
+def any_size(spec: EngineSpec) -> ProfileShapes:
+    """A profile that takes every bucket from SMALLEST to LARGEST, for nothing is built for a size."""
+    ends = [
+        interface_of(EngineSpec(model=spec.model, component=spec.component, bucket=bucket)).inputs
+        for bucket in (SMALLEST, LARGEST)
+    ]
+    return {
+        low.name: ShapeRange(min=low.shape, opt=high.shape, max=high.shape) for low, high in zip(*ends, strict=True)
+    }
+
+
+def network_plan(
+    spec: EngineSpec, network: Network, tensors: Mapping[str, Declared] | None = None, *, weight_bytes: int = 0
+) -> HostPlan:
+    """What stands for a built engine that takes any size.
+
+    Args:
+        tensors: as the network declares them; None: those of `interface_of`, with one layer of a text encoder.
+        weight_bytes: device memory that it fills beside what the network itself holds.
+    """
+    interface = interface_of(spec)
+    declared = {one.name: Declared(dtype=one.dtype, shape=one.shape) for one in (*interface.inputs, *interface.outputs)}
+    return HostPlan(
+        label=f"{spec.model.name}/{spec.component.value}",
+        network=network,
+        profiles=(any_size(spec),),
+        tensors=tensors if tensors is not None else declared,
+        weight_bytes=weight_bytes,
+    )
+
+
+class NetworkSource:
+    """Networks that are computed from no weights; what the worker is tried with.
+
+    Args:
+        network_of: the network of a component in a bucket, for any number of rows up to the bucket's.
+        device: where tensors are; None: the processor.
+    """
+
+    def __init__(self, network_of: Callable[[EngineSpec], Network], device: HostComputingDevice | None = None) -> None:
+        self.device = device or CpuDevice()
+        self._network_of = network_of
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        return None
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=0)
+
+    def engine_of(self, spec: EngineSpec) -> str:
+        return spec.label
+
+    def open(self, spec: EngineSpec) -> HostSession:
+        return HostSession(self.device, network_plan(spec, self._network_of(spec)))

@@ -1,0 +1,73 @@
+"""A graph that ONNX Runtime runs, as a network for sessions that compute on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_engines.devices.operations import Network
+from trt_engines.errors import EngineFault
+from trt_engines.sessions.session import Declared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnxruntime
+
+_TYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
+    """A graph, ready to run. Raises: EngineFault: it cannot be loaded, or not where it was asked for."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[provider])
+    except Exception as error:
+        raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
+    if (used := session.get_providers()[0]) != provider:  # it falls back without an error
+        raise EngineFault(
+            f"ONNX Runtime does not compute with {provider} here and would use {used}: this needs onnxruntime-gpu with "
+            "the CUDA and cuDNN libraries that its release notes name"
+        )
+    return session
+
+
+def session_network(session: onnxruntime.InferenceSession) -> Network:
+    """An open graph as a network."""
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        try:
+            results = session.run(names, dict(inputs))
+        except Exception as error:
+            raise EngineFault(f"a graph failed in ONNX Runtime: {error}") from error
+        return dict(zip(names, results, strict=True))
+
+    return run
+
+
+def declared_tensors(session: onnxruntime.InferenceSession) -> dict[str, Declared]:
+    """The inputs and outputs of an open graph. Raises: EngineFault: one is of a type that no network here has."""
+    found = {}
+    for one in (*session.get_inputs(), *session.get_outputs()):
+        if one.type not in _TYPES:
+            raise EngineFault(f"{one.name} is a {one.type}; a network takes and gives {', '.join(_TYPES)}")
+        shape = tuple(size if isinstance(size, int) else -1 for size in one.shape)
+        found[one.name] = Declared(dtype=_TYPES[one.type], shape=shape)
+    return found
