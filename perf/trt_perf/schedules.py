@@ -166,15 +166,15 @@ def schedule_figures(
 
 def _wrong(found: Mapping[Place, Picture], expected: Mapping[Place, Picture], withdrawn: frozenset[str]) -> list[str]:
     """Jobs whose pictures differ. One that was withdrawn may have been made before, on either device."""
-    places = sorted(found.keys() | expected.keys())
-    return sorted(
-        {
-            job
-            for job, index in places
-            if not (job in withdrawn and ((job, index) not in found or (job, index) not in expected))
-            and not ((job, index) in found and np.array_equal(found[job, index], expected.get((job, index))))
-        }
-    )
+    wrong = set()
+    for place in found.keys() | expected.keys():
+        one, other, (job, _) = found.get(place), expected.get(place), place
+        if one is None or other is None:
+            if job not in withdrawn:
+                wrong.add(job)
+        elif not np.array_equal(one, other):
+            wrong.add(job)
+    return sorted(wrong)
 
 
 class _Heavy(NetworkSource):

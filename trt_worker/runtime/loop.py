@@ -116,7 +116,7 @@ class DeviceLoop:
         self._jobs: dict[str, _Job] = {}
         self._preparing: deque[Preparation] = deque()
         self._batches: dict[BatchKey, StepBatch] = {}
-        self._undecoded: list[tuple[str, EngineError]] = []  # jobs whose decoder refused a latent in this step
+        self._undecoded: list[tuple[str, str]] = []  # jobs whose decoder refused a latent in this step, and why
         self._under_way = StepsUnderWay(clock)
         self._scheduler = Scheduler(max_rows)
         self._calls = 0
@@ -263,8 +263,8 @@ class DeviceLoop:
         self._scheduler.stepped(batch.key)
         self._under_way.add(batch.stream, batch.key, step, began=began, loads=loads)
         undecoded, self._undecoded = self._undecoded, []
-        for job_id, error in undecoded:
-            self._give_up(job_id, "fault", str(error))
+        for job_id, refusal in undecoded:
+            self._give_up(job_id, "fault", refusal)
 
     def _hand_out(self, batch: StepBatch) -> Callable[[Row, Buffer], None]:
         """Gives finished latents of a batch to their decoder; the batch is in the middle of a step meanwhile."""
@@ -280,7 +280,7 @@ class DeviceLoop:
             try:
                 self._with_room(lambda: decode(row, latent))
             except EngineError as error:
-                self._undecoded.append((row.job, error))
+                self._undecoded.append((row.job, str(error)))
 
         return hand_out
 

@@ -57,7 +57,7 @@ def row_combine(
     rows = len(conditional)
     blocks = state.reshape(rows, tensors, size)
     for row, factors in enumerate(mix.reshape(rows, registers, tensors).tolist()):
-        terms: list[Floats | float] = list(blocks[row])
+        terms: list[Any] = list(blocks[row])
         for tensor, first in ((registers, conditional[row]), (registers + 1, unconditional[row])):
             terms[tensor] = outputs[first : first + size].astype(np.float32, copy=False) if first >= 0 else 0.0
         updated = [_combined(factors[register], terms, register) for register in range(registers)]
@@ -66,8 +66,8 @@ def row_combine(
                 blocks[row, register] = combination
 
 
-def _combined(factors: list[float], terms: list[Floats | float], register: int) -> Floats | float | None:
-    """A register's new values; None: they are those it has."""
+def _combined(factors: list[float], terms: list[Any], register: int) -> Any:
+    """A register's new values, or the one that all of them are; None: they are those it has."""
     used = [tensor for tensor, factor in enumerate(factors) if factor]
     if not used:
         return 0.0

@@ -108,8 +108,9 @@ class HostCalls:
             self._running[0].results()
         while self._free:
             slot = self._free.popleft()
-            for resource in (*slot.blocks.values(), slot.done):
-                self._device.free(resource)
+            for block in slot.blocks.values():
+                self._device.free(block)
+            self._device.free(slot.done)
         self._made = 0
 
     def is_done(self, slot: _Slot) -> bool:
