@@ -1,4 +1,4 @@
-"""Noise as PyTorch draws it, without PyTorch: the CPU generator, the CUDA generator, and Brownian motion over both.
+"""Noise as PyTorch draws it, without PyTorch: its CPU generator, Brownian motion over that, and its CUDA generator.
 
 Every image draws its own noise as if it were alone, so it is the same picture in any batch.
 """
@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_engines.philox import philox_randn
 from trt_worker.denoise.program import FreshNoise, IntervalNoise, NoiseNeed
 
 Float32 = NDArray[np.float32]
@@ -74,54 +75,6 @@ _CPU_VALUES = 16384
 def cpu_randn(seed: int, shape: tuple[int, ...], draw: int = 0) -> Float32:
     """One tensor of a generator of its own, see `CpuGenerator.randn`."""
     return CpuGenerator().randn(seed, shape, draw)
-
-
-def philox_randn(seed: int, shape: tuple[int, ...], call: int, first: int = 0) -> Float32:
-    """`torch.randn` of a CUDA generator, as it is for tensors small enough that each thread draws once.
-
-    Element i of draw `call` is the Box-Muller transform of the first two outputs of Philox 4x32-10 with the counter
-    (call, 0, i, 0) and the seed as its key, whatever the card. Restated from PyTorch's distribution templates and
-    cuRAND's documentation; not run against a card here.
-
-    Args:
-        call: how many tensors the generator has given before.
-        first: element number of the first value; image k of a batch starts at k times its size.
-    """
-    size = math.prod(shape)
-    normal = np.empty(size, np.float32)
-    for begin in range(0, size, _PHILOX_BLOCK):
-        end = min(begin + _PHILOX_BLOCK, size)
-        elements = np.arange(first + begin, first + end, dtype=np.uint64)
-        counter = np.zeros((4, end - begin), np.uint64)
-        counter[0], counter[1] = call & 0xFFFFFFFF, call >> 32
-        counter[2], counter[3] = elements & 0xFFFFFFFF, elements >> 32
-        u, v = philox_4x32(counter, seed)[:2].astype(np.float32)
-        scale = np.float32(2.0**-32)
-        u = u * scale + scale / 2
-        v = v * (scale * np.float32(2 * math.pi)) + (scale / 2) * np.float32(2 * math.pi)
-        normal[begin:end] = np.sqrt(np.float32(-2) * np.log(u)) * np.sin(v)
-    return normal.reshape(shape)
-
-
-_PHILOX_BLOCK = 8192
-"""Values that are drawn at a time: what they take stays in a core's cache, which is several times as fast."""
-
-
-def philox_4x32(counter: NDArray[np.uint64], seed: int, rounds: int = 10) -> NDArray[np.uint64]:
-    """Philox 4x32. Args: counter: [4, n], each below 2**32. Source: Salmon et al. 2011, Random123."""
-    even, odd = counter[0::2].copy(), counter[1::2].copy()  # words 0 and 2, words 1 and 3
-    product = np.empty_like(even)
-    crossed = product[::-1]
-    multiplier = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
-    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-    for _ in range(rounds):
-        np.multiply(even, multiplier, out=product)
-        np.right_shift(crossed, np.uint64(32), out=even)
-        even ^= odd
-        even ^= np.array([[low], [high]], np.uint64)
-        np.bitwise_and(crossed, np.uint64(0xFFFFFFFF), out=odd)
-        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
 @dataclass(slots=True)
@@ -220,11 +173,27 @@ class BrownianTree:
         return self._generator.randn(seed, self._shape, self._draw)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhiloxDraw:
+    """One tensor of PyTorch's CUDA generator, not drawn yet: a device's kernel `philox_normal` can do it."""
+
+    seed: int  # 0 <= seed < 2**64
+    call: int  # tensors that the generator has given before
+    first: int  # element number of its first value
+
+    def values(self, shape: tuple[int, ...]) -> Float32:
+        """The tensor, drawn here."""
+        return philox_randn(self.seed, shape, self.call, self.first)
+
+
 class StepNoise(Protocol):
-    """Where one image's step noise comes from."""
+    """Where one image's step noise comes from: for every stage, in order, one of the two is called once."""
+
+    def ask(self, need: NoiseNeed) -> PhiloxDraw | Float32 | None:
+        """The noise a stage asks for, unit variance: what a device can draw itself, or the values; None: no noise."""
 
     def draw(self, need: NoiseNeed) -> Float32 | None:
-        """The noise a stage asks for, unit variance; None when it asks for none. Called once per stage, in order."""
+        """The noise a stage asks for, unit variance; None when it asks for none."""
 
 
 class GeneratorNoise:
@@ -250,14 +219,14 @@ class GeneratorNoise:
         self._tree: BrownianTree | None = None
         self._calls = 0
 
-    def draw(self, need: NoiseNeed) -> Float32 | None:
+    def ask(self, need: NoiseNeed) -> PhiloxDraw | Float32 | None:
         match need:
             case None:
                 return None
             case FreshNoise():
                 call, self._calls = self._calls, self._calls + 1
                 if self._cuda:
-                    return philox_randn(self._seed, self._shape, call, first=self._draw * math.prod(self._shape))
+                    return PhiloxDraw(seed=self._seed, call=call, first=self._draw * math.prod(self._shape))
                 return cpu_randn(self._seed, self._shape, call)
             case IntervalNoise(start, end):
                 if self._tree is None:
@@ -266,3 +235,7 @@ class GeneratorNoise:
                     low, high = (float(np.float32(level)) for level in self._range)
                     self._tree = BrownianTree(self._seed, low, high, self._shape, self._draw)
                 return self._tree.unit_increment(start, end)
+
+    def draw(self, need: NoiseNeed) -> Float32 | None:
+        asked = self.ask(need)
+        return asked.values(self._shape) if isinstance(asked, PhiloxDraw) else asked
