@@ -20,8 +20,8 @@ Longs = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
 PHILOX_ULPS = 8
-"""Units in the last place by which values of `philox_normal` and of its twin may differ: their libraries' logarithms and
-sines are each good to two or three. Through g++ the most is 5, in 31 million values."""
+"""Units in the last place by which values of `philox_normal` and its twin may differ: their libraries' logarithms and
+sines are good to two or three each. Through g++ the most is 5, in 31 million values."""
 
 _PIXEL_LINES = 64
 
