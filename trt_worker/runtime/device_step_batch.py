@@ -1,8 +1,8 @@
 """A batch whose tensors stay on a device: `StepBatch` over the device interface.
 
-A step is put into one stream and the host goes on: one upload of the step's coefficients, noise where a row draws any,
-and then for every engine call its scaled rows, the call itself, and one kernel that turns its outputs into every
-row's next registers.
+A step is put into one stream and the host goes on: one upload of the step's coefficients, noise where a row draws any
+(a kernel for what the device can draw itself, an upload for the rest), and then for every engine call its scaled rows,
+the call itself, and one kernel that turns its outputs into every row's next registers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer, aligned
 from trt_engines.devices.staging import StagingRing
 from trt_engines.errors import EngineFault
-from trt_engines.kernels.catalogue import row_combine, row_scale
+from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_engines.sessions.bound import BoundEngine
 from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.noise import PhiloxDraw
 from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, X
 from trt_worker.runtime.step_batch import Evaluation, Row, evaluations_by_tokens
 
@@ -36,8 +37,13 @@ _ENTRIES: dict[str, np.dtype[Any]] = {
     "place": np.dtype(np.int32),  # the image that an engine row belongs to
     "scale": np.dtype(np.float32),
     "timestep": np.dtype(np.float32),
+    "seed": np.dtype(np.uint64),  # of the noise that the device draws for an image, with its place in the stream
+    "call": np.dtype(np.int64),  # negative: it draws none
+    "first": np.dtype(np.int64),
 }
-"""What a step uploads; `outputs` and `mix` are per image, the others per engine row."""
+"""What a step uploads: two of `outputs` per image, the entries of `_PER_IMAGE`, and the others per engine row."""
+
+_PER_IMAGE = ("mix", "seed", "call", "first")
 
 HandOut = Callable[[Row, Buffer], None]
 """Takes a finished row's latent, float32 [channels, height, width]: whatever it does to it, it puts into the batch's
@@ -66,6 +72,7 @@ class _Call:
 class _Layout:
     """What every step does until a row joins or leaves."""
 
+    noise: KernelCall  # for steps in which a row draws what the device can draw
     calls: tuple[_Call, ...]
     combine: KernelCall
 
@@ -136,7 +143,8 @@ class DeviceStepBatch:
         if self._layout is None:
             self._layout = self._lay_out()
         count = len(self.rows)
-        self._upload(self._layout.calls)
+        if self._upload(self._layout.calls):
+            self._device.launch(self._layout.noise, self._stream)
         for call in self._layout.calls:
             self._device.launch(call.scale, self._stream)
             self._copy(call.timesteps)
@@ -162,13 +170,25 @@ class DeviceStepBatch:
             if buffer is not None:
                 self._device.free(buffer)
 
-    def _upload(self, calls: Sequence[_Call]) -> None:
-        """Everything that this step needs of the host."""
+    def _upload(self, calls: Sequence[_Call]) -> bool:
+        """Everything that this step needs of the host. Returns: whether the device has noise to draw."""
         staging = self._steps.next()
         block = staging.part(0, self._fields.itemsize)
         fields = self._device.view(block, self._fields, (1,), write=True)[0]
+        fields["call"] = _ABSENT
+        device_draws = False
         for place, row in enumerate(self.rows):
             fields["mix"][place] = row.program.mix[row.stage]
+            noise = row.noise.ask(row.program.noise[row.stage])
+            if isinstance(noise, PhiloxDraw):
+                device_draws = True
+                fields["seed"][place] = noise.seed
+                fields["call"][place] = noise.call
+                fields["first"][place] = noise.first
+            elif noise is not None:
+                part = staging.part(self._noise_offset + place * self._bytes, self._bytes)
+                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = noise.reshape(-1)
+                self._device.copy(self._tensor(place, NOISE), part, self._stream)
         fields["outputs"] = _ABSENT
         for call in calls:
             for position, member in enumerate(call.members, call.first):
@@ -179,12 +199,8 @@ class DeviceStepBatch:
                 half = (member.column - CONDITIONAL) * self.capacity
                 fields["outputs"][half + member.place] = position * self._size
         self._device.copy(self._coefficients, block, self._stream)
-        for place, row in enumerate(self.rows):
-            if (drawn := row.noise.draw(row.program.noise[row.stage])) is not None:
-                part = staging.part(self._noise_offset + place * self._bytes, self._bytes)
-                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = drawn.reshape(-1)
-                self._device.copy(self._tensor(place, NOISE), part, self._stream)
         self._steps.sent(self._stream)
+        return device_draws
 
     def _lay_out(self) -> _Layout:
         """Group what all images need of the network by context length, and upload the contexts: once per membership."""
@@ -217,7 +233,16 @@ class DeviceStepBatch:
             registers=REGISTERS,
             tensors=TENSORS,
         )
-        return _Layout(calls=tuple(calls), combine=combine)
+        noise = philox_normal(
+            state=self._state.part(0, count * TENSORS * self._bytes),
+            seed=self._field("seed", count),
+            call=self._field("call", count),
+            first=self._field("first", count),
+            size=self._size,
+            tensor=NOISE,
+            tensors=TENSORS,
+        )
+        return _Layout(noise=noise, calls=tuple(calls), combine=combine)
 
     def _call(self, engine: BoundEngine, first: int, members: tuple[Evaluation, ...], together: Buffer | None) -> _Call:
         rows = len(members)
@@ -286,7 +311,7 @@ class DeviceStepBatch:
 
 def _coefficients(capacity: int) -> np.dtype[Any]:
     """What a step uploads, each field aligned. An image has at most two engine rows."""
-    counts = {name: capacity if name == "mix" else 2 * capacity for name in _ENTRIES}
+    counts = {name: capacity if name in _PER_IMAGE else 2 * capacity for name in _ENTRIES}
     offsets, end = [], 0
     for name, count in counts.items():
         offsets.append(end)
