@@ -117,7 +117,7 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
-    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline, host, build and device."""
+    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline, host, build, device and noise."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_perf", *context.args])
 
 

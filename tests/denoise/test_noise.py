@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torchsde
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trt_worker.denoise.noise import BrownianTree, GeneratorNoise, cpu_randn, philox_4x32, philox_randn
-from trt_worker.denoise.program import FreshNoise
+from trt_worker.denoise.noise import BrownianTree, GeneratorNoise, PhiloxDraw, cpu_randn
+from trt_worker.denoise.program import FreshNoise, IntervalNoise
 
 
 @settings(deadline=None, max_examples=60)
@@ -25,34 +27,6 @@ def test_cpu_noise_is_that_of_torch_for_every_seed_size_and_draw(seed: int, size
 def test_noise_of_fewer_than_sixteen_values_is_refused_and_not_wrong() -> None:
     with pytest.raises(ValueError, match="16"):
         cpu_randn(1, (3, 5))
-
-
-@pytest.mark.parametrize(
-    ("counter", "seed", "expected"),
-    [
-        ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((0xFFFFFFFF,) * 4, 0xFFFFFFFF_FFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            0x299F31D0_A4093822,
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ],
-)
-def test_philox_gives_the_published_test_vectors(
-    counter: tuple[int, ...], seed: int, expected: tuple[int, ...]
-) -> None:
-    words = np.array(counter, np.uint64).reshape(4, 1)
-
-    assert tuple(int(word) for word in philox_4x32(words, seed)[:, 0]) == expected
-
-
-def test_an_image_of_a_batch_has_the_part_of_the_stream_that_follows_its_neighbours() -> None:
-    batch = philox_randn(9, (3, 4, 8, 8), call=2)
-
-    alone = philox_randn(9, (4, 8, 8), call=2, first=2 * 4 * 8 * 8)
-
-    np.testing.assert_array_equal(batch[2], alone)
 
 
 def test_step_noise_of_pictures_never_repeats_the_initial_noise() -> None:
@@ -87,3 +61,43 @@ def test_brownian_increments_add_up() -> None:
     parts = tree.unit_increment(9.0, 4.0) * np.sqrt(5.0) + tree.unit_increment(4.0, 1.0) * np.sqrt(3.0)
 
     np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+
+_TIMES = st.floats(0.01, 15.0) | st.sampled_from([0.03, 0.030001, 7.015, 7.015001, 3.5225, 14.0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**64 - 1), draw=st.integers(0, 2), times=st.lists(_TIMES, min_size=2, max_size=8))
+def test_brownian_values_do_not_depend_on_what_was_asked_before(seed: int, draw: int, times: list[float]) -> None:
+    shape = (4, 3, 5)
+    asked = BrownianTree(seed, 0.03, 14.0, shape, draw)
+
+    for start, end in pairwise(times):
+        if np.float32(start) != np.float32(end):
+            ours = asked.unit_increment(start, end)
+            alone = BrownianTree(seed, 0.03, 14.0, shape, draw).unit_increment(start, end)
+            np.testing.assert_array_equal(ours, alone)
+
+
+@pytest.mark.parametrize("draw", [0, 2])
+def test_fresh_noise_is_asked_for_by_seed_and_place_in_the_stream(draw: int) -> None:
+    shape, seed = (4, 8, 8), 2**63 + 5
+    asked, drawn = (GeneratorNoise(seed, shape, draw=draw) for _ in range(2))
+
+    for call in range(3):
+        known = asked.ask(FreshNoise())
+        assert known == PhiloxDraw(seed=seed, call=call, first=draw * 256)
+        np.testing.assert_array_equal(known.values(shape), drawn.draw(FreshNoise()))
+
+
+def test_noise_that_no_device_draws_is_asked_for_by_value() -> None:
+    asked, drawn = (GeneratorNoise(3, (4, 8, 8), brownian_range=(0.03, 14.0)) for _ in range(2))
+
+    assert asked.ask(None) is None
+    np.testing.assert_array_equal(asked.ask(IntervalNoise(9.0, 1.0)), drawn.draw(IntervalNoise(9.0, 1.0)))
+
+
+def test_reference_tables_have_the_cpu_stream_by_value() -> None:
+    noise = GeneratorNoise(3, (4, 8, 8), cuda=False)
+
+    np.testing.assert_array_equal(noise.ask(FreshNoise()), cpu_randn(3, (4, 8, 8)))

@@ -38,7 +38,7 @@ SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm")
 
 
 def a_row(job: str, *, sampler: str = "euler", steps: int = 3, guidance: float = 4.0, chunks: int = 1) -> Row:
-    seed = sum(job.encode())
+    seed = 2**63 + sum(job.encode())
     random = np.random.default_rng(seed)
     sampling = Sampling(sampler=sampler, scheduler="karras", steps=steps, guidance=guidance, strength=1.0)
     begun = start(sampling, parameterisation_of(MODEL), LATENT, seed=seed, draw=0, latent=None)
@@ -206,7 +206,8 @@ def test_the_order_in_which_a_card_works_makes_no_difference() -> None:
             np.testing.assert_array_equal(shuffled[job], latent)
 
 
-def test_a_steady_step_is_one_upload_one_engine_call_and_two_kernels() -> None:
+def operations_of_a_step(*samplers: str) -> list[Operation]:
+    """What the second step of a batch with these rows asks of a card."""
     asked: list[Operation] = []
 
     def noting(operation: Operation) -> float:
@@ -214,17 +215,42 @@ def test_a_steady_step_is_one_upload_one_engine_call_and_two_kernels() -> None:
         return 0.0
 
     bench = OnDevice(SimulatedDevice(CARD, seconds=noting))
-    for job in ("one", "two"):
-        bench.batch.join(a_row(job, steps=4))
+    for number, sampler in enumerate(samplers):
+        bench.batch.join(a_row(str(number), sampler=sampler, steps=4))
     bench.step()
     asked.clear()
-
     bench.step()
+    return asked
 
-    directions = [one.direction for one in asked if isinstance(one, CopyOperation)]
-    assert directions == [Direction.UPLOAD, Direction.INSIDE]  # coefficients; timesteps into their place
-    assert [one.kernel for one in asked if isinstance(one, KernelOperation)] == ["row_scale", "row_combine"]
+
+def directions(operations: list[Operation]) -> list[Direction]:
+    return [one.direction for one in operations if isinstance(one, CopyOperation)]
+
+
+def kernels(operations: list[Operation]) -> list[str]:
+    return [one.kernel for one in operations if isinstance(one, KernelOperation)]
+
+
+def test_a_steady_step_is_one_upload_one_engine_call_and_two_kernels() -> None:
+    asked = operations_of_a_step("euler", "euler")
+
+    assert directions(asked) == [Direction.UPLOAD, Direction.INSIDE]  # coefficients; timesteps into their place
+    assert kernels(asked) == ["row_scale", "row_combine"]
     assert [one.rows for one in asked if isinstance(one, NetworkOperation)] == [4]
+
+
+def test_noise_that_the_device_can_draw_is_not_uploaded() -> None:
+    asked = operations_of_a_step("euler_ancestral", "euler", "lcm")
+
+    assert directions(asked) == [Direction.UPLOAD, Direction.INSIDE]
+    assert kernels(asked) == ["philox_normal", "row_scale", "row_combine"]
+
+
+def test_noise_of_a_tree_is_uploaded_beside_that_which_the_device_draws() -> None:
+    asked = operations_of_a_step("dpmpp_2m_sde", "euler_ancestral")
+
+    assert directions(asked) == [Direction.UPLOAD, Direction.UPLOAD, Direction.INSIDE]
+    assert kernels(asked) == ["philox_normal", "row_scale", "row_combine"]
 
 
 def test_the_host_runs_ahead_of_the_card() -> None:

@@ -1,4 +1,4 @@
-"""Noise as PyTorch draws it, without PyTorch: the CPU generator, the CUDA generator, and Brownian motion over both.
+"""Noise as PyTorch draws it, without PyTorch: its CPU generator, Brownian motion over that, and its CUDA generator.
 
 Every image draws its own noise as if it were alone, so it is the same picture in any batch.
 """
@@ -6,98 +6,91 @@ Every image draws its own noise as if it were alone, so it is the same picture i
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_engines.philox import philox_randn
 from trt_worker.denoise.program import FreshNoise, IntervalNoise, NoiseNeed
 
 Float32 = NDArray[np.float32]
 _BLOCK = 16
 
 
+class CpuGenerator:
+    """PyTorch's CPU generator, seeded anew for every tensor: making one takes as long as drawing a small latent."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.MT19937(0)
+        self._words = np.random.RandomState(self._bits)
+
+    def randn(self, seed: int, shape: tuple[int, ...], draw: int = 0) -> Float32:
+        """`torch.randn` of a generator seeded with `seed`, after `draw` earlier draws of the same shape.
+
+        Mersenne Twister seeded with the low 32 bits, 24-bit uniforms, Box-Muller over blocks of 16 values; a size that
+        is no multiple of 16 draws its last 16 values once more. Agrees with PyTorch 2.13 to 1e-6.
+
+        Args:
+            shape: at least 16 values in all.
+        Raises: ValueError: fewer than 16 values, which PyTorch draws by another rule that no latent ever meets.
+        """
+        size = math.prod(shape)
+        if size < _BLOCK:
+            raise ValueError(f"{size} values: noise of fewer than {_BLOCK} is not drawn this way")
+        tail = _BLOCK if size % _BLOCK else 0
+        self._words.seed(seed & 0xFFFFFFFF)
+        if draw:
+            self._bits.random_raw((size + tail) * draw, output=False)
+        values = np.empty(size, np.float32)
+        whole = size - size % _BLOCK
+        for begin in range(0, whole, _CPU_VALUES):
+            self._normal(values[begin : min(begin + _CPU_VALUES, whole)])
+        if tail:
+            self._bits.random_raw(size - whole, output=False)  # drawn, and then drawn anew with the values before them
+            self._normal(values[-_BLOCK:])
+        return values.reshape(shape)
+
+    def _normal(self, values: Float32) -> None:
+        """The next normal values: in each block of 16, the uniform value j is paired with value j + 8."""
+        words = self._words.randint(0, 1 << 24, len(values), np.uint32).reshape(-1, 2, _BLOCK // 2)
+        radius, angle = words[:, 0].astype(np.float32), words[:, 1].astype(np.float32)
+        radius *= np.float32(2.0**-24)
+        np.subtract(np.float32(1), radius, out=radius)
+        np.log(radius, out=radius)
+        radius *= np.float32(-2)
+        np.sqrt(radius, out=radius)
+        angle *= np.float32(2.0**-24)
+        angle *= np.float32(2 * math.pi)
+        pairs = values.reshape(words.shape)
+        np.multiply(radius, np.cos(angle), out=pairs[:, 0])
+        np.multiply(radius, np.sin(angle, out=angle), out=pairs[:, 1])
+
+
+_CPU_VALUES = 16384
+"""Values that are drawn at a time: what they take stays in a core's cache."""
+
+
 def cpu_randn(seed: int, shape: tuple[int, ...], draw: int = 0) -> Float32:
-    """`torch.randn` of a CPU generator seeded with `seed`, after `draw` earlier draws of the same shape.
-
-    Mersenne Twister seeded with the low 32 bits, 24-bit uniforms, Box-Muller over blocks of 16 values; a size that is
-    no multiple of 16 draws its last 16 values once more. Agrees with PyTorch 2.13 to 1e-6.
-
-    Args:
-        shape: at least 16 values in all.
-    Raises: ValueError: fewer than 16 values, which PyTorch draws by another rule that no latent ever meets.
-    """
-    size = math.prod(shape)
-    if size < _BLOCK:
-        raise ValueError(f"{size} values: noise of fewer than {_BLOCK} is not drawn this way")
-    tail = _BLOCK if size % _BLOCK else 0
-    generator = np.random.RandomState(seed & 0xFFFFFFFF)
-    if draw:
-        generator.bytes(4 * (size + tail) * draw)
-    words = np.frombuffer(generator.bytes(4 * (size + tail)), "<u4")
-    uniforms = (words & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
-    values = np.empty(size, np.float32)
-    whole = size - size % _BLOCK
-    values[:whole] = _box_muller(uniforms[:whole])
-    if tail:
-        values[-_BLOCK:] = _box_muller(uniforms[size:])
-    return values.reshape(shape)
+    """One tensor of a generator of its own, see `CpuGenerator.randn`."""
+    return CpuGenerator().randn(seed, shape, draw)
 
 
-def _box_muller(uniforms: Float32) -> Float32:
-    """Normal values from uniform ones: in each block of 16, value j is paired with value j + 8."""
-    blocks = uniforms.reshape(-1, 2, _BLOCK // 2)
-    radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, 0]))
-    angle = np.float32(2 * math.pi) * blocks[:, 1]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+@dataclass(slots=True)
+class _Interval:
+    """A node of the tree: the motion W from `start` to `end`."""
 
+    start: float
+    end: float
+    key: int  # among the intervals of its depth
+    before: Float32  # W(start)
+    increment: Float32  # W(end) - W(start)
+    half: Float32 | None = None  # W(middle) - W(start); None: not drawn yet
 
-def philox_randn(seed: int, shape: tuple[int, ...], call: int, first: int = 0) -> Float32:
-    """`torch.randn` of a CUDA generator, as it is for tensors small enough that each thread draws once.
-
-    Element i of draw `call` is the Box-Muller transform of the first two outputs of Philox 4x32-10 with the counter
-    (call, 0, i, 0) and the seed as its key, whatever the card. Restated from PyTorch's distribution templates and
-    cuRAND's documentation; not run against a card here.
-
-    Args:
-        call: how many tensors the generator has given before.
-        first: element number of the first value; image k of a batch starts at k times its size.
-    """
-    size = math.prod(shape)
-    normal = np.empty(size, np.float32)
-    for begin in range(0, size, _PHILOX_BLOCK):
-        end = min(begin + _PHILOX_BLOCK, size)
-        elements = np.arange(first + begin, first + end, dtype=np.uint64)
-        counter = np.zeros((4, end - begin), np.uint64)
-        counter[0], counter[1] = call & 0xFFFFFFFF, call >> 32
-        counter[2], counter[3] = elements & 0xFFFFFFFF, elements >> 32
-        u, v = philox_4x32(counter, seed)[:2].astype(np.float32)
-        scale = np.float32(2.0**-32)
-        u = u * scale + scale / 2
-        v = v * (scale * np.float32(2 * math.pi)) + (scale / 2) * np.float32(2 * math.pi)
-        normal[begin:end] = np.sqrt(np.float32(-2) * np.log(u)) * np.sin(v)
-    return normal.reshape(shape)
-
-
-_PHILOX_BLOCK = 8192
-"""Values that are drawn at a time: what they take stays in a core's cache, which is several times as fast."""
-
-
-def philox_4x32(counter: NDArray[np.uint64], seed: int, rounds: int = 10) -> NDArray[np.uint64]:
-    """Philox 4x32. Args: counter: [4, n], each below 2**32. Source: Salmon et al. 2011, Random123."""
-    even, odd = counter[0::2].copy(), counter[1::2].copy()  # words 0 and 2, words 1 and 3
-    product = np.empty_like(even)
-    crossed = product[::-1]
-    multiplier = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
-    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-    for _ in range(rounds):
-        np.multiply(even, multiplier, out=product)
-        np.right_shift(crossed, np.uint64(32), out=even)
-        even ^= odd
-        even ^= np.array([[low], [high]], np.uint64)
-        np.bitwise_and(crossed, np.uint64(0xFFFFFFFF), out=odd)
-        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack([even[0], odd[0], even[1], odd[1]])
+    @property
+    def middle(self) -> float:
+        return round(0.5 * (self.end + self.start), BrownianTree.DIGITS)
 
 
 class BrownianTree:
@@ -106,63 +99,101 @@ class BrownianTree:
     The dyadic tree of the torchsde package with a tolerance of 1e-6: an interval's middle is drawn from a generator
     seeded by the tree's seed and the interval's place, and times are rounded to six decimals.
 
+    A question draws some twenty latents on its way down. A sampler asks for times that are close to each other, so the
+    way to the last one is kept, and the next leaves it where it must: it costs memory of some fifty latents and no
+    result depends on it.
+
     Args:
         seed: entropy of the tree.
         start, end: lowest and highest noise level.
         shape, draw: of one image; image k of a batch takes the k-th part of every draw.
     """
 
-    _DIGITS = 6
+    DIGITS = 6
     _POOL = 24
+    _REMEMBERED = 3
 
     def __init__(self, seed: int, start: float, end: float, shape: tuple[int, ...], draw: int = 0) -> None:
         self._seed, self._shape, self._draw = seed, shape, draw
-        self._start, self._end = round(start, self._DIGITS), round(end, self._DIGITS)
-        top = np.random.SeedSequence(entropy=seed, pool_size=self._POOL).generate_state(3)[0]
-        self._whole = self._normal(int(top)) * np.float32(math.sqrt(end - start))
-        self._values: dict[float, Float32] = {}
+        self._generator = CpuGenerator()
+        top = np.random.SeedSequence(entropy=seed, pool_size=self._POOL).generate_state(1)[0]
+        whole = self._normal(int(top)) * np.float32(math.sqrt(end - start))
+        first, last = round(start, self.DIGITS), round(end, self.DIGITS)
+        self._way = [_Interval(first, last, 0, np.zeros(shape, np.float32), whole)]  # each one lies in the one before
+        self._values: dict[float, Float32] = {}  # at the last times asked for, the latest at the end
 
     def unit_increment(self, start: float, end: float) -> Float32:
         """(W(end) - W(start)) / sqrt(|end - start|), in float32; unit variance."""
         first, last = float(np.float32(start)), float(np.float32(end))
-        return (self._value(last) - self._value(first)) / np.float32(math.sqrt(abs(last - first)))
+        increment = self._value(last) - self._value(first)
+        increment /= np.float32(math.sqrt(abs(last - first)))
+        return increment
 
     def _value(self, time: float) -> Float32:
         """W(time) - W(lowest level)."""
-        time = min(max(round(time, self._DIGITS), self._start), self._end)
-        if time not in self._values:
-            self._values[time] = self._descend(time)
-        return self._values[time]
+        whole = self._way[0]
+        time = min(max(round(time, self.DIGITS), whole.start), whole.end)
+        value = self._values.pop(time) if time in self._values else self._descend(time)
+        self._values[time] = value
+        if len(self._values) > self._REMEMBERED:
+            del self._values[next(iter(self._values))]
+        return value
 
     def _descend(self, time: float) -> Float32:
-        start, end, increment, key, depth = self._start, self._end, self._whole, 0, 0
-        below = np.zeros(self._shape, np.float32)
-        while True:
-            if time == start:
-                return below
-            if time == end:
-                return below + increment
-            middle = round(0.5 * (end + start), self._DIGITS)
-            seeds = np.random.SeedSequence(entropy=self._seed, spawn_key=(key, depth), pool_size=self._POOL)
-            noise = self._normal(int(seeds.generate_state(4)[0]))
-            share = 1 / (end - start)
-            spread = math.sqrt((middle - start) * (end - middle) * share)
-            left = np.float32(middle - start) * increment * np.float32(share) + np.float32(spread) * noise
-            depth += 1
-            if time <= middle:
-                end, increment, key = middle, left, 2 * key
-            else:
-                below, start, increment, key = below + left, middle, increment - left, 2 * key + 1
+        way = self._way
+        while len(way) > 1 and not way[-1].start < time < way[-1].end:
+            way.pop()
+        while way[-1].start < time < way[-1].end:
+            way.append(self._half_with(time))
+        last = way[-1]
+        return last.before if time == last.start else last.before + last.increment
+
+    def _half_with(self, time: float) -> _Interval:
+        """The half of the last interval in which a time lies."""
+        whole, middle = self._way[-1], self._way[-1].middle
+        if whole.half is None:
+            whole.half = self._draw_half(whole, middle)
+        if time <= middle:
+            return _Interval(whole.start, middle, 2 * whole.key, whole.before, whole.half)
+        before, increment = whole.before + whole.half, whole.increment - whole.half
+        return _Interval(middle, whole.end, 2 * whole.key + 1, before, increment)
+
+    def _draw_half(self, whole: _Interval, middle: float) -> Float32:
+        start, end, depth = whole.start, whole.end, len(self._way) - 1
+        seeds = np.random.SeedSequence(entropy=self._seed, spawn_key=(whole.key, depth), pool_size=self._POOL)
+        noise = self._normal(int(seeds.generate_state(1)[0]))
+        share = 1 / (end - start)
+        noise *= np.float32(math.sqrt((middle - start) * (end - middle) * share))
+        half = np.float32(middle - start) * whole.increment
+        half *= np.float32(share)
+        half += noise
+        return half
 
     def _normal(self, seed: int) -> Float32:
-        return cpu_randn(seed, self._shape, self._draw)
+        return self._generator.randn(seed, self._shape, self._draw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhiloxDraw:
+    """One tensor of PyTorch's CUDA generator, not drawn yet: a device's kernel `philox_normal` can do it."""
+
+    seed: int  # 0 <= seed < 2**64
+    call: int  # tensors that the generator has given before
+    first: int  # element number of its first value
+
+    def values(self, shape: tuple[int, ...]) -> Float32:
+        """The tensor, drawn here."""
+        return philox_randn(self.seed, shape, self.call, self.first)
 
 
 class StepNoise(Protocol):
-    """Where one image's step noise comes from."""
+    """Where one image's step noise comes from: for every stage, in order, one of the two is called once."""
+
+    def ask(self, need: NoiseNeed) -> PhiloxDraw | Float32 | None:
+        """The noise a stage asks for, unit variance: what a device can draw itself, or the values; None: no noise."""
 
     def draw(self, need: NoiseNeed) -> Float32 | None:
-        """The noise a stage asks for, unit variance; None when it asks for none. Called once per stage, in order."""
+        """The noise a stage asks for, unit variance; None when it asks for none."""
 
 
 class GeneratorNoise:
@@ -188,14 +219,14 @@ class GeneratorNoise:
         self._tree: BrownianTree | None = None
         self._calls = 0
 
-    def draw(self, need: NoiseNeed) -> Float32 | None:
+    def ask(self, need: NoiseNeed) -> PhiloxDraw | Float32 | None:
         match need:
             case None:
                 return None
             case FreshNoise():
                 call, self._calls = self._calls, self._calls + 1
                 if self._cuda:
-                    return philox_randn(self._seed, self._shape, call, first=self._draw * math.prod(self._shape))
+                    return PhiloxDraw(seed=self._seed, call=call, first=self._draw * math.prod(self._shape))
                 return cpu_randn(self._seed, self._shape, call)
             case IntervalNoise(start, end):
                 if self._tree is None:
@@ -204,3 +235,7 @@ class GeneratorNoise:
                     low, high = (float(np.float32(level)) for level in self._range)
                     self._tree = BrownianTree(self._seed, low, high, self._shape, self._draw)
                 return self._tree.unit_increment(start, end)
+
+    def draw(self, need: NoiseNeed) -> Float32 | None:
+        asked = self.ask(need)
+        return asked.values(self._shape) if isinstance(asked, PhiloxDraw) else asked

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_worker.condition.encode import common_tokens, repeat_to
-from trt_worker.denoise.noise import StepNoise
+from trt_worker.denoise.noise import PhiloxDraw, StepNoise
 from trt_worker.denoise.program import CONDITIONAL, FoldedProgram
 
 _MOST_REPETITION = 4
@@ -29,7 +29,7 @@ class Row:
     negative: NDArray[np.float32] | None  # None: guidance 1, no second evaluation
     stage: int = 0
     shared_rows: int = 0  # images in the same calls, summed over its stages
-    _drawn: tuple[int, NDArray[np.float32] | None] = (-1, None)
+    _asked: tuple[int, PhiloxDraw | NDArray[np.float32] | None] = (-1, None)
 
     def __post_init__(self) -> None:
         if self.negative is None:
@@ -44,11 +44,11 @@ class Row:
         """Tokens of its engine rows."""
         return frozenset(len(context) for context in (self.positive, self.negative) if context is not None)
 
-    def step_noise(self) -> NDArray[np.float32] | None:
-        """What its stage draws, unit variance; None: nothing. A stage that is tried again has the same."""
-        if self._drawn[0] != self.stage:
-            self._drawn = self.stage, self.noise.draw(self.program.noise[self.stage])
-        return self._drawn[1]
+    def step_noise(self) -> PhiloxDraw | NDArray[np.float32] | None:
+        """What its stage draws, see `StepNoise.ask`; a stage that is tried again draws the same."""
+        if self._asked[0] != self.stage:
+            self._asked = self.stage, self.noise.ask(self.program.noise[self.stage])
+        return self._asked[1]
 
     @property
     def finished(self) -> bool:

@@ -4,9 +4,9 @@ Every row's state is a block of tensors (sample, anchor, history, outputs, noise
 guidance and parameterisation, is one small matrix applied to that block, so rows of different samplers, steps and
 guidance share both the engine call and the update.
 
-A step is put into one stream and the host goes on: one upload of the step's coefficients, noise where a row draws any,
-and then for every engine call its scaled rows, the call itself, and one kernel that turns its outputs into every
-row's next registers.
+A step is put into one stream and the host goes on: one upload of the step's coefficients, noise where a row draws any
+(a kernel for what the device can draw itself, an upload for the rest), and then for every engine call its scaled rows,
+the call itself, and one kernel that turns its outputs into every row's next registers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from trt_engines.devices.device import Device, Event, Stream
 from trt_engines.devices.memory import Buffer, aligned
 from trt_engines.devices.staging import StagingRing
 from trt_engines.errors import EngineFault
-from trt_engines.kernels.catalogue import row_combine, row_scale
+from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.noise import PhiloxDraw
 from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, X
 from trt_worker.runtime.row import Evaluation, Row, evaluations_by_tokens
 
@@ -40,8 +41,13 @@ _ENTRIES: dict[str, np.dtype[Any]] = {
     "place": np.dtype(np.int32),  # the image that an engine row belongs to
     "scale": np.dtype(np.float32),
     "timestep": np.dtype(np.float32),
+    "seed": np.dtype(np.uint64),  # of the noise that the device draws for an image, with its place in the stream
+    "call": np.dtype(np.int64),  # negative: it draws none
+    "first": np.dtype(np.int64),
 }
-"""What a step uploads; `outputs` and `mix` are per image, the others per engine row."""
+"""What a step uploads: two of `outputs` per image, the entries of `_PER_IMAGE`, and the others per engine row."""
+
+_PER_IMAGE = ("mix", "seed", "call", "first")
 
 HandOut = Callable[[Row, Buffer], None]
 """Takes a finished row's latent, float32 [channels, height, width]: whatever it does to it, it puts into the batch's
@@ -101,6 +107,7 @@ class Step:
 class _Layout:
     """What every step does until a row joins or leaves."""
 
+    noise: KernelCall  # for steps in which a row draws what the device can draw
     calls: tuple[_Call, ...]
     combine: KernelCall
 
@@ -184,7 +191,8 @@ class StepBatch:
             self._layout = self._lay_out()
         calls = self._layout.calls
         marks = self._marks_of(len(calls))
-        self._upload(calls)
+        if self._upload(calls):
+            self._device.launch(self._layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
             self._device.launch(call.scale, self.stream)
             self._copy(call.timesteps)
@@ -226,8 +234,8 @@ class StepBatch:
             marks.calls.append((began, ended))
         return marks
 
-    def _upload(self, calls: Sequence[_Call]) -> None:
-        """Everything that this step needs of the host."""
+    def _upload(self, calls: Sequence[_Call]) -> bool:
+        """Everything that this step needs of the host. Returns: whether the device has noise to draw."""
         staging = self._steps.next()
         block = staging.part(0, self._fields.itemsize)
         fields = self._device.view(block, self._fields, (1,), write=True)[0]
@@ -242,13 +250,24 @@ class StepBatch:
             for position, member in enumerate(call.members, call.first):
                 half = (member.column - CONDITIONAL) * self.capacity
                 fields["outputs"][half + member.place] = position * self._size
-        self._device.copy(self._coefficients, block, self.stream)
-        for place, row in enumerate(self.rows):
-            if (drawn := row.step_noise()) is not None:
+        fields["call"] = _ABSENT
+        device_draws = False
+        for place, row in enumerate(rows):
+            noise = row.step_noise()
+            if isinstance(noise, PhiloxDraw):
+                device_draws = True
+                fields["seed"][place], fields["call"][place], fields["first"][place] = (
+                    noise.seed,
+                    noise.call,
+                    noise.first,
+                )
+            elif noise is not None:
                 part = staging.part(self._noise_offset + place * self._bytes, self._bytes)
-                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = drawn.reshape(-1)
+                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = noise.reshape(-1)
                 self._device.copy(self._tensor(place, NOISE), part, self.stream)
+        self._device.copy(self._coefficients, block, self.stream)
         self._steps.sent(self.stream)
+        return device_draws
 
     def _lay_out(self) -> _Layout:
         """Group what all images need of the network by context length, and upload the contexts: once per membership."""
@@ -281,7 +300,16 @@ class StepBatch:
             registers=REGISTERS,
             tensors=TENSORS,
         )
-        return _Layout(calls=tuple(calls), combine=combine)
+        noise = philox_normal(
+            state=self._state.part(0, count * TENSORS * self._bytes),
+            seed=self._field("seed", count),
+            call=self._field("call", count),
+            first=self._field("first", count),
+            size=self._size,
+            tensor=NOISE,
+            tensors=TENSORS,
+        )
+        return _Layout(noise=noise, calls=tuple(calls), combine=combine)
 
     def _call(self, engine: Engine, first: int, members: tuple[Evaluation, ...], together: Buffer | None) -> _Call:
         rows = len(members)
@@ -350,7 +378,7 @@ class StepBatch:
 
 def _coefficients(capacity: int) -> np.dtype[Any]:
     """What a step uploads, each field aligned. An image has at most two engine rows."""
-    counts = {name: capacity if name == "mix" else 2 * capacity for name in _ENTRIES}
+    counts = {name: capacity if name in _PER_IMAGE else 2 * capacity for name in _ENTRIES}
     offsets, end = [], 0
     for name, count in counts.items():
         offsets.append(end)

@@ -8,7 +8,7 @@ import numpy as np
 
 from trt_engines.devices.memory import Buffer
 from trt_engines.kernels import twins
-from trt_engines.kernels.kernel import Element, Kernel, KernelCall, Parameter, Role
+from trt_engines.kernels.kernel import FLOAT, Element, Kernel, KernelCall, Parameter, Role
 
 MOST_TENSORS: Final = 8
 """Tensors of a row that `row_combine` can hold: `MOST_TENSORS` of rows.cu."""
@@ -69,7 +69,22 @@ TO_PIXELS: Final = Kernel(
     twin=twins.to_pixels,
 )
 
-KERNELS: Final = (ROW_SCALE, ROW_COMBINE, MASK_BLEND, TO_PIXELS)
+PHILOX_NORMAL: Final = Kernel(
+    name="philox_normal",
+    source="philox.cu",
+    parameters=(
+        Parameter("state", Element.FLOAT, Role.UPDATE),
+        Parameter("seed", Element.LONG, Role.READ),
+        Parameter("call", Element.LONG, Role.READ),
+        Parameter("first", Element.LONG, Role.READ),
+        Parameter("size", Element.INT, Role.SCALAR),
+        Parameter("tensor", Element.INT, Role.SCALAR),
+        Parameter("tensors", Element.INT, Role.SCALAR),
+    ),
+    twin=twins.philox_normal,
+)
+
+KERNELS: Final = (ROW_SCALE, ROW_COMBINE, MASK_BLEND, TO_PIXELS, PHILOX_NORMAL)
 
 
 def row_scale(
@@ -131,6 +146,24 @@ def to_pixels(
     _expect("decoded", decoded, pixels.size * value.itemsize)
     arguments = (pixels, not_finite, decoded, height, width)
     return KernelCall(kernel=TO_PIXELS, value=value, arguments=arguments, threads=height * width, rows=rows)
+
+
+def philox_normal(
+    *, state: Buffer, seed: Buffer, call: Buffer, first: Buffer, size: int, tensor: int, tensors: int
+) -> KernelCall:
+    """Noise into one tensor of the rows that draw any, see `twins.philox_normal`. No engine's type matters to it.
+
+    Raises: ValueError: a buffer's size is wrong, or rows have no such tensor.
+    """
+    if not 0 <= tensor < tensors:
+        raise ValueError(f"rows of {tensors} tensors have no tensor {tensor}")
+    rows = call.size // 8
+    _expect("state", state, rows * tensors * size * 4)
+    _expect("call", call, rows * 8)
+    _expect("seed", seed, rows * 8)
+    _expect("first", first, rows * 8)
+    arguments = (state, seed, call, first, size, tensor, tensors)
+    return KernelCall(kernel=PHILOX_NORMAL, value=FLOAT, arguments=arguments, threads=size, rows=rows)
 
 
 def _expect(name: str, buffer: Buffer, size: int) -> None:

@@ -1,7 +1,7 @@
 """What the kernels compute, in NumPy: float32 arithmetic in the kernels' own order, rounded to nearest even at the end.
 
 Arrays are flat, as kernels see memory. A twin and its kernel agree bit for bit (the kernels are compiled without fused
-multiply-add).
+multiply-add), but for `philox_normal`: libraries differ in the last bits of logarithm and sine.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_engines.philox import philox_randn
+
 Floats = NDArray[np.float32]
 Values = NDArray[Any]  # float32, float16 or bfloat16
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+
+PHILOX_ULPS = 8
+"""Units in the last place by which values of `philox_normal` and its twin may differ: their libraries' logarithms and
+sines are good to two or three each. Through g++ the most is 5, in 31 million values."""
 
 _PIXEL_LINES = 64
 
@@ -120,3 +126,22 @@ def to_pixels(pixels: Bytes, not_finite: Ints, decoded: Values, height: int, wid
             block *= np.float32(255)
             np.clip(block, np.float32(0), np.float32(255), out=block)
             out[row, top : top + _PIXEL_LINES] = block.transpose(1, 2, 0)
+
+
+def philox_normal(state: Floats, seed: Longs, call: Longs, first: Longs, size: int, tensor: int, tensors: int) -> None:
+    """One tensor of each row becomes what PyTorch's CUDA generator draws, see `philox_randn`.
+
+    Kernel and twin differ by at most `PHILOX_ULPS` units in the last place of a value.
+
+    Args:
+        state: [rows, tensors, size]; of a row, `tensor` is written and nothing else.
+        seed: [rows], the bits of 0 <= seed < 2**64.
+        call: [rows], tensors that the generator has given before; negative: the row draws nothing.
+        first: [rows], element number of the first value.
+    """
+    blocks = state.reshape(len(call), tensors, size)
+    for row in np.flatnonzero(call >= 0):
+        blocks[row, tensor] = philox_randn(int(seed[row]) & _SEEDS, (size,), int(call[row]), int(first[row]))
+
+
+_SEEDS = 2**64 - 1

@@ -18,10 +18,11 @@ from trt_engines.devices.device import Device, DeviceProperties
 from trt_engines.devices.errors import DeviceUnavailable
 from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.devices.simulated.device import SimulatedDevice
-from trt_engines.kernels import catalogue
+from trt_engines.kernels import catalogue, twins
 from trt_engines.kernels.kernel import BFLOAT16, FLOAT, HALF, KernelCall
+from trt_engines.philox import philox_randn
 
-REGISTERS, TENSORS = 5, 8
+REGISTERS, TENSORS, NOISE = 5, 8, 7
 VALUES = (FLOAT, HALF, BFLOAT16)
 BYTE = np.dtype(np.uint8)
 RunSource = Callable[[KernelCall, tuple[Any, ...]], None]
@@ -100,22 +101,50 @@ def a_to_pixels(value: np.dtype[Any], seed: int, rows: int, size: int) -> tuple[
     return call, (pixels, flags, decoded.reshape(-1), 3, size)
 
 
+def a_philox_normal(value: np.dtype[Any], seed: int, rows: int, size: int) -> tuple[KernelCall, tuple[Any, ...]]:
+    random = np.random.default_rng(seed)
+    state = random.normal(size=rows * TENSORS * size).astype(np.float32)
+    keys = random.integers(0, 2**64, rows, np.uint64).view(np.int64)
+    calls = random.choice([-1, 0, 3, 2**32 + 1], rows).astype(np.int64)
+    firsts = random.choice([0, size, 2**32 - size // 2], rows).astype(np.int64)
+    call = catalogue.philox_normal(
+        state=buffer(state),
+        seed=buffer(keys),
+        call=buffer(calls),
+        first=buffer(firsts),
+        size=size,
+        tensor=NOISE,
+        tensors=TENSORS,
+    )
+    return call, (state, keys, calls, firsts, size, NOISE, TENSORS)
+
+
 MAKERS = {
     "row_scale": a_row_scale,
     "row_combine": a_row_combine,
     "mask_blend": a_mask_blend,
     "to_pixels": a_to_pixels,
+    "philox_normal": a_philox_normal,
 }
+ULPS = {"philox_normal": twins.PHILOX_ULPS}
+"""Units in the last place by which a kernel's values may differ from its twin's; the others give the same bits."""
 
 
 def as_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array.view(np.uint8)
 
 
+def assert_agrees(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+    if name in ULPS and ours.dtype == FLOAT:
+        np.testing.assert_array_max_ulp(ours, theirs, ULPS[name])
+    else:
+        np.testing.assert_array_equal(as_bits(ours), as_bits(theirs))
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @some
 @given(value=value_types, seed=seeds, rows=st.integers(1, 3), size=st.integers(1, 300))
-def test_a_twin_gives_the_bits_of_its_cuda_source(
+def test_a_twin_gives_what_its_cuda_source_does(
     run_source: RunSource, name: str, value: np.dtype[Any], seed: int, rows: int, size: int
 ) -> None:
     call, of_twin = MAKERS[name](value, seed, rows, size)
@@ -126,7 +155,7 @@ def test_a_twin_gives_the_bits_of_its_cuda_source(
 
     for ours, theirs in zip(of_twin, of_source, strict=True):
         if isinstance(ours, np.ndarray):
-            np.testing.assert_array_equal(as_bits(ours), as_bits(theirs))
+            assert_agrees(name, ours, theirs)
 
 
 def a_device(kind: str) -> Device:
@@ -146,7 +175,7 @@ def a_device(kind: str) -> Device:
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("value", VALUES, ids=str)
 @pytest.mark.parametrize("kind", ["cpu", "simulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_device_gives_the_bits_of_the_twin(kind: str, value: np.dtype[Any], name: str) -> None:
+def test_a_device_gives_what_the_twin_does(kind: str, value: np.dtype[Any], name: str) -> None:
     device = a_device(kind)
     stream = device.create_stream("kernels")
     call, expected = MAKERS[name](value, 7, 3, 1000)
@@ -170,7 +199,7 @@ def test_a_device_gives_the_bits_of_the_twin(kind: str, value: np.dtype[Any], na
 
     results = [device.view(host, BYTE, (host.size,)) for _, host in back]
     for ours, theirs in zip(results, (one for one in expected if isinstance(one, np.ndarray)), strict=True):
-        np.testing.assert_array_equal(ours, as_bits(theirs))
+        assert_agrees(name, ours.view(theirs.dtype), theirs)
     device.close()
 
 
@@ -271,6 +300,50 @@ def test_pixels_are_those_of_the_host_and_rows_that_are_not_finite_are_flagged(
     shown = np.nan_to_num(planes, nan=-1, posinf=9, neginf=-9) * np.float32(0.5) + np.float32(0.5)
     expected = np.clip(shown * np.float32(255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(pixels.reshape(expected.shape), expected)
+
+
+@some
+@given(seed=st.integers(0, 2**64 - 1), call=st.integers(0, 2**40), first=st.integers(0, 2**40))
+def test_noise_of_a_row_is_the_generators_whatever_its_seed_and_offset(
+    run_source: RunSource, seed: int, call: int, first: int
+) -> None:
+    made, arguments = a_philox_normal(FLOAT, 1, 2, 300)
+    state, keys, calls, firsts, *_ = arguments
+    keys[:], calls[:], firsts[:] = np.uint64(seed).view(np.int64), call, (first, first + 300)
+
+    run_source(made, arguments)
+
+    drawn = state.reshape(2, TENSORS, 300)[:, NOISE]
+    np.testing.assert_array_max_ulp(drawn, philox_randn(seed, (2, 300), call, first), twins.PHILOX_ULPS)
+
+
+@pytest.mark.parametrize("from_source", [False, True])
+def test_a_row_that_draws_nothing_keeps_its_noise_and_all_keep_their_other_tensors(
+    run_source: RunSource, from_source: bool
+) -> None:
+    made, arguments = a_philox_normal(FLOAT, 3, 3, 300)
+    state, _, calls, *_ = arguments
+    calls[:] = (0, -1, 5)
+    before = state.reshape(3, TENSORS, 300).copy()
+
+    run_source(made, arguments) if from_source else made.kernel.twin(*arguments)
+
+    changed = (state.reshape(before.shape) != before).any(axis=2)
+    expected = np.zeros((3, TENSORS), bool)
+    expected[(0, 2), NOISE] = True
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_noise_goes_into_a_tensor_that_rows_have() -> None:
+    state, word = np.zeros(2, np.float32), np.zeros(1, np.int64)
+    numbers = {"seed": buffer(word), "call": buffer(word), "first": buffer(word)}
+
+    with pytest.raises(ValueError, match="rows of 2 tensors have no tensor 2"):
+        catalogue.philox_normal(state=buffer(state), **numbers, size=1, tensor=2, tensors=2)
+    with pytest.raises(ValueError, match="first has 4 bytes, and the call needs 8"):
+        catalogue.philox_normal(
+            state=buffer(state), **(numbers | {"first": buffer(state[:1])}), size=1, tensor=1, tensors=2
+        )
 
 
 def test_a_call_with_a_buffer_of_the_wrong_size_is_refused() -> None:

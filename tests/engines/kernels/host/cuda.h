@@ -1,5 +1,7 @@
 // Enough of CUDA C for a host compiler: threads are a loop, one after another.
 #pragma once
+#include <cmath>
+
 #define __global__
 #define __device__
 
