@@ -48,7 +48,7 @@ class Bench:
         interface = Interface(inputs=(replace(latent, dtype=dtype),), outputs=(replace(pixels, dtype=dtype),))
         session = HostSession(device, host_plan(SPEC, interface, network))
         self.engine = BoundEngine(device, session, interface, device.create_stream("decode"))
-        self.decoder: Decoder[str] = Decoder(device, self.engine, slots)
+        self.decoder: Decoder[str] = Decoder(device, self.engine, device.create_stream("copies"), slots)
         self._memory = device.allocate(int(np.prod(latent.shape)) * 4)
 
     def begin(self, tag: str, latent: NDArray[np.float32]) -> None:
@@ -159,7 +159,7 @@ def test_closing_gives_back_all_memory_it_took() -> None:
     card = SimulatedDevice(CARD)
     bench = Bench(card)
     before = card.memory_info().free
-    more: Decoder[str] = Decoder(card, bench.engine)
+    more: Decoder[str] = Decoder(card, bench.engine, card.create_stream("copies"))
     more.begin("one", bench.latent(a_latent(1)), bench.denoise)
     assert card.memory_info().free < before
 

@@ -48,7 +48,8 @@ class _Slot:
     host_flag: Buffer
     kept: Event  # the latent is out of the batch
     begun: Event
-    done: Event  # the picture is in host memory
+    decoded: Event
+    back: Event  # the picture is in host memory
     give: KernelCall  # the latent to the engine, in its type
     convert: KernelCall
 
@@ -60,16 +61,17 @@ class Decoder(Generic[Tag]):
 
     Args:
         engine: in a stream of its own, of one row or more.
+        copies: stream of the pictures' way to the host, beside the next one's decoding.
         slots: pictures that may be on their way at once.
     Raises: OutOfMemory.
     """
 
-    def __init__(self, device: Device, engine: Engine, slots: int = SLOTS) -> None:
+    def __init__(self, device: Device, engine: Engine, copies: Stream, slots: int = SLOTS) -> None:
         self.engine = engine
         self._device = device
         self._most = slots
         self._made = 0
-        self._stream = engine.stream
+        self._stream, self._copies = engine.stream, copies
         _, _, self._height, self._width = engine.tensor("pixels").shape
         self._size = engine.tensor("latent").bytes_at(1) // engine.tensor("latent").dtype.itemsize
         self._constants = self._upload_constants()
@@ -106,14 +108,16 @@ class Decoder(Generic[Tag]):
             raise
         device.fill(slot.flag, 0, decode)
         device.launch(slot.convert, decode)
-        device.copy(slot.host_pixels, slot.pixels, decode)
-        device.copy(slot.host_flag, slot.flag, decode)
-        device.record(slot.done, decode)
+        device.record(slot.decoded, decode)
+        device.wait(self._copies, slot.decoded)
+        device.copy(slot.host_pixels, slot.pixels, self._copies)
+        device.copy(slot.host_flag, slot.flag, self._copies)
+        device.record(slot.back, self._copies)
         self._running.append((tag, slot))
 
     def finished(self) -> list[Decoded[Tag]]:
         """Pictures that have come back, oldest first, each given once. Never waits."""
-        while self._running and self._device.done(self._running[0][1].done):
+        while self._running and self._device.done(self._running[0][1].back):
             self._take()
         back = list(self._back)
         self._back.clear()
@@ -131,18 +135,18 @@ class Decoder(Generic[Tag]):
         self._device.synchronize(self._stream)
         for slot in self._free:
             buffers = slot.latent, slot.pixels, slot.flag, slot.host_pixels, slot.host_flag
-            for resource in (*buffers, slot.kept, slot.begun, slot.done):
+            for resource in (*buffers, slot.kept, slot.begun, slot.decoded, slot.back):
                 self._device.free(resource)
         self._device.free(self._constants)
         self._free.clear()
 
     def _take(self) -> None:
         tag, slot = self._running.popleft()
-        self._device.synchronize(slot.done)
+        self._device.synchronize(slot.back)
         pixels = self._device.view(slot.host_pixels, _PIXEL, (self._height, self._width, 3)).copy()
         (flag,) = self._device.view(slot.host_flag, _FLAG, (1,))
         self._free.append(slot)
-        seconds = self._device.elapsed(slot.begun, slot.done)
+        seconds = self._device.elapsed(slot.begun, slot.decoded)
         self._back.append(Decoded(tag=tag, pixels=pixels, finite=not flag, seconds=seconds))
 
     def _slot(self) -> _Slot:
@@ -166,7 +170,8 @@ class Decoder(Generic[Tag]):
             host_flag=device.allocate(_FLAG.itemsize, Place.HOST),
             kept=device.create_event(f"latent {number} is kept"),
             begun=device.create_event(f"picture {number} is begun", timed=True),
-            done=device.create_event(f"picture {number} is back", timed=True),
+            decoded=device.create_event(f"picture {number} is decoded", timed=True),
+            back=device.create_event(f"picture {number} is back"),
             give=row_scale(
                 self.engine.tensor("latent").dtype,
                 sample=self.engine.part("latent", 1),

@@ -31,6 +31,7 @@ class Streams:
     condition: Stream  # text encoders and VAE encoders
     denoise: tuple[Stream, ...]
     decode: Stream
+    copies: Stream  # of pictures to the host
 
 
 class Networks(Generic[Tag]):
@@ -130,10 +131,10 @@ class Networks(Generic[Tag]):
 
     def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag]:
         """What makes pictures of a size. Raises: EngineError."""
-        stream = self._streams_of(backend).decode
-        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, stream)
+        streams = self._streams_of(backend)
+        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, streams.decode)
         if engine not in self._decoders:
-            self._decoders[engine] = Decoder(backend.device, engine)
+            self._decoders[engine] = Decoder(backend.device, engine, streams.copies)
         return self._decoders[engine]
 
     def decoded(self) -> list[Decoded[Tag]]:
@@ -158,6 +159,7 @@ class Networks(Generic[Tag]):
                 condition=device.create_stream("condition"),
                 denoise=tuple(denoise),
                 decode=device.create_stream("decode"),
+                copies=device.create_stream("copies"),
             )
         return self._streams[backend.name]
 

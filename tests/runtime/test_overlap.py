@@ -1,0 +1,153 @@
+"""What runs side by side on a card, on the clock of one whose parts take seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from trt_engines.backends.host_source import NetworkSource
+from trt_engines.backends.null import null_network
+from trt_engines.backends.on_device import OnDeviceBackend
+from trt_engines.devices.device import DeviceProperties, Event, Stream
+from trt_engines.devices.operations import CopyOperation, Direction, NetworkOperation, Operation
+from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.devices.simulated.timeline import Unit
+from trt_engines.model import find_models
+from trt_worker.runtime import frames
+from trt_worker.runtime.loop import DeviceLoop
+from trt_worker.runtime.step_batch import STEPS_AHEAD
+
+CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 28, multiprocessors=128)
+TEXT, STEP, DECODE, DOWNLOAD = 2.0, 1.0, 5.0, 0.5
+PICTURES = (64 * 64 * 3, 128 * 64 * 3)
+
+
+def seconds(operation: Operation) -> float:
+    match operation:
+        case NetworkOperation(engine=engine):
+            component = engine.partition("/")[2]
+            return {"text_encoder": TEXT, "denoiser": STEP, "vae_decoder": DECODE}[component]
+        case CopyOperation(direction=Direction.DOWNLOAD, size=size) if size in PICTURES:
+            return DOWNLOAD
+        case _:
+            return 0.0
+
+
+class Card(SimulatedDevice):
+    """Has room for four kernels at a time, and notes what the host waited for."""
+
+    def __init__(self) -> None:
+        super().__init__(CARD, seconds=self._charge, units={Unit.COMPUTE: 4, Unit.UPLOAD: 1, Unit.DOWNLOAD: 1})
+        self.waits: list[str] = []
+        self.asked = 0  # calls of denoisers
+
+    def _charge(self, operation: Operation) -> float:
+        self.asked += isinstance(operation, NetworkOperation) and operation.engine.endswith("denoiser")
+        return seconds(operation)
+
+    def synchronize(self, target: Stream | Event) -> None:
+        before = self.clock
+        super().synchronize(target)
+        if self.clock > before:
+            self.waits.append(target.label)
+
+
+class Bench:
+    """A loop whose clock is its card's."""
+
+    def __init__(self) -> None:
+        self.card = Card()
+        self.made: dict[str, float] = {}  # when
+        backend = OnDeviceBackend("free", NetworkSource(null_network, self.card))
+        self.loop = DeviceLoop(
+            find_models(), {"free": backend}, max_rows=4, memory=2**30, emit=self._emit, clock=lambda: self.card.clock
+        )
+
+    def finish(self) -> float:
+        while self.loop.busy:
+            self.loop.step()
+        return self.card.clock
+
+    def _emit(self, header: frames.FromDevice, body: Any) -> None:
+        if isinstance(header, frames.Made):
+            self.made[header.id] = self.card.clock
+
+
+@pytest.fixture
+def a_job(a_run: Callable[..., frames.Run]) -> Callable[..., frames.Run]:
+    def make(job: str, **changes: Any) -> frames.Run:
+        return a_run(job, **({"backend": "free", "guidance": 1.0, "received": 0.0, "due": 1e9} | changes))
+
+    return make
+
+
+def test_a_job_alone_takes_its_stages_one_after_the_other(a_job: Any) -> None:
+    bench = Bench()
+
+    bench.loop.take(a_job("only", steps=10), b"")
+
+    assert bench.finish() == TEXT + 10 * STEP + DECODE + DOWNLOAD
+
+
+def test_a_picture_is_decoded_while_other_rows_go_on(a_job: Any) -> None:
+    bench = Bench()
+
+    bench.loop.take(a_job("short", steps=1), b"")
+    bench.loop.take(a_job("long", steps=10), b"")
+
+    assert bench.finish() == TEXT + 10 * STEP + DECODE + DOWNLOAD
+    assert bench.made["short"] < bench.made["long"]
+
+
+def test_a_prompt_is_encoded_while_other_rows_step_and_nobody_waits_for_it(a_job: Any) -> None:
+    bench = Bench()
+    bench.loop.take(a_job("first", steps=10), b"")
+    for _ in range(5):
+        bench.loop.step()
+
+    bench.loop.take(a_job("second", prompt="another", steps=4), b"")
+    end = bench.finish()
+
+    second_steps_last = TEXT + 9 * STEP
+    assert end == second_steps_last + 2 * DECODE + DOWNLOAD
+    assert not [label for label in bench.card.waits[1:] if "text" in label]
+
+
+def test_batches_of_two_sizes_step_at_the_same_time(a_job: Any) -> None:
+    bench = Bench()
+
+    bench.loop.take(a_job("square", steps=10), b"")
+    bench.loop.take(a_job("wide", steps=10, width=128), b"")
+
+    serial = TEXT + 20 * STEP + 2 * (DECODE + DOWNLOAD)
+    assert bench.finish() <= serial - 10 * STEP
+
+
+def test_the_host_is_ahead_of_the_card_by_what_it_may_and_waits_for_nothing_else(a_job: Any) -> None:
+    bench = Bench()
+    bench.loop.take(a_job("only", steps=20), b"")
+    while bench.card.asked < 20:
+        bench.loop.step()
+        done = round((bench.card.clock - TEXT) / STEP)
+        assert bench.card.asked - done <= STEPS_AHEAD
+        if done > 0 and bench.card.asked < 20:
+            assert bench.card.asked - done >= STEPS_AHEAD - 1
+
+    assert bench.card.waits[0].startswith("a call of shapes-tiny/text_encoder")  # there was nothing else to do
+    assert all(label.startswith("step") for label in bench.card.waits[1:])
+
+
+def test_time_in_which_batches_step_together_is_counted_once(a_job: Any) -> None:
+    bench, totals = Bench(), []
+    bench.loop._emit = lambda header, body: totals.append(header) if isinstance(header, frames.Totals) else None
+
+    bench.loop.take(a_job("square", steps=10), b"")
+    bench.loop.take(a_job("wide", steps=10, width=128), b"")
+    bench.finish()
+
+    last = totals[-1]
+    assert last.calls == 20
+    assert last.loop_seconds <= bench.card.clock - TEXT
+    assert last.engine_seconds <= last.loop_seconds
