@@ -96,6 +96,22 @@ def test_a_batch_that_is_stepping_is_left_alone() -> None:
     assert decision.step is None
 
 
+def test_beside_a_batch_whose_turn_it_is_only_what_is_on_the_device_steps() -> None:
+    scheduler = Scheduler(max_rows=4)
+    enter(scheduler, "current", key=SMALL)
+    scheduler.decide(0.0)
+    scheduler.measured(SMALL, 1, 1.0)
+    enter(scheduler, "beside", key=LARGE, arrived=1.0)
+    enter(scheduler, "elsewhere", key=OTHER, arrived=1.0)
+
+    def beside(switch_seconds: dict[BatchKey, float]) -> BatchKey | None:
+        decision = scheduler.decide(1.0, switch_seconds=lambda key: switch_seconds.get(key, 0.0), stepping={SMALL})
+        return decision.step
+
+    assert beside({LARGE: 9.0, OTHER: 9.0}) is None
+    assert beside({OTHER: 9.0}) == LARGE
+
+
 @st.composite
 def arrivals(draw: st.DrawFn) -> list[tuple[float, BatchKey, int, int]]:
     return sorted(

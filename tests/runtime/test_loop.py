@@ -294,7 +294,7 @@ def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(
         alone.finish()
 
     assert not device.of(frames.Failed)
-    assert Component.DENOISER in backend.unloaded
+    assert 1 <= backend.unloaded.count(Component.DENOISER) <= 3  # in long turns, not for every step
     assert device.pictures.keys() == alone.pictures.keys()
     assert all((picture == alone.pictures[key]).all() for key, picture in device.pictures.items())
 

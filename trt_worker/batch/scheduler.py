@@ -6,7 +6,7 @@ The device loop and the simulation of a card both run on it; what it decides, `a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from trt_worker.batch.admission import Admission, BatchKey, RunningBatch, WaitingRow, admit, next_batch
@@ -117,7 +117,8 @@ class Scheduler:
         Args:
             now: seconds of the clock that `arrived` and `due` are of.
             switch_seconds: until the networks that a batch still needs are on the device; 0: they are.
-            stepping: batches that are taking a step now, on another stream: nobody joins them.
+            stepping: batches that can take no further step now: nobody joins them. While it is the turn of one of
+                them, others step beside it if their networks are on the device; nothing is loaded for them.
         """
         joined: list[WaitingRow] = []
         late: list[WaitingRow] = []
@@ -125,8 +126,10 @@ class Scheduler:
             admission = self._admitted(key, now)
             joined.extend(admission.join)
             late.extend(admission.late)
-        views = [self._view(key, batch, switch_seconds) for key, batch in self._batches.items() if key not in stepping]
-        step = next_batch(views, now, patience=PATIENCE_SECONDS, guard=GUARD_SECONDS, turns=self._turns)
+        views = [self._view(key, batch, switch_seconds) for key, batch in self._batches.items()]
+        step = self._next(views, now)
+        if step in stepping:
+            step = self._next([one for one in views if one.key not in stepping and not one.switch_seconds], now)
         if step is not None:
             self._batches[step].last_step = now
         return Decision(join=tuple(joined), late=tuple(late), step=step)
@@ -153,6 +156,9 @@ class Scheduler:
             self.step_speed.measured(key, rows, seconds)
         active = {other.model for other in (*self._batches, *self._waiting)} | {key.model}
         self._turns = self._turns.charged(key.model, seconds, active)
+
+    def _next(self, views: Sequence[RunningBatch], now: float) -> BatchKey | None:
+        return next_batch(views, now, patience=PATIENCE_SECONDS, guard=GUARD_SECONDS, turns=self._turns)
 
     def _admitted(self, key: BatchKey, now: float) -> Admission:
         """Let waiting rows of a size into its batch, as many as are worth it."""
