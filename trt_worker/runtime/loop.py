@@ -21,19 +21,18 @@ from trt_worker.batch.scheduler import Scheduler
 from trt_worker.decode.decoder import Decoded
 from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, UnservableJob
 from trt_worker.runtime import frames
+from trt_worker.runtime.batches import Batches
 from trt_worker.runtime.networks import Networks
 from trt_worker.runtime.preparation import Preparation, batch_key, latent_shape
 from trt_worker.runtime.row import Row
 from trt_worker.runtime.step_batch import Step, StepBatch
-from trt_worker.runtime.steps_under_way import MeasuredStep, StepsUnderWay
+from trt_worker.runtime.steps_under_way import MeasuredStep
+from trt_worker.runtime.totals import RunningTotals
 
 PROGRESS_SECONDS = 0.5
 
 DENOISE_STREAMS = 2
 """Batches that step at the same time: one fills what the other leaves idle of a card."""
-
-IDLE_BATCHES = 4
-"""Batches without rows that keep their memory: making it anew would hold up the device."""
 
 Emit = Callable[[frames.FromDevice, "NDArray[np.uint8] | None"], None]
 T = TypeVar("T")
@@ -103,27 +102,22 @@ class DeviceLoop:
         self._max_rows = max_rows
         self._emit = emit
         self._clock = clock
+        self._batches = Batches(self._new_batch, clock)
         self._networks: Networks[_Picture] = Networks(
             memory,
             denoise_streams=DENOISE_STREAMS,
             in_use=self._engines_in_use,
             loading=lambda spec: emit(frames.Loading(engine=spec.label), None),
             loaded=lambda spec: emit(frames.Loaded(engine=spec.label), None),
-            closing=self._closing,
+            closing=self._batches.forget,
         )
         self._stepping: StepBatch | None = None
         self._told_models: frozenset[str] = frozenset()
         self._jobs: dict[str, _Job] = {}
         self._preparing: deque[Preparation] = deque()
-        self._batches: dict[BatchKey, StepBatch] = {}
         self._undecoded: list[tuple[str, str]] = []  # jobs whose decoder refused a latent in this step, and why
-        self._under_way = StepsUnderWay(clock)
         self._scheduler = Scheduler(max_rows)
-        self._calls = 0
-        self._rows = 0
-        self._engine_seconds = 0.0
-        self._loop_seconds = 0.0
-        self._megapixel_steps = 0.0
+        self._totals = RunningTotals()
         self._totals_sent = 0.0
 
     @property
@@ -145,8 +139,7 @@ class DeviceLoop:
         """Forget a job; its rows leave before the next step."""
         self._jobs.pop(job_id, None)
         self._scheduler.leave(job_id)
-        for batch in self._batches.values():
-            batch.leave(job_id)
+        self._batches.leave(job_id)
 
     def step(self) -> None:
         """Put a stage of one batch into its stream, if any can take one, and hand out what has come back.
@@ -155,17 +148,15 @@ class DeviceLoop:
         """
         self._enter_prepared()
         now = self._clock()
-        decision = self._scheduler.decide(
-            now, switch_seconds=self._networks.switch_seconds, stepping=self._batches_full()
-        )
+        full = self._batches.full()
+        decision = self._scheduler.decide(now, switch_seconds=self._networks.switch_seconds, stepping=full)
         for joining in decision.join:
             if (job := self._jobs.get(joining.job)) is not None:
                 self._join(joining.key, job.waiting.pop(joining.index))
         for late in {late.job: late for late in decision.late}.values():
             message = f"needs {late.seconds_left:.1f} s more and is due in {late.due - now:.1f} s"
             self._give_up(late.job, "late", message)
-        batch = self._batches.get(decision.step) if decision.step is not None else None
-        if batch is not None and batch.rows:
+        if decision.step is not None and (batch := self._batches.get(decision.step)) is not None:
             self._step(batch)
         else:
             self._wait()
@@ -202,7 +193,7 @@ class DeviceLoop:
         if (job := self._jobs.get(run.id)) is None:
             return
         backend = self._backends[run.backend]
-        if key not in self._batches or not self._batches[key].rows:
+        if self._batches.get(key) is None:
             denoiser = self._with_room(lambda: self._networks.denoiser(model, backend, key, self._max_rows))
             self._scheduler.limit(key, images_of(denoiser))
         for tokens in {tokens for row in rows.values() for tokens in row.context_lengths}:
@@ -219,36 +210,21 @@ class DeviceLoop:
 
     def _join(self, key: BatchKey, row: Row) -> None:
         try:
-            batch = self._with_room(lambda: self._batch(key))
+            batch = self._with_room(lambda: self._batches.open(key, self._scheduler.most_rows(key)))
         except EngineError as error:
             self._give_up(row.job, "fault", str(error))
             return
         batch.join(row)
 
-    def _batch(self, key: BatchKey) -> StepBatch:
-        """The batch of a size, with room for as many images as one has now. Raises: OutOfMemory, DeviceUnavailable."""
-        rows = self._scheduler.most_rows(key)
-        batch = self._batches.get(key)
-        if batch is not None and (batch.rows or batch.capacity == rows):
-            return batch
-        if batch is not None:
-            self._close(key)
-        idle = [one for one, other in self._batches.items() if not other.rows]
-        for one in idle[: max(len(idle) - IDLE_BATCHES, 0)]:
-            self._close(one)
+    def _new_batch(self, key: BatchKey, images: int) -> StepBatch:
         model, backend = self._models[key.model], self._backends[key.backend]
         stream = self._networks.denoise_stream(backend, key)
+        latent = latent_shape(model, key.width, key.height)
 
         def engine_for(tokens: int) -> Engine:
-            return self._networks.denoiser(model, backend, key, rows, tokens)
+            return self._networks.denoiser(model, backend, key, images, tokens)
 
-        latent = latent_shape(model, key.width, key.height)
-        batch = self._batches[key] = StepBatch(key, rows, latent, backend.device, stream, engine_for)
-        return batch
-
-    def _batches_full(self) -> set[BatchKey]:
-        """Batches whose stream has as many steps as the host runs ahead."""
-        return {key for key, batch in self._batches.items() if self._under_way.full(batch.stream)}
+        return StepBatch(key, images, latent, backend.device, stream, engine_for)
 
     def _step(self, batch: StepBatch) -> None:
         began, loads = self._clock(), self._networks.loads
@@ -261,7 +237,7 @@ class DeviceLoop:
         finally:
             self._stepping = None
         self._scheduler.stepped(batch.key)
-        self._under_way.add(batch.stream, batch.key, step, began=began, loads=loads)
+        self._batches.stepped(batch, step, began=began, loads=loads)
         undecoded, self._undecoded = self._undecoded, []
         for job_id, refusal in undecoded:
             self._give_up(job_id, "fault", refusal)
@@ -289,20 +265,18 @@ class DeviceLoop:
         try:
             return work()
         except OutOfMemory as error:
-            idle = [key for key, batch in self._batches.items() if not batch.rows and batch is not self._stepping]
-            for key in idle:
-                self._close(key)
+            batches = self._batches.close_idle(keep=self._stepping)
             freed = self._networks.free_idle()
-            if not freed and not idle:
+            if not freed and not batches:
                 raise
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
             return work()
 
     def _wait(self) -> None:
         """There is nothing to give to the device: wait for the first thing that changes that."""
-        if self._under_way:
-            self._under_way.wait()
-        elif self._preparing:
+        if self._batches.wait():
+            return
+        if self._preparing:
             self._enter_prepared(wait=True)
         else:
             self._networks.wait_for_picture()
@@ -310,20 +284,16 @@ class DeviceLoop:
     def _collect(self) -> None:
         """Look at what the device has done meanwhile. Pictures are looked for first: their steps are done then."""
         pictures = self._networks.decoded()
-        for measured in self._under_way.done():
+        for measured in self._batches.done():
             self._stepped(measured)
         for picture in pictures:
             self._picture_back(picture)
 
     def _stepped(self, measured: MeasuredStep) -> None:
-        key, images, now = measured.key, len(measured.rows), self._clock()
+        images, now = len(measured.rows), self._clock()
         typical = measured.loads == self._networks.loads
-        self._scheduler.measured(key, images, measured.seconds, typical=typical)
-        self._calls += 1
-        self._rows += images
-        self._engine_seconds += measured.engine_seconds
-        self._loop_seconds += measured.device_seconds
-        self._megapixel_steps += key.width * key.height / 1e6 * images
+        self._scheduler.measured(measured.key, images, measured.seconds, typical=typical)
+        self._totals.add(measured)
         for row in measured.rows:
             if (job := self._jobs.get(row.job)) is None:
                 continue
@@ -378,32 +348,14 @@ class DeviceLoop:
         """An engine fault ends every job of the batch here; the supervisor takes them to the next backend."""
         for job_id in {row.job for row in batch.rows}:
             self._give_up(job_id, "fault", str(error))
-        self._close(batch.key)
-
-    def _close(self, key: BatchKey) -> None:
-        """Give back a batch's memory; its last steps are waited for, and told of later."""
-        batch = self._batches.pop(key)
-        self._under_way.finish(batch.stream)
-        batch.close()
+        self._batches.close(batch.key)
 
     def _send_totals(self, now: float) -> None:
         self._totals_sent = now
-        totals = frames.Totals(
-            calls=self._calls,
-            rows=self._rows,
-            engine_seconds=self._engine_seconds,
-            loop_seconds=self._loop_seconds,
-            megapixel_steps=self._megapixel_steps,
-        )
-        self._emit(totals, None)
+        self._emit(self._totals.frame, None)
 
     def _engines_in_use(self) -> tuple[Engine, ...]:
         return self._stepping.engines if self._stepping else ()
-
-    def _closing(self, engine: Engine) -> None:
-        """Rows whose engine has to leave find it again, or another, at their next step."""
-        for batch in self._batches.values():
-            batch.forget(engine)
 
     def _tell_models(self) -> None:
         if self._networks.models != self._told_models:
