@@ -11,4 +11,4 @@ def single_precision(spec: EngineSpec) -> Footprint:
     """Weights at twice their file, and the tensors that are bound; what a library allocates between layers is not
     counted, for none of them tells it beforehand."""
     weights = spec.model.weights[spec.component].stat().st_size
-    return Footprint(weights=2 * weights, activations=interface_of(spec).bytes)
+    return Footprint(weights=2 * weights, tensors=interface_of(spec).bytes)

@@ -116,7 +116,7 @@ class StoredSource:
     def footprint(self, spec: EngineSpec) -> Footprint:
         """What a context allocates beyond its tensors is known only once there is one."""
         weights = self._serving(spec).manifest.files[PLAN].size
-        return Footprint(weights=weights, activations=interface_of(spec).bytes)
+        return Footprint(weights=weights, tensors=interface_of(spec).bytes, engine=self.engine_of(spec))
 
     def engine_of(self, spec: EngineSpec) -> str:
         return self._serving(spec).digest
