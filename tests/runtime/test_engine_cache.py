@@ -50,6 +50,14 @@ class Tensors(Sized):
         return Footprint(weights=10, activations=spec.bucket.rows, tensors=spec.bucket.rows)
 
 
+class TwoEngines(Sized):
+    """Another engine, with weights of its own, for more than four rows."""
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        rows = spec.bucket.rows
+        return Footprint(weights=10, tensors=rows, engine="wide" if rows > 4 else "narrow")
+
+
 class Streaming(Sized):
     """Weights that may stay in host memory, but for two bytes."""
 
@@ -228,6 +236,43 @@ def test_buckets_of_the_network_itself_are_closed_before_it_is_refused() -> None
     assert device.closed == ["a", "a"]
     assert device.backend.unloaded == []
     assert device.cache.taken == 22
+
+
+def test_weights_of_an_engine_stay_when_its_buckets_are_closed() -> None:
+    device = Device(26, backend=TwoEngines())
+    device.get("a", 4)
+
+    device.get("a", 6)
+
+    assert device.closed == ["a"]
+    assert device.cache.taken == 10 + 10 + 6
+    assert device.backend.unloaded == []
+
+
+def test_a_network_is_loaded_anew_where_its_other_engine_is_in_the_way() -> None:
+    device = Device(25, backend=TwoEngines())
+    device.get("a", 4)
+    device.backend.load_seconds = 7.0
+
+    device.get("a", 6)
+
+    assert device.backend.unloaded == ["a"]
+    assert device.cache.taken == 10 + 6
+    assert device.get("a", 5, 1).spec.bucket.rows == 5
+    device.used = [device.get("a", 6)]
+    with pytest.raises(OutOfMemory, match="a/denoiser on null takes"):
+        device.get("a", 4)
+
+
+def test_streaming_is_chosen_again_when_a_network_is_loaded_anew() -> None:
+    backend = Streaming()
+    device = Device(14, backend=backend)
+    device.get("a", 8)
+
+    device.get("a", 11)
+
+    assert backend.streamed == [4, 8]
+    assert device.cache.taken == 2 + 11
 
 
 def test_weights_are_streamed_before_fewer_rows_are_taken() -> None:

@@ -63,6 +63,7 @@ class _Way:
     footprint: Footprint
     streamed: int  # bytes of its weights that stay in host memory
     leave: tuple[EngineSpec, ...] = ()  # buckets of the same network that are closed for it
+    anew: bool = False  # the network is closed as a whole, engines of other buckets too, and loaded again
 
 
 class EngineCache:
@@ -127,6 +128,7 @@ class EngineCache:
                 known.last_used = self._clock()
                 return known.engines[spec]
         way = self._make_room(network, backend, specs)
+        known = self._networks.get(network)
         self._loading(way.spec)
         began = self._clock()
         try:
@@ -183,7 +185,7 @@ class EngineCache:
         found = self._ways(network, backend, specs)
         known = self._networks.get(network)
         options = [
-            taken(network.lane, [*(known.without(way.leave) if known is not None else ()), way.footprint])
+            taken(network.lane, [*(known.without(way.leave) if known and not way.anew else ()), way.footprint])
             for way in found
         ]
         residents = self._residents(network)
@@ -199,7 +201,9 @@ class EngineCache:
         for leaving in choice.leave:
             self._close(leaving)
         way = found[choice.option]
-        if known is not None:
+        if known is not None and way.anew:
+            self._close(network)
+        elif known is not None:
             for bucket in way.leave:
                 self._close_bucket(known, bucket)
         if way.spec != specs[0]:
@@ -209,21 +213,24 @@ class EngineCache:
         return way
 
     def _ways(self, network: _Network, backend: EngineBackend, specs: Sequence[EngineSpec]) -> list[_Way]:
-        """How an engine of the network can be loaded, the preferred way first; the last ones close other buckets."""
-        known = self._networks.get(network)
-        loaded = known.without() if known is not None else ()
-        footprints = [beside(loaded, backend.footprint(spec)) for spec in specs]
+        """How an engine of the network can be loaded, the preferred way first.
+
+        What is idle of the network itself is closed before weights are streamed or fewer rows are taken.
+        """
+        footprints = [backend.footprint(spec) for spec in specs]
         if not isinstance(backend, StreamsWeights):
             footprints = [replace(one, streamable=0) for one in footprints]
-        found = [
-            _Way(spec=specs[index], footprint=footprints[index].streaming(streamed), streamed=streamed)
-            for index, streamed in ways(footprints)
-        ]
+        anew = _ways(specs, footprints)
+        known = self._networks.get(network)
         if known is None:
-            return found
+            return anew
+        beside_others = _ways(specs, [beside(known.without(), one) for one in footprints])
         used = self._used()
         idle = tuple(spec for spec, engine in known.engines.items() if id(engine) not in used)
-        return [*found, *(replace(way, leave=idle) for way in found)] if idle else found
+        found = [*beside_others, *(replace(way, leave=idle) for way in beside_others)]
+        if len(idle) == len(known.engines):
+            found += [replace(way, anew=True) for way in anew]
+        return sorted(found, key=lambda way: (specs.index(way.spec), way.streamed))
 
     def _residents(self, without: _Network | None) -> list[Resident[_Network]]:
         used = self._used()
@@ -254,6 +261,13 @@ class EngineCache:
         del loaded.footprints[spec]
         engine.close()
         self._closed(engine)
+
+
+def _ways(specs: Sequence[EngineSpec], footprints: Sequence[Footprint]) -> list[_Way]:
+    return [
+        _Way(spec=specs[index], footprint=footprints[index].streaming(streamed), streamed=streamed)
+        for index, streamed in ways(footprints)
+    ]
 
 
 def _load(backend: EngineBackend, way: _Way) -> Engine:
