@@ -362,7 +362,7 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
         weights="1" * 64,
         precision="float16",
         profiles=((InputRange(name=latent.name, min=latent.at(1), opt=latent.shape, max=latent.shape),),),
-        flags={},
+        flags={"weight_streaming": True},
         library=kit.library.name,
         library_version=kit.version,
         compute_capabilities=(89,),
@@ -375,6 +375,7 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     backend = OnDeviceBackend(kit.library.name, source)
 
     before = source.footprint(spec).activations
+    backend.stream_weights(spec, 3072)
     engine = backend.load(spec)
     for rows in (2, 1, 2):
         engine.run(rows)
@@ -385,7 +386,8 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     assert {"deserialize_cuda_engine", "get_tensor_dtype", "set_tensor_address", "execute_async_v3"} <= kit.used
     assert engine.outputs["pixels"].dtype == np.float32
     assert "engine.plan" not in mapped
-    assert (before, source.footprint(spec).activations) == (0, 4096)
+    assert (before, source.footprint(spec).activations) == (0, 4096 + 64)
+    assert "weight_streaming_budget_v2" in kit.used
     if kit.library.name == "tensorrt-rtx":
         properties = source.device.properties
         card = f"{properties.name} SM{properties.sm}"
