@@ -135,6 +135,13 @@ def test_a_plan_is_mapped_no_longer_than_it_is_looked_at(store: Store, engine: M
         plan[0]
 
 
+def test_bytes_that_are_held_longer_than_they_are_mapped_are_an_error(store: Store, engine: MakeEngine) -> None:
+    held = []
+
+    with pytest.raises(BufferError), engine(store).mapped("engine.plan") as plan:
+        held.append(plan[:4])
+
+
 def mapped_files() -> str:
     return Path("/proc/self/maps").read_text()
 
