@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.footprint import LEAST_ACTIVATIONS
 from trt_engines.backends.ladder import make_backends
 from trt_engines.backends.stored_source import StoredSource, installed_version
 from trt_engines.bucket import Bucket
@@ -86,12 +87,12 @@ def test_an_engine_of_the_network_for_this_card_and_bucket_is_found(store: Store
 
 
 def test_what_an_engine_takes_is_what_its_builder_told_for_the_share_of_a_bucket(store: Store) -> None:
-    engine = built(store, memory=DeviceMemory(weights=3000, activations=(8 << 20,)), flags={"weight_streaming": True})
+    engine = built(store, memory=DeviceMemory(weights=3000, activations=(1 << 30,)), flags={"weight_streaming": True})
     spec = a_spec(rows=4)  # half of the rows, half of the width and a quarter of the height
 
     assert a_source(store).footprint(spec) == Footprint(
         weights=3000,
-        activations=(8 << 20) // 16,
+        activations=(1 << 30) // 16 + LEAST_ACTIVATIONS,
         tensors=interface_of(spec).bytes,
         streamable=3000,
         engine=engine.digest,
