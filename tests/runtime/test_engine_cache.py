@@ -48,15 +48,62 @@ class Sized(OnDeviceBackend):
         self.unloaded.append(model.name)
 
 
+class Tensors(Sized):
+    """Takes as much for the bound tensors of a bucket as for its calls."""
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=10, activations=spec.bucket.rows, tensors=spec.bucket.rows)
+
+
+class TwoEngines(Sized):
+    """Another engine, with weights of its own, for more than four rows."""
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        rows = spec.bucket.rows
+        return Footprint(weights=10, tensors=rows, engine="wide" if rows > 4 else "narrow")
+
+
+class Streaming(Sized):
+    """Weights that may stay in host memory, but for two bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streamed: list[int] = []
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=10, activations=spec.bucket.rows, streamable=8)
+
+    def stream_weights(self, spec: EngineSpec, size: int) -> None:
+        self.streamed.append(size)
+
+
+class Measured(Sized):
+    """Finds out what its calls take when they are loaded: three times what was thought."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured = False
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        return Footprint(weights=10, activations=spec.bucket.rows * (3 if self.measured else 1))
+
+    def load(self, spec: EngineSpec, stream: Stream) -> Engine:
+        self.measured = True
+        return super().load(spec, stream)
+
+
 class Device:
     """A cache with a budget, and what it said."""
 
-    def __init__(self, budget: int, refusals: int = 0) -> None:
-        self.backend = Sized(refusals)
+    def __init__(self, budget: int, refusals: int = 0, backend: Sized | None = None) -> None:
+        self.backend = backend or Sized(refusals)
         self.used: list[Engine] = []
         self.loaded: list[str] = []
         self.closed: list[str] = []
-        self._stream = self.backend.device.create_stream("denoise")
+        self._streams = {
+            component: self.backend.device.create_stream(component.value)
+            for component in (Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER)
+        }
         self._models = {name: replace(SHIPPED, name=name) for name in "abc"}  # one object each, as in the worker
         self.cache = EngineCache(
             budget,
@@ -71,10 +118,10 @@ class Device:
         self.backend.seconds += TICK
         return self.backend.seconds
 
-    def get(self, model: str, *rows: int) -> Engine:
+    def get(self, model: str, *rows: int, component: Component = Component.DENOISER) -> Engine:
         buckets = [Bucket(width=64, height=64, rows=count) for count in rows or (1,)]
-        specs = [EngineSpec(model=self._models[model], component=Component.DENOISER, bucket=one) for one in buckets]
-        return self.cache.get(self.backend, specs, self._stream)
+        specs = [EngineSpec(model=self._models[model], component=component, bucket=one) for one in buckets]
+        return self.cache.get(self.backend, specs, self._streams[component])
 
     def load_seconds(self, model: str) -> float:
         return self.cache.load_seconds(self.backend.name, model, Component.DENOISER)
@@ -166,3 +213,136 @@ def test_another_bucket_of_a_resident_network_says_nothing_about_loading_its_wei
     device.get("b")
 
     assert device.load_seconds("a") == pytest.approx(7.0, abs=2 * TICK)
+
+
+def test_activations_of_denoiser_and_decoder_add_up_because_they_run_side_by_side() -> None:
+    device = Device(27)
+    device.used = [device.get("a", 4)]
+
+    with pytest.raises(OutOfMemory, match="vae_decoder on null"):
+        device.get("a", 4, component=Component.VAE_DECODER)
+
+    assert device.get("a", 3, component=Component.VAE_DECODER).rows == 3
+
+
+def test_the_tensors_of_every_loaded_bucket_are_counted() -> None:
+    device = Device(23, backend=Tensors())
+    device.get("a", 1)
+    device.get("a", 4)
+    device.get("a", 2)
+
+    assert device.cache.taken == 10 + 4 + 7
+
+
+def test_buckets_of_the_network_itself_are_closed_before_it_is_refused() -> None:
+    device = Device(22, backend=Tensors())
+    device.get("a", 4)
+    device.get("a", 3)
+
+    engine = device.get("a", 6)
+
+    assert engine.rows == 6
+    assert device.closed == ["a", "a"]
+    assert device.backend.unloaded == []
+    assert device.cache.taken == 22
+
+
+def test_weights_of_an_engine_stay_when_its_buckets_are_closed() -> None:
+    device = Device(26, backend=TwoEngines())
+    device.get("a", 4)
+
+    device.get("a", 6)
+
+    assert device.closed == ["a"]
+    assert device.cache.taken == 10 + 10 + 6
+    assert device.backend.unloaded == []
+
+
+def test_a_network_is_loaded_anew_where_its_other_engine_is_in_the_way() -> None:
+    device = Device(25, backend=TwoEngines())
+    device.get("a", 4)
+    device.backend.load_seconds = 7.0
+
+    assert device.get("a", 6, 3).rows == 6  # and not fewer rows
+
+    assert device.backend.unloaded == ["a"]
+    assert device.cache.taken == 10 + 6
+    device.used = [device.get("a", 6)]
+    with pytest.raises(OutOfMemory, match="a/denoiser on null takes"):
+        device.get("a", 4)
+
+
+def test_streaming_is_chosen_again_when_a_network_is_loaded_anew() -> None:
+    backend = Streaming()
+    device = Device(14, backend=backend)
+    device.get("a", 8)
+
+    device.get("a", 11)
+
+    assert backend.streamed == [4, 8]
+    assert device.cache.taken == 2 + 11
+
+
+def test_weights_are_streamed_before_fewer_rows_are_taken() -> None:
+    backend = Streaming()
+    device = Device(14, backend=backend)
+
+    engine = device.get("a", 8, 4)
+
+    assert (engine.rows, backend.streamed) == (8, [4])
+    assert device.cache.taken == 14
+
+
+def test_fewer_rows_are_taken_where_streaming_all_is_not_enough() -> None:
+    backend = Streaming()
+    device = Device(9, backend=backend)
+
+    assert (device.get("a", 8, 4).rows, backend.streamed) == (4, [6])
+
+
+def test_a_further_bucket_of_a_streaming_network_finds_its_weights_as_they_are() -> None:
+    backend = Streaming()
+    device = Device(14, backend=backend)
+    device.get("a", 8)
+
+    device.get("a", 2)
+
+    assert backend.streamed == [4, 0]
+    assert device.cache.taken == 14
+
+
+def test_what_a_backend_learns_by_loading_counts_from_then_on() -> None:
+    device = Device(40, backend=Measured())
+    device.get("a", 5)
+
+    assert device.cache.taken == 10 + 15
+
+
+def test_what_others_allocate_is_room_that_engines_do_not_have() -> None:
+    device = Device(20)
+    device.cache.reserve("a batch", 8)
+
+    assert device.get("a", 4, 2).rows == 2
+    device.cache.reserve("a batch", 0)
+    assert device.get("b", 4, 2).rows == 4
+
+
+def test_idle_networks_leave_for_what_is_reserved() -> None:
+    device = Device(33)
+    device.get("a")
+    device.get("b")
+
+    device.cache.reserve("a batch", 20)
+
+    assert device.closed == ["a"]
+
+
+def test_what_does_not_fit_beside_engines_in_use_is_not_reserved_and_what_was_stays() -> None:
+    device = Device(33)
+    device.used = [device.get("a")]
+    device.cache.reserve("a batch", 2)
+
+    with pytest.raises(OutOfMemory, match="a batch takes"):
+        device.cache.reserve("a batch", 23)
+
+    assert device.cache.taken == 13

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from loguru import logger
@@ -12,7 +12,8 @@ from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.devices.device import Stream
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model
-from trt_engines.residency import Footprint, Resident, make_room, needed
+from trt_engines.residency import Footprint, Resident, Taken, beside, make_room, needed, taken, ways
+from trt_engines.streaming import StreamsWeights
 from trt_worker.plan.placement import SWITCH_SECONDS
 
 FIRST_LOAD_SECONDS = SWITCH_SECONDS / 3
@@ -36,17 +37,37 @@ class _Network:
 class _Loaded:
     model: Model
     backend: EngineBackend
-    weights: int
     engines: dict[EngineSpec, Engine] = field(default_factory=dict)
-    activations: int = 0
+    footprints: dict[EngineSpec, Footprint] = field(default_factory=dict)  # of the same buckets
+    weights: dict[str, Footprint] = field(default_factory=dict)  # of engines, which outlive their buckets
     last_used: float = 0.0
+
+    def add(self, spec: EngineSpec, engine: Engine, footprint: Footprint) -> None:
+        self.engines[spec] = engine
+        self.footprints[spec] = footprint
+        self.weights[footprint.engine] = Footprint(weights=footprint.weights, engine=footprint.engine)
+
+    def without(self, buckets: Collection[EngineSpec] = ()) -> list[Footprint]:
+        """What it takes, but for some buckets."""
+        return [*self.weights.values(), *(one for spec, one in self.footprints.items() if spec not in buckets)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """One way to load an engine."""
+
+    spec: EngineSpec
+    footprint: Footprint
+    streamed: int  # bytes of its weights that stay in host memory
+    leave: tuple[EngineSpec, ...] = ()  # buckets of the same network that are closed for it
+    anew: bool = False  # the network is closed as a whole, engines of other buckets too, and loaded again
 
 
 class EngineCache:
     """Keeps engines within a budget of memory; the least recently used network leaves first.
 
     Args:
-        budget: bytes that engines may take together.
+        budget: bytes that engines and what is reserved may take together.
         in_use: engines that must not be closed now.
         loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
         closing: told each engine that is closed, before it is, so that nobody keeps it.
@@ -70,12 +91,18 @@ class EngineCache:
         self._closing = closing
         self._clock = clock
         self._networks: dict[_Network, _Loaded] = {}
+        self._reserved: dict[Hashable, int] = {}  # bytes, by owner
         self._load_seconds: dict[_Network, float] = {}  # that a network's first engine took the last time
 
     @property
     def models(self) -> frozenset[str]:
         """Models of which a network is in memory."""
         return frozenset(network.model for network in self._networks)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that engines and what is reserved take, as far as it is known."""
+        return needed(one.taken for one in self._residents(None)) + sum(self._reserved.values())
 
     def load_seconds(self, backend: str, model: str, component: Component) -> float:
         """Until a network is in memory: 0 when it is, else what loading it took the last time."""
@@ -98,25 +125,51 @@ class EngineCache:
             if known is not None and spec in known.engines:
                 known.last_used = self._clock()
                 return known.engines[spec]
-        spec, footprint = self._make_room(network, backend, specs)
-        self._loading(spec)
+        way = self._make_room(network, backend, specs, stream)
+        known = self._networks.get(network)
+        self._loading(way.spec)
         began = self._clock()
         try:
-            engine = backend.load(spec, stream)
+            engine = _load(backend, way, stream)
         except OutOfMemory as error:
             freed = self.free_idle(keep=network)
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
-            engine = backend.load(spec, stream)
-        self._loaded(spec)
+            engine = _load(backend, way, stream)
+        self._loaded(way.spec)
         if known is None:  # else its weights were there already
             self._load_seconds[network] = self._clock() - began
-        loaded = self._networks.setdefault(
-            network, _Loaded(model=spec.model, backend=backend, weights=footprint.weights)
-        )
-        loaded.engines[spec] = engine
-        loaded.activations = max(loaded.activations, footprint.activations)
+        loaded = self._networks.setdefault(network, _Loaded(model=way.spec.model, backend=backend))
+        # Once it is loaded, a backend may know better what it takes; how much of the weights is there was decided.
+        told = backend.footprint(way.spec)
+        measured = replace(told, weights=way.footprint.weights, streamable=0, lane=stream)
+        loaded.add(way.spec, engine, measured)
         loaded.last_used = self._clock()
         return engine
+
+    def reserve(self, owner: Hashable, size: int) -> None:
+        """Keep room for what an owner is about to allocate itself, in place of what it had reserved before.
+
+        Networks that are idle are closed for it.
+
+        Args:
+            size: bytes of the device; 0 gives the room back.
+        Raises: OutOfMemory: they do not fit beside the engines in use; all is as it was before.
+        """
+        budget = self._budget - sum(other for one, other in self._reserved.items() if one != owner)
+        residents = self._residents(None)
+        choice = make_room([Taken(held=size)], residents, budget)
+        if choice is None and size > self._reserved.get(owner, 0):
+            used = needed(one.taken for one in residents if one.in_use)
+            raise OutOfMemory(
+                f"{owner} takes {_gb(size)} and the engines in use {_gb(used)}, and {_gb(budget)} are there for both; "
+                "a smaller max_batch or picture needs less"
+            )
+        for leaving in choice.leave if choice is not None else ():
+            self._close(leaving)
+        if size:
+            self._reserved[owner] = size
+        else:
+            self._reserved.pop(owner, None)
 
     def free_idle(self, *, keep: _Network | None = None) -> int:
         """Close every network that is not in use. Returns: how many were closed."""
@@ -126,34 +179,66 @@ class EngineCache:
         return len(idle)
 
     def _make_room(
-        self, network: _Network, backend: EngineBackend, specs: Sequence[EngineSpec]
-    ) -> tuple[EngineSpec, Footprint]:
+        self, network: _Network, backend: EngineBackend, specs: Sequence[EngineSpec], stream: Stream
+    ) -> _Way:
+        """Decide how an engine is loaded, and close what leaves for it."""
+        found = self._ways(network, backend, specs, stream)
         known = self._networks.get(network)
-        options = [backend.footprint(spec) for spec in specs]
-        if known is not None:
-            options = [
-                Footprint(weights=known.weights, activations=max(known.activations, one.activations)) for one in options
-            ]
+        options = [
+            taken([*(known.without(way.leave) if known and not way.anew else ()), way.footprint]) for way in found
+        ]
         residents = self._residents(network)
-        choice = make_room(options, residents, self._budget)
+        budget = self._budget - sum(self._reserved.values())
+        choice = make_room(options, residents, budget)
         if choice is None:
-            used = [resident.footprint for resident in residents if resident.in_use]
+            used = [resident.taken for resident in residents if resident.in_use]
+            least = min(needed([*used, option]) for option in options)
             raise OutOfMemory(
-                f"{network} takes {_gb(needed([*used, options[-1]]))} with the engines in use, and "
-                f"{_gb(self._budget)} are there for engines; a smaller max_batch or picture needs less"
+                f"{network} takes {_gb(least)} with the engines in use, and {_gb(budget)} are there for engines; "
+                "a smaller max_batch or picture needs less"
             )
         for leaving in choice.leave:
             self._close(leaving)
-        if choice.option:
-            logger.info("{} is loaded as {}, for want of room.", network, specs[choice.option].bucket.label)
-        return specs[choice.option], options[choice.option]
+        way = found[choice.option]
+        if known is not None and way.anew:
+            self._close(network)
+        elif known is not None:
+            for bucket in way.leave:
+                self._close_bucket(known, bucket)
+        if way.spec != specs[0]:
+            logger.info("{} is loaded as {}, for want of room.", network, way.spec.bucket.label)
+        if way.streamed:
+            logger.info("{} streams {} of its weights, for want of room.", network, _gb(way.streamed))
+        return way
+
+    def _ways(
+        self, network: _Network, backend: EngineBackend, specs: Sequence[EngineSpec], stream: Stream
+    ) -> list[_Way]:
+        """How an engine of the network can be loaded, the preferred way first.
+
+        What is idle of the network itself is closed before weights are streamed or fewer rows are taken.
+        """
+        footprints = [replace(backend.footprint(spec), lane=stream) for spec in specs]
+        if not isinstance(backend, StreamsWeights):
+            footprints = [replace(one, streamable=0) for one in footprints]
+        anew = _ways(specs, footprints)
+        known = self._networks.get(network)
+        if known is None:
+            return anew
+        beside_others = _ways(specs, [beside(known.without(), one) for one in footprints])
+        used = self._used()
+        idle = tuple(spec for spec, engine in known.engines.items() if id(engine) not in used)
+        found = [*beside_others, *(replace(way, leave=idle) for way in beside_others)]
+        if len(idle) == len(known.engines):
+            found += [replace(way, anew=True) for way in anew]
+        return sorted(found, key=lambda way: (specs.index(way.spec), way.streamed))
 
     def _residents(self, without: _Network | None) -> list[Resident[_Network]]:
-        used = {id(engine) for engine in self._in_use()}
+        used = self._used()
         return [
             Resident(
                 key=network,
-                footprint=Footprint(weights=loaded.weights, activations=loaded.activations),
+                taken=taken(loaded.without()),
                 last_used=loaded.last_used,
                 in_use=any(id(engine) in used for engine in loaded.engines.values()),
             )
@@ -161,13 +246,35 @@ class EngineCache:
             if network != without
         ]
 
+    def _used(self) -> frozenset[int]:
+        return frozenset(id(engine) for engine in self._in_use())
+
     def _close(self, network: _Network) -> None:
-        loaded = self._networks.pop(network)
-        for engine in loaded.engines.values():
-            self._closing(engine)
-            engine.close()
+        loaded = self._networks[network]
+        for spec in tuple(loaded.engines):
+            self._close_bucket(loaded, spec)
+        del self._networks[network]
         loaded.backend.unload(loaded.model, network.component)
         logger.info("{} was closed to make room.", network)
+
+    def _close_bucket(self, loaded: _Loaded, spec: EngineSpec) -> None:
+        engine = loaded.engines.pop(spec)
+        del loaded.footprints[spec]
+        self._closing(engine)
+        engine.close()
+
+
+def _ways(specs: Sequence[EngineSpec], footprints: Sequence[Footprint]) -> list[_Way]:
+    return [
+        _Way(spec=specs[index], footprint=footprints[index].streaming(streamed), streamed=streamed)
+        for index, streamed in ways(footprints)
+    ]
+
+
+def _load(backend: EngineBackend, way: _Way, stream: Stream) -> Engine:
+    if isinstance(backend, StreamsWeights):
+        backend.stream_weights(way.spec, way.streamed)
+    return backend.load(way.spec, stream)
 
 
 def _gb(size: int) -> str:

@@ -20,6 +20,7 @@ from trt_engines.residency import Footprint
 from trt_engines.sessions.activation import SharedActivation
 from trt_engines.sessions.bound import BoundEngine
 from trt_engines.sessions.session import Session
+from trt_engines.streaming import StreamsWeights
 
 
 class SessionSource(Protocol):
@@ -63,6 +64,10 @@ class OnDeviceBackend:
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         return self._source.footprint(spec)
+
+    def stream_weights(self, spec: EngineSpec, size: int) -> None:
+        if isinstance(self._source, StreamsWeights):  # the footprints of others say that nothing can be streamed
+            self._source.stream_weights(spec, size)
 
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         sessions = self._sessions.setdefault((spec.model.name, spec.component), {})

@@ -7,32 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
+import psutil
+
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.footprint import built_engine, loading_bytes
 from trt_engines.devices.cuda import CudaDevice
 from trt_engines.devices.device import Device
-from trt_engines.errors import EngineRefused, StaleEngine
-from trt_engines.interface import interface_of
+from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
+from trt_engines.interface import Interface, interface_of
 from trt_engines.residency import Footprint
 from trt_engines.sessions.libraries import Library, TensorRt, TensorRtRtx
 from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
-from trt_engines.sessions.tensorrt import TensorRtSession
+from trt_engines.sessions.tensorrt import TensorRtContext, TensorRtSession
 from trt_engines.sessions.validity import unfit
 from trt_engines.store.errors import DamagedEngine
 from trt_engines.store.identity import Identity
 from trt_engines.store.manifest import PLAN
 from trt_engines.store.store import Store
-from trt_engines.store.stored import Stored
+from trt_engines.store.stored import FileState, Stored
 
 BUILD = "./horde-bridge.sh build"
 
-_LIBRARIES: dict[str, Callable[[], Library]] = {"tensorrt-rtx": TensorRtRtx, "tensorrt": TensorRt}
 _DISTRIBUTIONS = {
     "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
+
+
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Of the inputs of a bucket, by name."""
+
+
+def free_host_memory() -> int:
+    """Bytes of this machine's memory that a process can have without swapping."""
+    return psutil.virtual_memory().available
 
 
 def installed_version(library: str) -> str | None:
@@ -83,6 +95,7 @@ class StoredSource:
         installed: version of the library here; None: it is not installed.
         sm: compute capability of the card, times ten; None: this device has none.
         open_device: makes the device, in the process that serves.
+        host_memory: bytes of the machine's memory that are free.
     """
 
     def __init__(
@@ -93,12 +106,17 @@ class StoredSource:
         installed: str | None,
         sm: int | None,
         open_device: Callable[[], Device] = CudaDevice,
+        host_memory: Callable[[], int] = free_host_memory,
     ) -> None:
         self._library = library
         self._store = store
         self._installed = installed
         self._sm = sm
         self._open_device = open_device
+        self._host_memory = host_memory
+        self._verified: set[FileState] = set()  # plans whose every byte was compared
+        self._streamed: dict[str, int] = {}  # bytes of an engine's weights that stay in host memory, by its digest
+        self._measured: dict[tuple[str, _Shapes], int] = {}  # activations of contexts that were made
         self._changed = -1  # when the store had what is listed, in nanoseconds
         self._listed: tuple[Stored, ...] = ()
 
@@ -114,31 +132,70 @@ class StoredSource:
         return None
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        """What a context allocates beyond its tensors is known only once there is one."""
-        weights = self._serving(spec).manifest.files[PLAN].size
-        return Footprint(weights=weights, activations=interface_of(spec).bytes)
+        """As the builder told, until there was a context for these shapes, which tells what it needs."""
+        found, interface = self._serving(spec), interface_of(spec)
+        told = built_engine(
+            found.manifest.files[PLAN].size,
+            found.manifest.memory,
+            _profiles(found.manifest.identity),
+            interface,
+            streams=_streams(found.manifest.identity),
+        )
+        activations = self._measured.get((found.digest, _shapes(interface)), told.activations)
+        return replace(told, activations=activations, engine=found.digest)
+
+    def stream_weights(self, spec: EngineSpec, size: int) -> None:
+        self._streamed[self._serving(spec).digest] = size
 
     def engine_of(self, spec: EngineSpec) -> str:
         return self._serving(spec).digest
 
     def open(self, spec: EngineSpec) -> TensorRtSession:
-        found = self._serving(spec)
+        found, label = self._serving(spec), f"{spec.model.name}/{spec.component.value}"
+        self._require_host_memory(found, label)
         try:
-            plan = found.read(PLAN)
+            with found.mapped(PLAN, self._verified) as plan:
+                session = self._session(found, plan, label)
         except DamagedEngine as damage:
             raise StaleEngine(f"{damage}: {BUILD} {spec.model.name}") from damage
-        sm = self.device.properties.sm  # the device is made first: the library uses the one that is current
-        if sm is None:
-            raise EngineRefused(f"{self.device.properties.name} is no CUDA device")
-        label = f"{spec.model.name}/{spec.component.value}"
-        session = TensorRtSession(self._loaded, plan, label=label, identity=found.manifest.identity, sm=sm)
         with suppress(OSError):  # a store that cannot be written cannot be pruned either
             found.mark_used()
         return session
 
-    @cached_property
-    def _loaded(self) -> Library:
-        return _LIBRARIES[self._library]()
+    def _session(self, found: Stored, plan: memoryview, label: str) -> TensorRtSession:
+        card = self.device.properties  # the device is made first: the library uses the one that is current
+        if card.sm is None:
+            raise EngineRefused(f"{card.name} is no CUDA device")
+
+        def made(context: TensorRtContext) -> None:
+            self._measured[found.digest, _shapes(context.interface)] = context.activation_bytes
+
+        return TensorRtSession(
+            self._open_library(found),
+            plan,
+            label=label,
+            identity=found.manifest.identity,
+            sm=card.sm,
+            streamed=self._streamed.get(found.digest, 0),
+            made=made,
+        )
+
+    def _open_library(self, found: Stored) -> Library:
+        """The library, with what it compiled for this engine on such a card."""
+        if self._library == "tensorrt":
+            return TensorRt()
+        card = self.device.properties
+        return TensorRtRtx(self._store.kernels(found.digest, f"{self._installed}", f"{card.name} SM{card.sm}"))
+
+    def _require_host_memory(self, found: Stored, label: str) -> None:
+        """Raises: OutOfMemory: before anything is read that would make the machine swap."""
+        size, streams = found.manifest.files[PLAN].size, _streams(found.manifest.identity)
+        needed, free = loading_bytes(size, streams=streams), self._host_memory()
+        if needed > free:
+            raise OutOfMemory(
+                f"{label}: loading its engine takes {needed / 1e9:.1f} GB of the machine's own memory and "
+                f"{free / 1e9:.1f} GB are free; stop other programs, or serve fewer models"
+            )
 
     def _serving(self, spec: EngineSpec) -> Stored:
         if self._sm is None:
@@ -165,6 +222,14 @@ def _is_of(stored: Stored, spec: EngineSpec, library: str) -> bool:
         and (identity.architecture, identity.component) == (spec.model.architecture, spec.component.value)
         and identity.library == library
     )
+
+
+def _streams(identity: Identity) -> bool:
+    return bool(identity.flags.get("weight_streaming", False))
+
+
+def _shapes(interface: Interface) -> _Shapes:
+    return tuple((one.name, one.shape) for one in interface.inputs)
 
 
 def _inputs(identity: Identity) -> set[str]:

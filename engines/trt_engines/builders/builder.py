@@ -9,6 +9,7 @@ from typing import Protocol
 
 from trt_engines.errors import EngineError
 from trt_engines.store.identity import InputRange
+from trt_engines.store.manifest import DeviceMemory
 
 
 class BuildFailed(EngineError):
@@ -79,6 +80,7 @@ class BuildResult:
     log: tuple[str, ...]  # warnings and errors of the library
     parse_seconds: float
     build_seconds: float
+    memory: DeviceMemory | None = None  # what the engine takes of a card; None: the library did not tell
 
 
 Report = Callable[[Progress], bool]

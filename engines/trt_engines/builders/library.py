@@ -18,6 +18,7 @@ from trt_engines.builders.builder import (
     Progress,
     Report,
 )
+from trt_engines.builders.device_memory import tells_memory, told_memory
 from trt_engines.store.files import whole_file
 
 
@@ -78,6 +79,7 @@ def compile_graph(
         log=tuple(logger.lines),
         parse_seconds=parsed - started,
         build_seconds=time.monotonic() - parsed,
+        memory=told_memory(logger.memory, len(request.profiles)),
     )
 
 
@@ -152,15 +154,18 @@ def _one_line(text: str) -> str:
 
 def _logger(trt: Any) -> Any:
     class Lines(trt.ILogger):  # type: ignore[misc, unused-ignore]  # the bindings are not typed
-        """Keeps warnings and errors instead of printing them."""
+        """Keeps warnings, errors, and what is said of memory, instead of printing them."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
+            self.memory: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (severity.INTERNAL_ERROR, severity.ERROR, severity.WARNING):
                 self.lines.append(f"{severity.name}: {msg}")
+            elif tells_memory(msg):
+                self.memory.append(msg)
 
     return Lines()
 

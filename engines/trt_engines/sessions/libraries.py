@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import import_module
 from typing import Any, Protocol
 
 from trt_engines.errors import EngineRefused
+
+TOO_LARGE = "the card has too little memory for it: build a smaller bucket"
 
 _REMEDIES = {
     "VERSION_MISMATCH": "it was built with another version: rebuild it",
     "UNSUPPORTED_CC": "it was not built for this card: rebuild it for its compute capability",
     "OLD_CUDA_DRIVER": "the driver is too old for it: update the NVIDIA driver",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it: update the CUDA packages",
-    "INSUFFICIENT_GPU_MEMORY": "the card has too little memory for it: build a smaller bucket",
+    "INSUFFICIENT_GPU_MEMORY": TOO_LARGE,
     "MALFORMED_ENGINE": "it is damaged, or no engine of this library: rebuild it",
     "CUDA_ERROR": "CUDA does not work here: see trt-worker doctor",
 }
+
+
+class Kernels(Protocol):
+    """Where kernels that were compiled on the card are kept between processes."""
+
+    def read(self) -> bytes:
+        """What was kept last; empty: nothing that can be used."""
+
+    def write(self, kernels: bytes) -> None:
+        """Keep these."""
 
 
 class Library(Protocol):
@@ -32,6 +45,9 @@ class Library(Protocol):
 
     def capturable(self, context: Any, stream: int) -> bool:
         """Whether a call on that stream may be captured."""
+
+    def keep_kernels(self) -> None:
+        """Keep what was compiled on the card so far for later processes."""
 
 
 class TensorRt:
@@ -51,20 +67,24 @@ class TensorRt:
     def capturable(self, context: Any, stream: int) -> bool:
         return True
 
+    def keep_kernels(self) -> None:
+        """Its kernels are in the plan."""
+
 
 class TensorRtRtx:
     """TensorRT-RTX: kernels are compiled on the rig. `EAGER`: all at once, so that the first picture of a seed is the
     same as a later one; graphs are ours, so its own are off.
 
     Args:
-        cache: what `runtime_cache` gave in an earlier process; kernels in it are not compiled again.
+        kernels: those of one engine on this card, which are not compiled again; None: they are not kept.
     """
 
     name = "tensorrt-rtx"
 
-    def __init__(self, cache: bytes = b"") -> None:
+    def __init__(self, kernels: Kernels | None = None) -> None:
         self.trt = _load("tensorrt_rtx")
-        self._saved = cache
+        self._kernels = kernels
+        self._kept = b""  # hash of what was read or written last
         self._cache: Any = None
 
     def invalid(self, runtime: Any, plan: bytes | memoryview) -> str | None:
@@ -82,17 +102,26 @@ class TensorRtRtx:
         config.cuda_graph_strategy = self.trt.CudaGraphStrategy.DISABLED
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            if self._saved:
-                self._cache.deserialize(self._saved)  # False: it is stale, and filled anew
+            saved = self._kernels.read() if self._kernels is not None else b""
+            if saved and self._cache.deserialize(saved):  # False: it is stale, and filled anew
+                self._kept = hashlib.sha256(saved).digest()
         config.set_runtime_cache(self._cache)
         return engine.create_execution_context(config)
 
     def capturable(self, context: Any, stream: int) -> bool:
         return bool(context.is_stream_capturable(stream))
 
-    def runtime_cache(self) -> bytes:
-        """The kernels compiled so far, for a later process on the same card; empty: there are none."""
-        return bytes(self._cache.serialize()) if self._cache is not None else b""
+    def keep_kernels(self) -> None:
+        if self._kernels is None or self._cache is None:
+            return
+        serialized = self._cache.serialize()
+        if serialized is None:  # the library could not: the next process compiles them again
+            return
+        compiled = bytes(serialized)
+        digest = hashlib.sha256(compiled).digest()
+        if digest != self._kept:
+            self._kernels.write(compiled)
+            self._kept = digest
 
 
 def _load(module: str) -> Any:

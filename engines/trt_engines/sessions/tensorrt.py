@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +12,7 @@ from trt_engines.devices.device import Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.errors import EngineFault, EngineRefused, OutOfMemory, StaleEngine
 from trt_engines.interface import Interface
-from trt_engines.sessions.libraries import Library
+from trt_engines.sessions.libraries import TOO_LARGE, Library
 from trt_engines.sessions.refit import Weights, weights_to_set
 from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange, covering
 from trt_engines.sessions.validity import unfit
@@ -26,8 +26,12 @@ class TensorRtSession:
         plan: may be a view of a mapped file, so that no second copy of the weights is made.
         identity: what the plan was built from, as the store keeps it.
         sm: compute capability of the card, times ten.
+        streamed: bytes of its weights that stay in host memory, where the plan was built for it; the library leaves
+            all that it can where that is less.
+        made: told each context that is made.
         pristine: the built weights, by name, for engines that are refitted; others need none.
     Raises: StaleEngine: the plan is not for this library, card or driver; the message says which and what to do.
+        OutOfMemory. EngineFault: the library does not stream the weights.
     """
 
     def __init__(
@@ -38,21 +42,28 @@ class TensorRtSession:
         label: str,
         identity: Identity,
         sm: int,
+        streamed: int = 0,
+        made: Callable[[TensorRtContext], None] | None = None,
         pristine: Weights | None = None,
     ) -> None:
         self.label = label
         self._library = library
         self._logger = _logger(library.trt)
+        self._made = made
         self._pristine: Weights = pristine or {}
         self._changed: frozenset[str] = frozenset()
         runtime = library.trt.Runtime(self._logger)
         version = library.trt.__version__
         if reason := unfit(identity, library.name, version, sm) or library.invalid(runtime, plan):
-            raise StaleEngine(f"{label} cannot run here with {library.name}: {reason}")
+            error = OutOfMemory if reason == TOO_LARGE else StaleEngine
+            raise error(f"{label} cannot run here with {library.name}: {reason}")
         self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
+            if "out of memory" in self._logger.last.lower():
+                raise OutOfMemory(f"{label} cannot be loaded by {library.name}: {self._logger.last}")
             raise StaleEngine(f"{label} cannot be loaded by {library.name}: {self._logger.last}; rebuild it")
         self._runtime = runtime
+        self._scratch = self._stream(streamed) if streamed else 0
         self.profiles = _profiles(library.trt, self._engine)
         self.tensors = _tensors(library.trt, self._engine)
 
@@ -67,7 +78,11 @@ class TensorRtSession:
         if not context.set_optimization_profile_async(profile, stream.handle):
             raise EngineFault(f"{self.label}: profile {profile} was refused: {self._logger.last}")
         capturable = self._library.capturable(context, stream.handle)
-        return TensorRtContext(self.label, context, interface, capturable, self._logger)
+        ready = TensorRtContext(self.label, context, interface, capturable, self._logger, self._scratch)
+        self._library.keep_kernels()
+        if self._made is not None:
+            self._made(ready)
+        return ready
 
     def refit(self, weights: Weights, stream: Stream) -> None:
         """Give the engine these weights and otherwise those it was built with. Addresses, and so graphs, stay.
@@ -94,21 +109,41 @@ class TensorRtSession:
         self._changed = frozenset(weights)
 
     def close(self) -> None:
+        self._library.keep_kernels()  # calls may have compiled more of them
         self._engine = None
         self._runtime = None
 
+    def _stream(self, size: int) -> int:
+        """Leave weights in host memory, before there is a context.
+
+        Returns: bytes that each context needs to copy them to, counted beside its activations: whether the library
+        counts them among those depends on how it is asked, and too much does no harm.
+        """
+        engine = self._engine
+        budget = max(0, engine.streamable_weights_size - size)
+        engine.weight_streaming_budget_v2 = budget
+        if engine.weight_streaming_budget_v2 > budget:  # a refusal shows in nothing else
+            raise EngineFault(f"{self.label} does not stream its weights: {self._logger.last}")
+        return int(engine.weight_streaming_scratch_memory_size)
+
 
 class TensorRtContext:
-    """One engine, ready for one bucket on one stream."""
+    """One engine, ready for one bucket on one stream.
 
-    def __init__(self, label: str, context: Any, interface: Interface, capturable: bool, logger: Any) -> None:
+    Args:
+        scratch: bytes that streamed weights need in every call.
+    """
+
+    def __init__(
+        self, label: str, context: Any, interface: Interface, capturable: bool, logger: Any, scratch: int = 0
+    ) -> None:
         self.interface = interface
         self.capturable = capturable
         self._label = label
         self._context = context
         self._logger = logger
         self.set_rows(max(tensor.shape[tensor.row_axis] for tensor in interface.inputs))
-        self.activation_bytes = int(context.update_device_memory_size_for_shapes())
+        self.activation_bytes = int(context.update_device_memory_size_for_shapes()) + scratch
 
     def use_activation(self, memory: Buffer) -> None:
         self._context.set_device_memory(memory.address, memory.size)

@@ -48,8 +48,8 @@ def export_engine(store: Store, name: str, target: Path) -> Path:
         header = encode_manifest(stored.manifest)
         archive.addfile(_member(f"{name}/{MANIFEST}", len(header)), io.BytesIO(header))
         for one in stored.manifest.files:
-            data = stored.read(one)
-            archive.addfile(_member(f"{name}/{one}", data.nbytes), _Bytes(data))
+            with stored.mapped(one) as data:
+                archive.addfile(_member(f"{name}/{one}", data.nbytes), _Bytes(data))
     return target
 
 

@@ -13,15 +13,15 @@ from trt_engines.store.errors import DamagedEngine, NewerManifest
 from trt_engines.store.identity import IDENTITY_SCHEMA, Identity, digest
 
 MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes; a manifest is a few kilobytes, and one from an archive is not to fill the memory."""
 
 PLAN, GRAPH = "engine.plan", "graph.onnx"
 """Files of an engine: what the library made and loads, and what it was compiled from, without weights."""
 
-USED, DAMAGED, PHASES = "used", "damaged", "phases"
-_RESERVED = frozenset({MANIFEST, USED, DAMAGED, PHASES})
+USED, DAMAGED, PHASES, KERNELS = "used", "damaged", "phases", "kernels"
+_RESERVED = frozenset({MANIFEST, USED, DAMAGED, PHASES, KERNELS})
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 
 
@@ -47,6 +47,13 @@ class PhaseCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     peak_bytes: int  # resident memory at its highest; 0: not measured
 
 
+class DeviceMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the engine takes of a card, in bytes, as its builder told."""
+
+    weights: Annotated[int, msgspec.Meta(ge=0)]
+    activations: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]  # of each profile at its largest shapes
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that is known about an engine besides its bytes."""
 
@@ -59,6 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     created: datetime  # UTC
     log: tuple[str, ...] = ()  # of the library
     reproducible: str = ""  # which part differs from build to build; empty: none
+    memory: DeviceMemory | None = None  # None: the builder did not tell
 
     @property
     def digest(self) -> str:

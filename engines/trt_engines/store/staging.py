@@ -17,6 +17,7 @@ from trt_engines.store.manifest import (
     MANIFEST,
     PHASES,
     Certificate,
+    DeviceMemory,
     FileEntry,
     Manifest,
     PhaseCost,
@@ -133,6 +134,7 @@ class Staging:
         certificate: Certificate,
         files: Sequence[str],
         reproducible: str = "",
+        memory: DeviceMemory | None = None,
     ) -> Stored:
         """Make the engine visible to everybody, in one step; the other files of the build are removed.
 
@@ -140,6 +142,7 @@ class Staging:
             models: names of the models it was built for.
             files: that make up the engine; each was made by a finished phase.
             reproducible: which part of the bytes differs from build to build; empty: none.
+            memory: what it takes of a card, as far as its builder told.
 
         Raises: DamagedEngine: a file changed since its phase ended (the phase is forgotten, build again).
             StoreFull, OSError. ValueError: a file of no phase.
@@ -156,6 +159,7 @@ class Staging:
             created=datetime.now(UTC),
             log=tuple(line for phase in self._phases.values() for line in phase.log),
             reproducible=reproducible,
+            memory=memory,
         )
         write_whole(self.folder / MANIFEST, encode_manifest(manifest))
         self.published = self._finish()

@@ -1,6 +1,6 @@
 """The store: engines are found by what they are, published whole, and built by one process at a time.
 
-ROOT/engines/DIGEST/    manifest.json, the engine's files, `used` (its time is the last use)
+ROOT/engines/DIGEST/    manifest.json, the engine's files, `used` (its time is the last use), `kernels/`
 ROOT/staging/DIGEST/    a build that is under way, or was stopped
 ROOT/locks/DIGEST.lock  held by whoever builds, imports or removes
 ROOT/timing/            how fast kernels are on this machine's cards, for builds that choose by it
@@ -31,8 +31,9 @@ from trt_engines.store.files import (
     sync,
 )
 from trt_engines.store.identity import Identity, digest
+from trt_engines.store.kernels import KernelFile
 from trt_engines.store.locks import hold, hold_if_free, is_held, share
-from trt_engines.store.manifest import MANIFEST, PHASES, USED, Manifest, decode_manifest
+from trt_engines.store.manifest import KERNELS, MANIFEST, PHASES, USED, Manifest, decode_manifest
 from trt_engines.store.staging import Staging
 from trt_engines.store.stored import Stored, read_stored, verify_stored
 
@@ -204,6 +205,15 @@ class Store:
             self.lock(name).parent.mkdir(parents=True, exist_ok=True)
         with hold(self.lock(name), on_wait, stop):
             yield
+
+    def kernels(self, name: str, library_version: str, card: str) -> KernelFile:
+        """Where kernels are kept that a library compiled for an engine on one kind of card.
+
+        Args:
+            name: the engine's digest.
+            card: its name and compute capability.
+        """
+        return KernelFile(self.engines / name / KERNELS, self.lock(name), f"{library_version} {card}")
 
     def timing_cache(self, compute_capability: int) -> Path:
         """Where a library keeps how fast kernels are on a card. Args: compute_capability: times ten: 86."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from trt_engines.store.errors import DamagedEngine, StoreFull
 from trt_engines.store.files import describe, write_whole
 from trt_engines.store.manifest import DAMAGED, MANIFEST, USED, Manifest, decode_manifest
+
+FileState = tuple[int, int, int, int, str]
+"""A file as it was seen: device, inode, bytes, time of its last change in nanoseconds, and the hash it must have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +32,46 @@ class Stored:
             raise KeyError(f"engine {self.digest[:12]} has no file {name!r}, only {', '.join(self.manifest.files)}")
         return self.folder / name
 
-    def read(self, name: str) -> memoryview:
+    def read(self, name: str, verified: set[FileState] | None = None) -> memoryview:
         """The bytes of a file, mapped read-only and compared with the manifest's hash: what a loader is given.
 
+        Args:
+            verified: files that the caller knows to be sound, and is not to wait for again; this one is added.
         Raises: DamagedEngine: from then on the engine counts as damaged for everybody. KeyError: no such file.
         """
         entry = self.manifest.files[name]
         with self.path(name).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            found = os.fstat(file.fileno())
+            size = found.st_size
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        state: FileState = (found.st_dev, found.st_ino, size, found.st_mtime_ns, entry.sha256)
+        if verified is not None and state in verified:
+            return data
         problem = _difference(name, entry.size, size) or _difference(
             name, entry.sha256, hashlib.sha256(data).hexdigest()
         )
+        if not problem and verified is not None:
+            verified.add(state)
         if problem and read_manifest(self.folder) != self.manifest:
             raise DamagedEngine(f"engine {self.digest[:12]} was replaced while it was read: look it up again")
         if problem:
             raise mark_damaged(self.folder, (problem,))
         return data
+
+    @contextmanager
+    def mapped(self, name: str, verified: set[FileState] | None = None) -> Iterator[memoryview]:
+        """As `read`, and unmapped when the block ends, which must hold no part of the bytes any more.
+
+        Pages of a mapping are the system's file cache: it is no copy, and what is mapped can be taken back any time.
+        """
+        data = self.read(name, verified)
+        mapping = data.obj
+        try:
+            yield data
+        finally:
+            data.release()
+            if isinstance(mapping, mmap.mmap):
+                mapping.close()
 
     def mark_used(self) -> None:
         """Note the use, which keeps an engine from being pruned for room. Raises: OSError: the store is read-only."""

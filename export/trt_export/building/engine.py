@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 
 from trt_engines.builders.builder import BuildRequest, BuildResult
@@ -17,7 +18,7 @@ from trt_engines.builders.preflight import Machine, float32_product, obstacles
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.store.identity import Identity, digest
 from trt_engines.store.locks import hold
-from trt_engines.store.manifest import GRAPH, PLAN, Certificate
+from trt_engines.store.manifest import GRAPH, PLAN, Certificate, DeviceMemory
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
 from trt_export.architectures.registry import architecture
@@ -200,13 +201,27 @@ def _finish(
         compiled = run_phase(compile_plan, (order.library, bound.request, staging.path(PLAN)), report, stop)
         took: BuildResult = compiled.result
         staging.phase_done("parse", seconds=took.parse_seconds)
-        staging.phase_done("build", (PLAN,), seconds=took.build_seconds, peak_bytes=compiled.peak_bytes, log=took.log)
+        staging.phase_done(
+            "build",
+            (PLAN,),
+            seconds=took.build_seconds,
+            peak_bytes=compiled.peak_bytes,
+            log=took.log,
+            notes={"memory": msgspec.to_builtins(took.memory)},
+        )
     staging.publish(
         models=(order.model,),
         certificate=_certified(order, staging, bound, report, stop),
         files=(PLAN, GRAPH),
         reproducible=BUILDERS[order.library].reproducible,
+        memory=_memory(staging),
     )
+
+
+def _memory(staging: Staging) -> DeviceMemory | None:
+    """What the builder told; None also where an older worker finished that phase, and did not note it."""
+    built = staging.done("build")
+    return None if built is None else msgspec.convert(built.notes.get("memory"), DeviceMemory | None)
 
 
 def _certified(order: Order, staging: Staging, bound: _Bound, report: Tell, stop: threading.Event) -> Certificate:

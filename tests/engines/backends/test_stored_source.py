@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.footprint import LEAST_ACTIVATIONS
 from trt_engines.backends.ladder import make_backends
 from trt_engines.backends.stored_source import StoredSource, installed_version
 from trt_engines.bucket import Bucket
-from trt_engines.errors import EngineRefused, StaleEngine
+from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
+from trt_engines.residency import Footprint
 from trt_engines.store.identity import Identity, InputRange
-from trt_engines.store.manifest import Certificate
+from trt_engines.store.manifest import Certificate, DeviceMemory
 from trt_engines.store.place import VARIABLE
 from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
@@ -37,7 +39,14 @@ def ranges(component: Component, low: Bucket, high: Bucket) -> tuple[InputRange,
     )
 
 
-def built(store: Store, *, models: tuple[str, ...] = (MODEL.name,), verdict: Any = "passed", **changes: Any) -> Stored:
+def built(
+    store: Store,
+    *,
+    models: tuple[str, ...] = (MODEL.name,),
+    verdict: Any = "passed",
+    memory: DeviceMemory | None = None,
+    **changes: Any,
+) -> Stored:
     """An engine of the denoiser for 1 to 8 rows of up to 256 pixels, with bytes that no library would take."""
     low, high = Bucket(width=64, height=64, rows=1), Bucket(width=256, height=256, rows=8, tokens=231)
     fields: dict[str, Any] = {
@@ -55,7 +64,9 @@ def built(store: Store, *, models: tuple[str, ...] = (MODEL.name,), verdict: Any
     with store.building(Identity(**(fields | changes))) as staging:
         staging.write("engine.plan", b"plan" * 1000)
         staging.phase_done("build", ("engine.plan",), seconds=1.0)
-        return staging.publish(models=models, certificate=Certificate(verdict=verdict), files=("engine.plan",))
+        return staging.publish(
+            models=models, certificate=Certificate(verdict=verdict), files=("engine.plan",), memory=memory
+        )
 
 
 @pytest.fixture
@@ -73,6 +84,37 @@ def test_an_engine_of_the_network_for_this_card_and_bucket_is_found(store: Store
     assert source.refuses(a_spec()) is None
     assert source.engine_of(a_spec()) == source.engine_of(a_spec(rows=2, width=256)) == engine.digest
     assert source.footprint(a_spec()).weights == 4000
+
+
+def test_what_an_engine_takes_is_what_its_builder_told_for_the_share_of_a_bucket(store: Store) -> None:
+    engine = built(store, memory=DeviceMemory(weights=3000, activations=(1 << 30,)), flags={"weight_streaming": True})
+    spec = a_spec(rows=4)  # half of the rows, half of the width and a quarter of the height
+
+    assert a_source(store).footprint(spec) == Footprint(
+        weights=3000,
+        activations=(1 << 30) // 16 + LEAST_ACTIVATIONS,
+        tensors=interface_of(spec).bytes,
+        streamable=3000,
+        engine=engine.digest,
+    )
+
+
+def test_an_engine_that_was_not_built_for_it_streams_nothing(store: Store) -> None:
+    built(store, flags={"weight_streaming": False})
+
+    assert a_source(store).footprint(a_spec()).streamable == 0
+
+
+@pytest.mark.parametrize(("streams", "needed"), [(False, 4000), (True, 8000)])
+def test_too_little_memory_of_the_machine_is_told_before_anything_is_read(
+    store: Store, streams: bool, needed: int
+) -> None:
+    built(store, flags={"weight_streaming": streams}).path("engine.plan").write_bytes(b"nalp" * 1000)
+
+    with pytest.raises(OutOfMemory, match="of the machine's own memory"):
+        a_source(store, host_memory=lambda: needed - 1).open(a_spec())
+    with pytest.raises(StaleEngine):  # it was read
+        a_source(store, host_memory=lambda: needed).open(a_spec())
 
 
 def test_an_engine_that_is_published_later_is_found_by_a_source_that_had_none(store: Store) -> None:
@@ -129,6 +171,22 @@ def test_a_tensorrt_engine_of_another_version_is_to_be_built_again(store: Store)
 
     assert refusal is not None
     assert "built with version 10.9, and 11.4 is installed: rebuild it (./horde-bridge.sh build shapes-tiny)" in refusal
+
+
+@pytest.mark.parametrize("other", ["1.6.0.7", "1.7.2.5", "2.0.0.1"])
+def test_an_rtx_engine_of_another_release_is_to_be_built_again(store: Store, other: str) -> None:
+    built(store, library_version=other)
+
+    refusal = a_source(store).refuses(a_spec())
+
+    assert refusal is not None
+    assert f"built with version {other}, and {INSTALLED} is installed: rebuild it" in refusal
+
+
+def test_another_build_of_the_same_rtx_release_serves(store: Store) -> None:
+    built(store, library_version="1.7.1.999")
+
+    assert a_source(store).refuses(a_spec()) is None
 
 
 def test_a_bucket_that_no_profile_takes_is_named(store: Store) -> None:

@@ -19,13 +19,14 @@ from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import DeviceProperties, Stream
 from trt_engines.devices.memory import Allocation, Buffer, Place
-from trt_engines.errors import EngineFault, EngineRefused, StaleEngine
+from trt_engines.errors import EngineFault, EngineRefused, OutOfMemory, StaleEngine
 from trt_engines.interface import Interface, TensorSpec, interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.host_calls import HostCalls
 from trt_engines.sessions.libraries import TensorRt, TensorRtRtx
 from trt_engines.sessions.session import Declared
 from trt_engines.sessions.tensorrt import TensorRtSession
+from trt_engines.sessions.tensorrt import _logger as session_logger
 from trt_engines.store.identity import Identity, InputRange
 from trt_engines.store.manifest import Certificate
 from trt_engines.store.store import Store
@@ -58,6 +59,9 @@ class Kit:
             "ICudaEngine.get_tensor_shape": (-1, 4, 8, 8),
             "ICudaEngine.get_tensor_profile_shape": [(1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8)],
             "IExecutionContext.update_device_memory_size_for_shapes": 4096,
+            "ICudaEngine.streamable_weights_size": 4096,
+            "ICudaEngine.weight_streaming_budget_v2": 1024,
+            "ICudaEngine.weight_streaming_scratch_memory_size": 64,
             "IRuntimeCache.serialize": b"kernels",
         }
         if name == "tensorrt_rtx":
@@ -95,9 +99,25 @@ def rtx(tensorrt_rtx: tuple[Any, str], stand_in: StandIn, make_library: Any) -> 
     return Kit("tensorrt_rtx", tensorrt_rtx, stand_in, make_library)
 
 
+class Kept:
+    """Kernels as they would lie on disk."""
+
+    def __init__(self, kernels: bytes = b"") -> None:
+        self.kernels = kernels
+        self.writes = 0
+
+    def read(self) -> bytes:
+        return self.kernels
+
+    def write(self, kernels: bytes) -> None:
+        self.kernels = kernels
+        self.writes += 1
+
+
 def live(kit: Kit) -> None:
     """Use every method of a session and of its context, and of what the library has of its own."""
-    session = kit.session(pristine={"kernel": np.zeros(8, np.float16), "bias": np.zeros(4, np.float16)})
+    pristine = {"kernel": np.zeros(8, np.float16), "bias": np.zeros(4, np.float16)}
+    session = kit.session(pristine=pristine, streamed=3072)
     context = session.context(interface(), STREAM)
     memory = Buffer(Allocation(Place.DEVICE, 0x7F00_0000_0000, 1 << 20), 0, 1 << 20)
     context.use_activation(memory)
@@ -108,9 +128,8 @@ def live(kit: Kit) -> None:
     session.refit({"bias": np.ones(4, np.float16)}, STREAM)
     session.close()
     if isinstance(kit.library, TensorRtRtx):
-        resumed = TensorRtRtx(b"saved")
-        resumed.create_context(kit.session()._engine)
-        assert resumed.runtime_cache() == b"kernels"
+        kit.library = TensorRtRtx(Kept(b"saved"))
+        kit.session().context(interface(), STREAM)
         kit.answers["Runtime.get_engine_validity"] = (kit.module.EngineValidity.INVALID, 0)
         with pytest.raises(StaleEngine, match="does not say why"):
             kit.session()
@@ -143,6 +162,49 @@ def test_no_call_of_the_source_is_left_out_of_this_check(kit: Kit) -> None:
     (library,) = (node for node in libraries.body if isinstance(node, ast.ClassDef) and node.name == own)
     session = ast.parse((SOURCES / "tensorrt.py").read_text())
     assert called_on_the_library(session) | called_on_the_library(library) <= kit.used
+
+
+def test_weights_are_left_in_host_memory_before_a_context_is_made_which_gets_room_to_copy_them(kit: Kit) -> None:
+    assert kit.session(streamed=3072).context(interface(), STREAM).activation_bytes == 4096 + 64
+    assert kit.session().context(interface(), STREAM).activation_bytes == 4096
+
+
+def test_an_engine_that_was_not_built_for_streaming_is_a_fault_when_it_is_to_stream(kit: Kit) -> None:
+    with pytest.raises(EngineFault, match="a/denoiser does not stream its weights"):
+        kit.session(streamed=4096)
+
+
+def test_a_session_tells_of_every_context_that_it_makes(kit: Kit) -> None:
+    made: list[Any] = []
+
+    context = kit.session(made=made.append).context(interface(), STREAM)
+
+    assert made == [context]
+
+
+def test_rtx_keeps_what_it_compiled_once_a_context_is_made_and_only_when_it_changes(rtx: Kit) -> None:
+    kept = Kept()
+    rtx.library = TensorRtRtx(kept)
+    session = rtx.session()
+    session.context(interface(), STREAM)
+    session.context(interface(), STREAM)
+    before = (kept.kernels, kept.writes)
+    rtx.answers["IRuntimeCache.serialize"] = b"more kernels"
+
+    session.close()
+
+    assert before == (b"kernels", 1)
+    assert (kept.kernels, kept.writes) == (b"more kernels", 2)
+
+
+def test_rtx_writes_kernels_that_it_accepted_not_again_and_stale_ones_anew(rtx: Kit) -> None:
+    accepted, stale = Kept(b"kernels"), Kept(b"kernels")
+    for kept, accepts in ((accepted, True), (stale, False)):
+        rtx.answers["IRuntimeCache.deserialize"] = accepts
+        rtx.library = TensorRtRtx(kept)
+        rtx.session().context(interface(), STREAM)
+
+    assert (accepted.writes, stale.writes) == (0, 1)
 
 
 def test_a_session_tells_the_types_and_shapes_of_its_tensors(kit: Kit) -> None:
@@ -186,14 +248,19 @@ def test_a_plan_of_another_version_card_or_library_is_stale_and_is_not_read(kit:
     assert "deserialize_cuda_engine" not in kit.used
 
 
-def test_tensorrt_loads_only_plans_of_its_own_version(
-    tensorrt: tuple[Any, str], stand_in: StandIn, make_library: Any
-) -> None:
-    kit = Kit("tensorrt", tensorrt, stand_in, make_library)
-    kit.version = "10.9"
+def test_plans_of_another_release_are_stale_and_are_not_read(kit: Kit) -> None:
+    for other in ("1.0.0.1", "99.0.0.1"):
+        kit.version = other
 
-    with pytest.raises(StaleEngine, match=r"built with version 10.9, and .* is installed: rebuild it"):
-        kit.session()
+        with pytest.raises(StaleEngine, match=rf"built with version {other}, and .* is installed: rebuild it"):
+            kit.session()
+    assert "deserialize_cuda_engine" not in kit.used
+
+
+def test_another_build_of_the_same_rtx_release_is_left_to_the_library(rtx: Kit) -> None:
+    rtx.version = rtx.version.rpartition(".")[0] + ".999"
+
+    assert rtx.session().label == "a/denoiser"
 
 
 def test_rtx_says_from_the_header_why_a_plan_cannot_run(rtx: Kit) -> None:
@@ -219,6 +286,28 @@ def test_a_plan_that_does_not_load_is_stale(kit: Kit) -> None:
 
     with pytest.raises(StaleEngine, match="cannot be loaded"):
         kit.session()
+
+
+def test_a_card_that_is_full_when_a_plan_is_loaded_is_out_of_memory_and_not_a_stale_plan(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        logger.log(kit.module.ILogger.Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+
+    logger = session_logger(kit.library.trt)
+    monkeypatch.setattr(trt_engines.sessions.tensorrt, "_logger", lambda trt: logger)
+    kit.answers["Runtime.deserialize_cuda_engine"] = refuse
+
+    with pytest.raises(OutOfMemory, match="a/denoiser cannot be loaded by"):
+        kit.session()
+
+
+def test_rtx_says_from_the_header_that_a_card_is_too_small(rtx: Kit) -> None:
+    lack = int(rtx.module.EngineInvalidityDiagnostics.INSUFFICIENT_GPU_MEMORY)
+    rtx.answers["Runtime.get_engine_validity"] = (rtx.module.EngineValidity.INVALID, lack)
+
+    with pytest.raises(OutOfMemory, match="too little memory for it"):
+        rtx.session()
 
 
 def test_shapes_that_no_profile_takes_are_refused_with_the_shapes(kit: Kit) -> None:
@@ -274,7 +363,7 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
         weights="1" * 64,
         precision="float16",
         profiles=((InputRange(name=latent.name, min=latent.at(1), opt=latent.shape, max=latent.shape),),),
-        flags={},
+        flags={"weight_streaming": True},
         library=kit.library.name,
         library_version=kit.version,
         compute_capabilities=(89,),
@@ -286,13 +375,23 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     source = StoredSource(kit.library.name, store, installed=kit.version, sm=89, open_device=Sm89)
     backend = OnDeviceBackend(kit.library.name, source)
 
+    before = source.footprint(spec).activations
+    backend.stream_weights(spec, 3072)
     calls = HostCalls(backend.device, backend.load(spec, backend.device.create_stream("decode")))
     for rows in (2, 1, 2):
         (given,) = calls.run(rows, {latent.name: np.zeros(latent.at(rows))}).values()
         assert given.shape == pixels.at(rows)
         assert given.dtype == np.float32
+    mapped = Path("/proc/self/maps").read_text()
     calls.close()
     calls.engine.close()
     backend.unload(model, spec.component)
 
     assert {"deserialize_cuda_engine", "get_tensor_dtype", "set_tensor_address", "execute_async_v3"} <= kit.used
+    assert "engine.plan" not in mapped
+    assert (before, source.footprint(spec).activations) == (0, 4096 + 64)
+    assert "weight_streaming_budget_v2" in kit.used
+    if kit.library.name == "tensorrt-rtx":
+        properties = source.device.properties
+        card = f"{properties.name} SM{properties.sm}"
+        assert store.kernels(source.engine_of(spec), kit.version, card).read() == b"kernels"

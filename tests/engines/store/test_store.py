@@ -13,7 +13,7 @@ from trt_engines.store.errors import DamagedEngine, NewerManifest, UncertifiedEn
 from trt_engines.store.identity import Identity, digest
 from trt_engines.store.manifest import Certificate, decode_manifest, encode_manifest
 from trt_engines.store.store import Store
-from trt_engines.store.stored import Stored
+from trt_engines.store.stored import FileState, Stored
 
 MakeIdentity = Callable[..., Identity]
 MakeEngine = Callable[..., Stored]
@@ -105,6 +105,47 @@ def test_a_flipped_bit_is_met_by_the_loader_and_from_then_on_by_everybody(
         store.find(identity())
 
 
+def test_bytes_that_were_compared_are_not_compared_again_until_the_file_changes(
+    store: Store, engine: MakeEngine
+) -> None:
+    made, verified = engine(store), set[FileState]()
+    with made.mapped("engine.plan", verified):
+        pass
+    path = made.path("engine.plan")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    flip_a_bit(path)
+    os.utime(path, ns=times)  # a change that only reading every byte could find
+
+    with made.mapped("engine.plan", verified):
+        pass
+    os.utime(path, ns=(times[0], times[1] + 1))
+    with pytest.raises(DamagedEngine, match="other bytes"), made.mapped("engine.plan", verified):
+        pass
+
+
+def test_a_plan_is_mapped_no_longer_than_it_is_looked_at(store: Store, engine: MakeEngine) -> None:
+    made = engine(store)
+
+    with made.mapped("engine.plan") as plan:
+        during = mapped_files()
+
+    assert str(made.path("engine.plan")) in during
+    assert str(made.path("engine.plan")) not in mapped_files()
+    with pytest.raises(ValueError, match="released"):
+        plan[0]
+
+
+def test_bytes_that_are_held_longer_than_they_are_mapped_are_an_error(store: Store, engine: MakeEngine) -> None:
+    held = []
+
+    with pytest.raises(BufferError), engine(store).mapped("engine.plan") as plan:
+        held.append(plan[:4])
+
+
+def mapped_files() -> str:
+    return Path("/proc/self/maps").read_text()
+
+
 def test_a_flipped_bit_that_verify_meets_is_remembered_until_it_is_mended(
     store: Store, identity: MakeIdentity, engine: MakeEngine
 ) -> None:
@@ -164,6 +205,21 @@ def test_an_impossible_manifest_is_damage(
 
     with pytest.raises(DamagedEngine, match=r"manifest\.json"):
         store.find(identity())
+
+
+def test_a_manifest_of_an_older_worker_that_knew_nothing_of_memory_is_read(
+    store: Store, identity: MakeIdentity, engine: MakeEngine
+) -> None:
+    made = engine(store)
+    path = made.folder / "manifest.json"
+    fields = json.loads(path.read_bytes())
+    del fields["memory"]
+    path.write_text(json.dumps(fields | {"schema": 1}))
+
+    found = store.find(identity())
+
+    assert found is not None
+    assert found.manifest.memory is None
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00\xff", b"{}", b"[1]", b'{"schema": "1"}'])
