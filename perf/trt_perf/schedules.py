@@ -42,7 +42,7 @@ MOST_JOBS = 9
 WITHDRAWN = 0.1
 """Share of the turns in which a job that was begun is given up."""
 
-WEIGHTS = 100
+WEIGHTS = 100 * 2**20
 ROOM = (WEIGHTS + WEIGHTS // 2, 10 * WEIGHTS)
 """Bytes for engines: of one denoiser at a time, or of all."""
 

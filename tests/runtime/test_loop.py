@@ -23,6 +23,7 @@ from trt_engines.residency import Footprint
 from trt_worker.runtime import frames
 
 MODEL = find_models()["shapes-tiny"]
+MIB = 2**20
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm", "res_multistep", "dpm_2")
 
 
@@ -219,7 +220,7 @@ def test_the_totals_count_rows_and_calls(a_loop: Any, a_run: Any) -> None:
 
 def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: Any, a_run: Any, a_device: Any) -> None:
     backend = Greedy(a_device(), rows=4)
-    device = a_loop(backend, memory=100)
+    device = a_loop(backend, memory=110 * MIB)
     images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
 
     device.loop.take(a_run(backend="greedy", images=images), b"")
@@ -232,7 +233,7 @@ def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: An
 
 def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_run: Any, a_device: Any) -> None:
     backend = Greedy(a_device(), rows=100, refusals=1)
-    device = a_loop(backend, memory=1000)
+    device = a_loop(backend, memory=1000 * MIB)
 
     device.loop.take(a_run(backend="greedy"), b"")
     device.finish()
@@ -244,7 +245,7 @@ def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_r
 def test_a_device_out_of_memory_with_nothing_idle_ends_the_job_as_a_fault(
     a_loop: Any, a_run: Any, a_device: Any
 ) -> None:
-    device = a_loop(Greedy(a_device(), rows=100, refusals=2), memory=1000)
+    device = a_loop(Greedy(a_device(), rows=100, refusals=2), memory=1000 * MIB)
 
     device.loop.take(a_run(backend="greedy"), b"")
     device.finish()
@@ -266,7 +267,7 @@ def test_the_supervisor_is_told_which_models_are_in_memory(a_loop: Any, a_run: A
 def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(immediate_loop: Any, a_run: Any) -> None:
     shipped = find_models()["shapes-tiny"]
     models = [replace(shipped, name=name) for name in ("a", "b")]
-    device = immediate_loop(Greedy(CpuDevice(), rows=8, weights=100), models=models, memory=250)
+    device = immediate_loop(Greedy(CpuDevice(), rows=8, weights=100), models=models, memory=250 * MIB)
 
     for model in models:  # the second takes the room of the first
         device.loop.take(a_run(model.name, model=model.name, backend="greedy"), b"")
@@ -280,8 +281,8 @@ def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(
 ) -> None:
     backend = Greedy(a_device(), rows=8, weights=100)
     other = replace(MODEL, name="other")
-    device = a_loop(backend, memory=250, models=(MODEL, other))
-    alone = a_loop(Greedy(a_device(), rows=8), memory=1000, models=(MODEL, other))
+    device = a_loop(backend, memory=250 * MIB, models=(MODEL, other))
+    alone = a_loop(Greedy(a_device(), rows=8), memory=1000 * MIB, models=(MODEL, other))
     runs = [a_run(f"{name}{number}", backend="greedy", model=name, steps=6)
             for number in range(2) for name in ("shapes-tiny", "other")]  # fmt: skip
 
@@ -341,10 +342,10 @@ class Narrow(OnDeviceBackend):
 
 
 class Greedy(OnDeviceBackend):
-    """Denoisers of some rows fill 100 bytes, of more rows more; calls find no memory as often as they are told.
+    """Denoisers of some rows fill 100 MiB, of more rows more; calls find no memory as often as they are told.
 
     Args:
-        weights: bytes of a denoiser beside those.
+        weights: MiB of a denoiser beside those.
     """
 
     def __init__(self, device: HostComputingDevice, rows: int, refusals: int = 0, weights: int = 0) -> None:
@@ -356,8 +357,8 @@ class Greedy(OnDeviceBackend):
     def footprint(self, spec: EngineSpec) -> Footprint:
         denoises = spec.component is Component.DENOISER
         if not denoises:
-            return Footprint(weights=0, activations=1)
-        return Footprint(weights=self._weights, activations=100 * spec.bucket.rows // self._full_rows)
+            return Footprint(weights=0, activations=MIB)
+        return Footprint(weights=self._weights * MIB, activations=100 * MIB * spec.bucket.rows // self._full_rows)
 
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         self.loaded.append(spec)

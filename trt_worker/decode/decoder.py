@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
 from trt_engines.devices.device import Device, Event, Stream
-from trt_engines.devices.memory import Buffer, Place
+from trt_engines.devices.memory import ALIGNMENT, Buffer, Place, aligned
 from trt_engines.errors import EngineError
 from trt_engines.kernels.catalogue import row_scale, to_pixels
 from trt_engines.kernels.kernel import KernelCall
 
 Tag = TypeVar("Tag")
-
-SLOTS = 16
-"""Pictures that may be on their way at once: all of a large batch may end in the same step."""
 
 _FLAG = np.dtype(np.int32)
 _PIXEL = np.dtype(np.uint8)
@@ -54,6 +51,13 @@ class _Slot:
     convert: KernelCall
 
 
+def device_bytes(engine: Engine, slots: int) -> int:
+    """Device memory that a decoder takes at most beside its engine. Args: see `Decoder`."""
+    latent = engine.tensor("latent").bytes_at(1) // engine.tensor("latent").dtype.itemsize * 4
+    _, _, height, width = engine.tensor("pixels").shape
+    return slots * (aligned(latent) + aligned(height * width * 3) + aligned(_FLAG.itemsize)) + ALIGNMENT
+
+
 class Decoder(Generic[Tag]):
     """One VAE decoder engine that decodes a picture at a time; the host waits for none.
 
@@ -62,11 +66,11 @@ class Decoder(Generic[Tag]):
     Args:
         engine: in a stream of its own, of one row or more.
         copies: stream of the pictures' way to the host, beside the next one's decoding.
-        slots: pictures that may be on their way at once.
+        slots: pictures that may be on their way at once: all of a batch may end in the same step.
     Raises: OutOfMemory.
     """
 
-    def __init__(self, device: Device, engine: Engine, copies: Stream, slots: int = SLOTS) -> None:
+    def __init__(self, device: Device, engine: Engine, copies: Stream, slots: int) -> None:
         self.engine = engine
         self._device = device
         self._most = slots

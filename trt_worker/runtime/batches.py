@@ -18,11 +18,18 @@ class Batches:
 
     Args:
         make: a batch of a size for so many images. Raises: OutOfMemory, DeviceUnavailable.
+        closed: told the size of a batch whose memory was given back.
         clock: seconds.
     """
 
-    def __init__(self, make: Callable[[BatchKey, int], StepBatch], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        make: Callable[[BatchKey, int], StepBatch],
+        closed: Callable[[BatchKey], None],
+        clock: Callable[[], float],
+    ) -> None:
         self._make = make
+        self._closed = closed
         self._batches: dict[BatchKey, StepBatch] = {}
         self._under_way = StepsUnderWay(clock)
 
@@ -77,6 +84,7 @@ class Batches:
         batch = self._batches.pop(key)
         self._under_way.finish(batch.stream)
         batch.close()
+        self._closed(key)
 
     def close_idle(self, *, keep: StepBatch | None) -> int:
         """Give back what batches without rows hold. Args: keep: one that steps. Returns: how many were closed."""

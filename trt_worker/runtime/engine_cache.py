@@ -155,6 +155,9 @@ class EngineCache:
             size: bytes of the device; 0 gives the room back.
         Raises: OutOfMemory: they do not fit beside the engines in use; all is as it was before.
         """
+        if not size:
+            self._reserved.pop(owner, None)
+            return
         budget = self._budget - sum(other for one, other in self._reserved.items() if one != owner)
         residents = self._residents(None)
         choice = make_room([Taken(held=size)], residents, budget)
@@ -166,10 +169,7 @@ class EngineCache:
             )
         for leaving in choice.leave if choice is not None else ():
             self._close(leaving)
-        if size:
-            self._reserved[owner] = size
-        else:
-            self._reserved.pop(owner, None)
+        self._reserved[owner] = size
 
     def free_idle(self, *, keep: _Network | None = None) -> int:
         """Close every network that is not in use. Returns: how many were closed."""

@@ -25,7 +25,7 @@ from trt_worker.runtime.batches import Batches
 from trt_worker.runtime.networks import Networks
 from trt_worker.runtime.preparation import Preparation, batch_key, latent_shape
 from trt_worker.runtime.row import Row
-from trt_worker.runtime.step_batch import Step, StepBatch
+from trt_worker.runtime.step_batch import Step, StepBatch, device_bytes
 from trt_worker.runtime.steps_under_way import MeasuredStep
 from trt_worker.runtime.totals import RunningTotals
 
@@ -82,7 +82,7 @@ class DeviceLoop:
         models: what can be run, by name.
         backends: by name; each loads its engines here, in this process.
         max_rows: images of one batch.
-        memory: bytes of the device that engines may take.
+        memory: bytes of the device that may be taken.
         emit: sends a frame to the supervisor; may block while the supervisor reads.
         clock: seconds, of which the jobs' `received` and `due` are.
     """
@@ -102,9 +102,10 @@ class DeviceLoop:
         self._max_rows = max_rows
         self._emit = emit
         self._clock = clock
-        self._batches = Batches(self._new_batch, clock)
+        self._batches = Batches(self._new_batch, lambda key: self._networks.reserve(key, 0), clock)
         self._networks: Networks[_Picture] = Networks(
             memory,
+            slots=max_rows,
             denoise_streams=DENOISE_STREAMS,
             in_use=self._engines_in_use,
             loading=lambda spec: emit(frames.Loading(engine=spec.label), None),
@@ -224,7 +225,12 @@ class DeviceLoop:
         def engine_for(tokens: int) -> Engine:
             return self._networks.denoiser(model, backend, key, images, tokens)
 
-        return StepBatch(key, images, latent, backend.device, stream, engine_for)
+        self._networks.reserve(key, device_bytes(images, latent))
+        try:
+            return StepBatch(key, images, latent, backend.device, stream, engine_for)
+        except OutOfMemory:
+            self._networks.reserve(key, 0)
+            raise
 
     def _step(self, batch: StepBatch) -> None:
         began, loads = self._clock(), self._networks.loads

@@ -17,7 +17,7 @@ from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Conditioner
 from trt_worker.condition.source import SourceEncoder
 from trt_worker.condition.tokenizer import clip_tokenizer
-from trt_worker.decode.decoder import Decoded, Decoder
+from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
 from trt_worker.plan.route import denoiser_buckets
 from trt_worker.runtime.engine_cache import EngineCache
 
@@ -38,7 +38,8 @@ class Networks(Generic[Tag]):
     """The networks of all models, loaded when they are needed and within the device's memory.
 
     Args:
-        budget: bytes that engines may take together.
+        budget: bytes that engines, batches and pictures may take together.
+        slots: pictures of a size that may be on their way at once.
         denoise_streams: batches that may step at the same time.
         in_use: engines of the step that is under way.
         loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
@@ -49,6 +50,7 @@ class Networks(Generic[Tag]):
         self,
         budget: int,
         *,
+        slots: int,
         denoise_streams: int,
         in_use: Callable[[], Collection[Engine]],
         loading: Callable[[EngineSpec], None],
@@ -56,10 +58,15 @@ class Networks(Generic[Tag]):
         closing: Callable[[Engine], None],
     ) -> None:
         self.loads = 0  # engines loaded so far
+        self._slots = slots
         self._denoise_streams = denoise_streams
+        self._in_use = in_use
+        self._held: Engine | None = None  # while room is made for what belongs to it
         self._loading = loading
         self._closing = closing
-        self._cache = EngineCache(budget, in_use=in_use, loading=self._load, loaded=loaded, closing=self._forget)
+        self._cache = EngineCache(
+            budget, in_use=self._engines_in_use, loading=self._load, loaded=loaded, closing=self._forget
+        )
         self._streams: dict[str, Streams] = {}
         self._stream_of: dict[BatchKey, Stream] = {}
         self._conditioners: dict[Engine, Conditioner] = {}
@@ -76,6 +83,18 @@ class Networks(Generic[Tag]):
         """Until the networks are in memory that images of a batch still need: their prompts are encoded already."""
         components = (Component.DENOISER, Component.VAE_DECODER)
         return sum(self._cache.load_seconds(key.backend, key.model, component) for component in components)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that engines, batches and pictures take, as far as it is known."""
+        return self._cache.taken
+
+    def reserve(self, batch: BatchKey, size: int) -> None:
+        """Keep room for what a batch is about to allocate. Args: size: bytes; 0 gives the room back.
+
+        Raises: OutOfMemory: it does not fit beside the engines in use.
+        """
+        self._cache.reserve(batch, size)
 
     def free_idle(self) -> int:
         """Give back everything that is not in use. Returns: networks that were closed."""
@@ -134,7 +153,12 @@ class Networks(Generic[Tag]):
         streams = self._streams_of(backend)
         engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, streams.decode)
         if engine not in self._decoders:
-            self._decoders[engine] = Decoder(backend.device, engine, streams.copies)
+            self._held = engine
+            try:
+                self._cache.reserve(engine, device_bytes(engine, self._slots))
+            finally:
+                self._held = None
+            self._decoders[engine] = Decoder(backend.device, engine, streams.copies, self._slots)
         return self._decoders[engine]
 
     def decoded(self) -> list[Decoded[Tag]]:
@@ -169,6 +193,9 @@ class Networks(Generic[Tag]):
         bucket = Bucket(width=width, height=height, rows=1)
         return self._cache.get(backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream)
 
+    def _engines_in_use(self) -> Collection[Engine]:
+        return [*self._in_use(), self._held] if self._held is not None else self._in_use()
+
     def _load(self, spec: EngineSpec) -> None:
         self.loads += 1
         self._loading(spec)
@@ -182,4 +209,5 @@ class Networks(Generic[Tag]):
         if (decoder := self._decoders.pop(engine, None)) is not None:
             decoder.close()
             self._left += decoder.finished()
+        self._cache.reserve(engine, 0)
         self._closing(engine)

@@ -112,6 +112,12 @@ class _Layout:
     combine: KernelCall
 
 
+def device_bytes(capacity: int, latent: tuple[int, int, int]) -> int:
+    """Device memory that a batch takes at most. Args: see `StepBatch`."""
+    row = int(np.prod(latent)) * 4
+    return capacity * TENSORS * row + _coefficients(capacity).itemsize + 2 * capacity * row
+
+
 class StepBatch:
     """Up to `capacity` images of one model, backend and size, on one stream of a device.
 
