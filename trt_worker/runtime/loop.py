@@ -73,7 +73,7 @@ class DeviceLoop:
             closed=self._closed,
         )
         self._stepping: StepBatch | None = None
-        self._told_models: frozenset[str] = frozenset()
+        self._told: tuple[frozenset[str], int] = frozenset(), 0  # models in memory, and engines loaded so far
         self._jobs: dict[str, _Job] = {}
         self._batches: dict[BatchKey, StepBatch] = {}
         self._scheduler = Scheduler(max_rows)
@@ -286,9 +286,13 @@ class DeviceLoop:
             batch.forget(engine)
 
     def _tell_models(self) -> None:
-        if self._networks.models != self._told_models:
-            self._told_models = self._networks.models
-            self._emit(frames.Resident(models=tuple(sorted(self._told_models))), None)
+        if (now := (self._networks.models, self._networks.loads)) != self._told:
+            self._told = now
+            times = [
+                frames.LoadTime(backend=backend, model=model, seconds=seconds)
+                for (backend, model), seconds in sorted(self._networks.load_times.items())
+            ]
+            self._emit(frames.Resident(models=tuple(sorted(self._networks.models)), load_times=tuple(times)), None)
 
     def _count(self, key: BatchKey, images: int, engine_seconds: float, seconds: float) -> None:
         self._calls += 1
