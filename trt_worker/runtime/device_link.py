@@ -90,6 +90,7 @@ class DeviceLink:
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
         started: the first process, where one was started beforehand.
         restart_waits: seconds before a new process, by how many were lost in a row; the last one holds from then on.
+        clock: seconds.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class DeviceLink:
         restart: bool = True,
         started: DeviceProcess | None = None,
         restart_waits: Sequence[float] = RESTART_WAITS,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.index = configure.index
         self.ladder = make_backends(configure.backends, threads=configure.threads, sm=configure.sm)
@@ -113,6 +115,7 @@ class DeviceLink:
         self._start_seconds = start_seconds
         self._started = started
         self._restart_waits = restart_waits
+        self._clock = clock
         self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
         self._waiting: dict[str, JobSpec] = {}  # for a process
@@ -161,7 +164,7 @@ class DeviceLink:
         away = 0.0
         if self._expected is not None and not self._ready.is_set():
             # A process that should be there by now is expected to take as long again as it is late.
-            away = abs(self._expected - monotonic())
+            away = abs(self._expected - self._clock())
         return DeviceView(
             index=self.index,
             failures=failures,
@@ -191,7 +194,7 @@ class DeviceLink:
         if ready is not self._ready:
             raise DeviceAway(f"device {self.index} is starting again")
         if not self._pending:
-            self._heard = monotonic()
+            self._heard = self._clock()
         pending = self._pending[run] = _Pending(job=job, plan=plan, progress=progress)
         try:
             await self._send(run_frame(run, job, plan), job.source or b"")
@@ -216,12 +219,12 @@ class DeviceLink:
         failed_starts = lost_in_a_row = 0
         while True:
             lost: BaseException | None = None
-            ready, begun = math.inf, monotonic()
+            ready, begun = math.inf, self._clock()
             self._expected = begun + self._usual_start
             try:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
-                    failed_starts, ready = 0, monotonic()
+                    failed_starts, ready = 0, self._clock()
                     self._usual_start = ready - begun
                     self.was_ready = True
                     task_status.started()
@@ -229,7 +232,7 @@ class DeviceLink:
             except* DeviceLost as group:
                 lost = first_leaf(group)
             failed_starts += 1
-            lost_in_a_row = 1 if monotonic() - ready >= SOUND_SECONDS else lost_in_a_row + 1
+            lost_in_a_row = 1 if self._clock() - ready >= SOUND_SECONDS else lost_in_a_row + 1
             self._earlier = self.totals
             reason = ProcessLost(f"device {self.index}: {lost}", self._loss())
             for pending in self._pending.values():
@@ -240,7 +243,7 @@ class DeviceLink:
                 raise self._unusable
             self.restarts += 1
             wait = self._restart_waits[min(lost_in_a_row, len(self._restart_waits)) - 1]
-            self._expected = monotonic() + wait + self._usual_start
+            self._expected = self._clock() + wait + self._usual_start
             self._ready.set()  # who waited for this process is told that it did not come
             self._ready = anyio.Event()
             logger.warning(
@@ -284,7 +287,7 @@ class DeviceLink:
             body = await received.receive_exactly(body_bytes) if body_bytes else b""
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise DeviceLost(await self._death()) from error
-        self._heard = monotonic()
+        self._heard = self._clock()
         loading = isinstance(header, frames.Loading)
         self._patience = max(self._start_seconds, self._silent_seconds) if loading else self._silent_seconds
         match header:
@@ -324,7 +327,7 @@ class DeviceLink:
             for pending in self._pending.values()
             if pending.result is None
         )
-        return Loss(device=self.index, at=monotonic(), aboard=frozenset(aboard))
+        return Loss(device=self.index, at=self._clock(), aboard=frozenset(aboard))
 
     async def _death(self) -> str:
         """How the process ended, once its end of the socket is closed."""
@@ -341,7 +344,8 @@ class DeviceLink:
 
     async def _watch_silence(self) -> None:
         while True:
-            quiet = monotonic() - self._heard if self._pending else 0.0
+            now = self._clock()
+            quiet = now - self._heard if self._pending else 0.0
             if quiet >= self._patience:
                 raise DeviceLost(f"no step for {quiet:.0f} s with {self.jobs} job(s) running")
             await anyio.sleep(min(self._patience - quiet, self._silent_seconds))
