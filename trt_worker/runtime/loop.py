@@ -232,6 +232,7 @@ class DeviceLoop:
         del self._jobs[job.run.id]
         rows = job.rows.values()
         self._send_totals(monotonic())
+        self._tell_models()
         self._emit(
             frames.Made(
                 id=job.run.id,
