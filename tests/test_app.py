@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,8 +37,15 @@ async def a_worker(
     config: Mapping[str, object] | None = None,
     key: str | None = None,
     environment: bool = False,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Process]:
-    """A worker process whose device costs nothing, configured by a file in `folder` or by its environment alone."""
+    """A worker process whose device costs nothing, configured by a file in `folder` or by its environment alone.
+
+    Args:
+        options: further ones of the command line.
+        variables: further ones of its environment.
+    """
     settings: dict[str, object] = {
         "api_key": key or grid.key,
         "dreamer_name": "rig",
@@ -53,10 +60,10 @@ async def a_worker(
     lines = [f"{name}: {value}" for name, value in (settings | dict(config or {})).items()]
     file = folder / "bridgeData.yaml"
     file.write_text("\n".join(lines) + "\n")
-    variables = {f"AIWORKER_{name.upper()}": str(value) for name, value in (settings | dict(config or {})).items()}
+    told = {f"AIWORKER_{name.upper()}": str(value) for name, value in (settings | dict(config or {})).items()}
     process = await anyio.open_process(
-        [sys.executable, "-m", "trt_worker", "run", *(["-e"] if environment else ["-c", str(file)])],
-        env=os.environ | variables if environment else None,
+        [sys.executable, "-m", "trt_worker", "run", *(["-e"] if environment else ["-c", str(file)]), *options],
+        env={**os.environ, **(told if environment else {}), **(variables or {})},
         stderr=subprocess.STDOUT,
         stdout=subprocess.PIPE,
     )
@@ -211,6 +218,26 @@ async def test_two_cards_are_two_devices_and_one_of_them_can_be_lost(
     assert [(result.status, result.requeues) for result in results] == [(200, 0)] * CONNECTIONS
     for index in range(2):
         assert f"CUDA_VISIBLE_DEVICES is 'GPU-{index}'" in (tmp_path / "logs" / f"bridge_{index + 1}.log").read_text()
+
+
+async def test_one_worker_per_card_under_a_name_of_its_own_shares_a_folder_with_the_others(
+    tmp_path: Path, nvidia_smi: Callable[..., None]
+) -> None:
+    cards = [f"{index}, GPU-{index}, NVIDIA GeForce RTX 3060, 8.6, 12288, 580.95.05" for index in range(2)]
+    nvidia_smi("\n".join(cards))
+    async with LocalGrid() as grid:
+        first = a_worker(grid, tmp_path, options=["-n", "rig one"], variables={"CUDA_VISIBLE_DEVICES": "0"})
+        second = a_worker(grid, tmp_path, options=["-n", "rig two"], variables={"CUDA_VISIBLE_DEVICES": "1"})
+        async with first, second:
+            with anyio.fail_after(90):
+                await grid.connected(2 * CONNECTIONS)
+                handles = [await grid.submit_grid(a_request(seed)) for seed in range(2 * CONNECTIONS)]
+                results = [await handle.result() for handle in handles]
+
+    assert [result.status for result in results] == [200] * (2 * CONNECTIONS)
+    assert {frame["name"] for frame in grid.sockets.registrations} >= {"rig one", "rig two"}
+    log = (tmp_path / "logs" / "bridge_1.log").read_text()
+    assert [log.count(f"CUDA_VISIBLE_DEVICES is 'GPU-{index}'") for index in range(2)] == [1, 1]
 
 
 async def test_both_networks_are_served_by_one_worker(tmp_path: Path) -> None:

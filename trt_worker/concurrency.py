@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
 
 import anyio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Time as whoever waits sees it: this machine's, unless it is given another."""
+
+    now: Callable[[], float] = monotonic  # seconds
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
 
 class Stop:

@@ -10,6 +10,7 @@ WorkerError
 +-- TransportError       the network could not be talked to
 |   +-- TransportClosed  this transport is over for good (wrong key, retired server): do not retry
 +-- DeviceLost           a device process died or hung: restart it and replay its jobs
+|   +-- DeviceAway       there was no process to take a job, which is none the worse for it: place it anew
 +-- DeviceUnusable       a device process cannot be started at all
 """
 
@@ -61,6 +62,10 @@ class TransportClosed(TransportError):
 
 class DeviceLost(WorkerError):
     """A device process died, hung or broke its protocol; its jobs are replayed."""
+
+
+class DeviceAway(DeviceLost):
+    """A device had no process to take a job, or lost it before the job was handed over."""
 
 
 class DeviceUnusable(WorkerError):

@@ -17,8 +17,14 @@ MIB = 2**20
 DRIVER_SECONDS = 20.0
 """A driver that does not answer within this hangs; `nvidia-smi` takes a second or two on a rig without persistence."""
 
-KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
-"""Where the Linux kernel lists what AMD's compute driver serves, one folder per processor or card."""
+SYSFS = Path("/sys")
+"""Where the Linux kernel shows the machine's devices."""
+
+BUILT_IN_BYTES = 2 * 2**30
+"""Less memory than this is no card's own: graphics built into a processor has so much of main memory set aside at boot
+and works in all of it."""
+
+_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the class of what drives a display or computes beside one
 
 _QUERY = ("index", "uuid", "name", "compute_cap", "memory.total", "driver_version")
 
@@ -65,6 +71,7 @@ class AmdGpu:
     """One AMD card that the kernel's compute driver serves."""
 
     target: str  # "gfx1100"
+    memory_bytes: int | None = None  # its own; None: it works in the machine's
 
 
 def find_gpus() -> tuple[Gpu, ...]:
@@ -102,15 +109,27 @@ def listed_gpus() -> tuple[Gpu, ...]:
     return tuple(_gpu(line) for line in answer.stdout.strip().splitlines())
 
 
-def find_amd_gpus(nodes: Path = KFD_NODES) -> tuple[AmdGpu, ...]:
-    """The AMD cards that the kernel's compute driver serves."""
+def find_amd_gpus(sysfs: Path = SYSFS) -> tuple[AmdGpu, ...]:
+    """The AMD cards that the kernel's compute driver serves, in its order."""
     found = []
-    for properties in sorted(nodes.glob("*/properties")):
+    # One folder per processor or card.
+    for properties in sorted((sysfs / "class/kfd/kfd/topology/nodes").glob("*/properties"), key=_node):
         values = dict(line.split(maxsplit=1) for line in properties.read_text().splitlines() if " " in line)
         # Decimal digits as major * 10000 + minor * 100 + step, the latter two written in hexadecimal in the name.
         if version := int(values.get("gfx_target_version", "0")):
-            found.append(AmdGpu(target=f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"))
+            target = f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"
+            memory = _amd_memory(sysfs / f"class/drm/renderD{values.get('drm_render_minor', '')}/device")
+            found.append(AmdGpu(target=target, memory_bytes=memory))
     return tuple(found)
+
+
+def nvidia_cards_on_bus(sysfs: Path = SYSFS) -> int:
+    """NVIDIA cards on the PCI bus, whether a driver serves them or not."""
+    devices = (sysfs / "bus/pci/devices").glob("*")
+    return sum(
+        (device / "vendor").read_text().strip() == _NVIDIA and (device / "class").read_text().startswith(_DISPLAY)
+        for device in devices
+    )
 
 
 def choose_gpus(gpus: Sequence[Gpu], wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -137,6 +156,17 @@ def choose_gpus(gpus: Sequence[Gpu], wanted: Sequence[str], environ: Mapping[str
         if found not in chosen:
             chosen.append(found)
     return tuple(chosen)
+
+
+def _node(properties: Path) -> int:
+    return int(properties.parent.name)
+
+
+def _amd_memory(device: Path) -> int | None:
+    """Bytes on a card; None where the kernel says none, or so few that they are none."""
+    shown = device / "mem_info_vram_total"
+    size = int(shown.read_text()) if shown.exists() else 0
+    return size if size >= BUILT_IN_BYTES else None
 
 
 def _visible(gpus: Sequence[Gpu], listed: str) -> tuple[Gpu, ...]:

@@ -6,7 +6,6 @@ time, which counts the pages of weight files that are mapped (and that the syste
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import threading
@@ -40,6 +39,7 @@ from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import parameters
 from trt_export.plan import precision_of
+from trt_perf.network_key import network_key
 from trt_perf.progress import Progress
 
 GB, MB = 1e9, 1e6
@@ -188,14 +188,7 @@ def _bind(subject: Subject, component: ComponentSpec, graphs: Path, checkpoint: 
 
 
 def _key(component: ComponentSpec) -> str:
-    """Names a network by what decides its graph."""
-    decides = (
-        f"{component.make.__module__}.{component.make.__qualname__}",
-        component.name,
-        sorted(component.config.items()),
-        _precision(component),
-    )
-    return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+    return network_key(component, component.config, component.name, _precision(component))
 
 
 def _graph_file(folder: Path, component: ComponentSpec) -> Path:

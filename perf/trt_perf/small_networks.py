@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.exporter import export_graph
 from trt_export.parity import lively_module, worst_difference, write_bound
 from trt_export.plan import precision_of
+from trt_perf.network_key import network_key
 from trt_perf.progress import Progress
 
 CARDS = ("RTX 2060", "RTX 3060", "RTX 4090")
@@ -44,7 +45,7 @@ class Outcome:
     """What became of one network."""
 
     component: str
-    key: Hashable
+    key: str
     parity: float  # largest error over the reference's largest value
     failures: tuple[str, ...]  # engines that could not be built, and why
 
@@ -112,10 +113,6 @@ def _outcome(full_size: ComponentSpec) -> Outcome:
     return Outcome(component=component.name, key=_key(component), parity=parity, failures=tuple(failures))
 
 
-def _key(component: ComponentSpec) -> Hashable:
+def _key(component: ComponentSpec) -> str:
     """What decides a small network's graph, its types and the cards it is for."""
-    return (
-        f"{component.make.__module__}.{component.make.__qualname__}",
-        repr(component.small_config),
-        component.precisions,
-    )
+    return network_key(component, component.small_config, component.precisions)

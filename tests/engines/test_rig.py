@@ -16,6 +16,7 @@ from trt_engines.rig import (
     choose_gpus,
     find_amd_gpus,
     find_gpus,
+    nvidia_cards_on_bus,
 )
 
 TWO = """0, GPU-aaaa1111-0000, NVIDIA GeForce RTX 4090, 8.9, 24564, 580.95.05
@@ -109,17 +110,55 @@ def test_positions_count_among_the_visible_cards() -> None:
     assert [gpu.index for gpu in choose_gpus(GPUS, ("0",), {"CUDA_VISIBLE_DEVICES": "2,1"})] == [2]
 
 
-def test_amd_cards_are_what_the_kernel_lists(tmp_path: Path) -> None:
-    for node, version in enumerate((0, 110_000, 90_010, 100_300)):
-        folder = tmp_path / str(node)
-        folder.mkdir()
-        (folder / "properties").write_text(f"cpu_cores_count 0\ngfx_target_version {version}\nname x\n")
+def an_amd_machine(sysfs: Path, *cards: tuple[int, int | None]) -> None:
+    """What the kernel shows of a processor and some cards: their versions, and their bytes of memory."""
+    for node, (version, memory) in enumerate(((0, None), *cards)):
+        folder = sysfs / "class/kfd/kfd/topology/nodes" / str(node)
+        folder.mkdir(parents=True)
+        minor = 128 + len(cards) - node  # the order of render nodes is another one
+        (folder / "properties").write_text(
+            f"cpu_cores_count 0\ngfx_target_version {version}\ndrm_render_minor {minor}\nname x\n"
+        )
+        if memory is not None:
+            device = sysfs / f"class/drm/renderD{minor}/device"
+            device.mkdir(parents=True)
+            (device / "mem_info_vram_total").write_text(f"{memory}\n")
+
+
+def test_amd_cards_are_what_the_kernel_lists_each_with_its_own_memory(tmp_path: Path) -> None:
+    an_amd_machine(tmp_path, (110_000, 25_753_026_560), (90_010, 68_702_699_520), (100_300, None))
 
     assert find_amd_gpus(tmp_path) == (
-        AmdGpu(target="gfx1100"),
-        AmdGpu(target="gfx90a"),
+        AmdGpu(target="gfx1100", memory_bytes=25_753_026_560),
+        AmdGpu(target="gfx90a", memory_bytes=68_702_699_520),
         AmdGpu(target="gfx1030"),
     )
+
+
+def test_graphics_built_into_a_processor_works_in_the_machine_s_memory(tmp_path: Path) -> None:
+    an_amd_machine(tmp_path, (100_306, 512 * MIB))
+
+    assert find_amd_gpus(tmp_path) == (AmdGpu(target="gfx1036"),)
+
+
+def test_the_tenth_card_comes_after_the_second(tmp_path: Path) -> None:
+    an_amd_machine(tmp_path, *((100_300 if number == 10 else 110_000, None) for number in range(1, 11)))
+
+    assert [gpu.target for gpu in find_amd_gpus(tmp_path)] == ["gfx1100"] * 9 + ["gfx1030"]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "count"), [("0x10de", "0x030000", 1), ("0x10de", "0x030200", 1), ("0x10de", "0x040300", 0),
+                                  ("0x1002", "0x030000", 0)]
+)  # fmt: skip
+def test_cards_on_the_bus_are_counted_without_a_driver(tmp_path: Path, vendor: str, kind: str, count: int) -> None:
+    device = tmp_path / "bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+
+    assert nvidia_cards_on_bus(tmp_path) == count
+    assert nvidia_cards_on_bus(tmp_path / "absent") == 0
 
 
 def test_a_machine_without_amds_driver_has_no_amd_card(tmp_path: Path) -> None:

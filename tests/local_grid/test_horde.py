@@ -24,6 +24,7 @@ from trt_worker.local_grid import (
     HordeSettings,
     LocalGrid,
 )
+from trt_worker.local_grid.horde_errors import HordeError
 
 pytestmark = pytest.mark.anyio
 
@@ -122,6 +123,34 @@ async def test_an_empty_queue_answers_with_a_payload_of_defaults_and_retry_after
         assert not any(found["skipped"].values())
 
 
+@pytest.mark.parametrize(
+    ("params", "errors"),
+    [
+        ({"n": 10**6}, {"params.n": "1000000 is greater than the maximum of 20"}),
+        ({"n": 0}, {"params.n": "0 is less than the minimum of 1"}),
+        ({"n": "two", "steps": 501},
+         {"params.n": "'two' is not of type 'integer'", "params.steps": "501 is greater than the maximum of 500"}),
+    ],
+)  # fmt: skip
+async def test_a_request_for_more_than_the_api_takes_is_refused_as_the_schema_says(
+    params: dict[str, Any], errors: dict[str, str]
+) -> None:
+    async with a_horde() as bridge:
+        answer = await bridge.call("POST", "/generate/async", {"prompt": "a lighthouse", "params": params})
+        with pytest.raises(HordeError):
+            await bridge.grid.submit_horde(HordeRequest(params=params))
+
+        assert answer == (400, {"errors": errors, "message": "Input payload validation failed"})
+        assert bridge.grid.horde.open_requests() == []
+
+
+async def test_a_request_without_a_prompt_is_refused_as_the_schema_says() -> None:
+    async with a_horde() as bridge:
+        _, answer = await bridge.call("POST", "/generate/async", {"params": {}})
+
+        assert answer["errors"] == {"prompt": "'prompt' is a required property"}
+
+
 async def test_a_faulted_image_goes_back_once_and_then_is_dead() -> None:
     async with a_horde() as bridge:
         handle = await bridge.grid.submit_horde(HordeRequest())
@@ -148,7 +177,7 @@ async def test_a_request_with_three_faulted_images_is_faulted_by_the_sweep() -> 
             await bridge.submit(image_id, state="faulted")
         await bridge.submit(job["ids"][3])
 
-        bridge.grid.horde.sweep()
+        bridge.grid.horde_results.sweep()
         result = await handle.result()
 
         assert result.faulted
@@ -201,7 +230,7 @@ async def test_a_late_image_is_accepted_until_the_sweep_and_refused_after() -> N
         early, late = (await bridge.job())["id"], (await bridge.job())["id"]
 
         assert (await bridge.submit(early))[0] == 200
-        bridge.grid.horde.sweep()
+        bridge.grid.horde_results.sweep()
         status, answer = await bridge.submit(late)
 
         assert (status, answer["rc"]) == (400, "AbortedGen")
@@ -245,7 +274,7 @@ async def test_more_than_twenty_drops_in_an_hour_force_maintenance_which_the_own
         status, answer = await bridge.pop()
         assert (status, answer["rc"]) == (403, "WorkerMaintenance")
         assert answer["message"].startswith("Maintenance mode activated")
-        worker = bridge.grid.horde.workers["bridge"]
+        worker = bridge.grid.horde.workers.by_name["bridge"]
         assert await bridge.call("PUT", f"/workers/{worker.id}", {"maintenance": False}) == (
             200,
             {"maintenance": False},
@@ -258,7 +287,7 @@ async def test_a_fast_worker_of_an_untrusted_owner_is_paused_and_gets_each_reque
         for _ in range(5):
             await bridge.grid.submit_horde(HordeRequest(width=512, height=512, steps=500))
             await bridge.finish(await bridge.job())
-        assert bridge.grid.horde.workers["bridge"].paused
+        assert bridge.grid.horde.workers.by_name["bridge"].paused
         handle = await bridge.grid.submit_horde(HordeRequest())
 
         fake = await bridge.job()
@@ -276,7 +305,7 @@ async def test_changed_flags_are_stored_at_most_once_per_debounce_upstream_and_a
         async with a_horde(dialect=dialect, debounce_seconds=30.0) as bridge:
             await bridge.grid.submit_horde(HordeRequest(**lora))
             await bridge.pop(allow_lora=False)
-            worker = bridge.grid.horde.workers["bridge"]
+            worker = bridge.grid.horde.workers.by_name["bridge"]
             worker.created -= 31.0
 
             _, answer = await bridge.pop(allow_lora=True)

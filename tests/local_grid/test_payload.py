@@ -7,6 +7,7 @@ import json
 from io import BytesIO
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 from PIL import Image
@@ -153,3 +154,23 @@ async def test_a_source_image_is_served_and_its_place_in_the_graph_is_named() ->
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n": 10**6}, "n is 1000000; the grid takes 1 to 4 images a request"),
+        ({"n": 0}, "n is 0"),
+        ({"ext": "gif"}, "ext is 'gif'; the grid knows webp, png, jpg"),
+    ],
+)
+async def test_what_the_api_answers_with_422_is_refused_before_any_worker_sees_it(
+    changes: dict[str, Any], said: str
+) -> None:
+    async with LocalGrid() as grid, aiohttp.ClientSession() as session:
+        with pytest.raises(ValueError, match=said):
+            await grid.submit_grid(ImageRequest(**changes))
+        async with session.post(f"{grid.url}/local/images", json=changes) as answer:
+            assert answer.status == 422
+            assert said in (await answer.json())["message"]

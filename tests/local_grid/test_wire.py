@@ -165,12 +165,12 @@ async def prepare(world: World, recording: dict[str, Any]) -> tuple[str, Any]:
         if number == "439":
             horde.cancel(horde.requests[request_id])
         if number == "442":
-            horde.sweep(now=1e18)
+            world.grid.horde_results.sweep(now=1e18)
         if number == "413":
             body["gen_metadata"] = [{"type": "lora", "value": "see_ref"}] * 51
     elif "/workers" in path or path.endswith("/find_user"):
         await world.pop()
-        worker = horde.workers["fixture-worker-01"]
+        worker = horde.workers.by_name["fixture-worker-01"]
         if number == "538":
             worker = await another_worker(world, "fixture-someunknown")
         if number == "539":
@@ -202,18 +202,18 @@ async def prepare(world: World, recording: dict[str, Any]) -> tuple[str, Any]:
     if number in MAINTENANCE:
         headers = {"apikey": world.key, "Content-Type": "application/json"}
         text = MAINTENANCE[number]
-        worker = horde.workers["fixture-worker-01"]
+        worker = horde.workers.by_name["fixture-worker-01"]
         change = {"maintenance": True} | ({"maintenance_msg": text} if text else {})
         await world.call("PUT", f"/api/v2/workers/{worker.id}", headers, change)
     if number == "445":
-        horde.workers[body["name"]].maintenance = recording["response"]["body"]["message"]
+        horde.workers.by_name[body["name"]].maintenance = recording["response"]["body"]["message"]
     return path, body
 
 
 async def another_worker(world: World, name: str) -> Any:
     """A worker beside the first, of the same owner."""
     await world.pop(name)
-    return world.grid.horde.workers[name]
+    return world.grid.horde.workers.by_name[name]
 
 
 async def prepare_pop(world: World, recording: dict[str, Any], body: Any) -> None:
@@ -223,17 +223,17 @@ async def prepare_pop(world: World, recording: dict[str, Any], body: Any) -> Non
         for index in range(4):
             await world.pop(f"fixture-crowd-{index}")
     if number == "336":
-        horde.other_names.add(body["name"])
+        horde.workers.other_names.add(body["name"])
     if number in ("222", "223", "225", "340", "341", "343", "347", "353", "354", "445", "447"):
         await world.pop(body["name"])
     if number == "225":
-        horde.workers[body["name"]].speeds.append(1.0)
+        horde.workers.by_name[body["name"]].speeds.append(1.0)
     if number in ("353", "354"):
-        horde.workers[body["name"]].messages.extend(recording["response"]["body"]["messages"])
+        horde.workers.by_name[body["name"]].messages.extend(recording["response"]["body"]["messages"])
     if number == "341":
-        horde.workers[body["name"]].maintenance = "down"
+        horde.workers.by_name[body["name"]].maintenance = "down"
     if number == "347":
-        horde.workers[body["name"]].paused = True
+        horde.workers.by_name[body["name"]].paused = True
     if number == "333":
         await world.pop(body["name"])
     for item in recording.get("context", []):
@@ -242,7 +242,7 @@ async def prepare_pop(world: World, recording: dict[str, Any], body: Any) -> Non
             continue
         wanted = dict(asked["body"])
         if number == "223":
-            wanted["workers"] = [horde.workers[body["name"]].id]
+            wanted["workers"] = [horde.workers.by_name[body["name"]].id]
         status, answer, _ = await world.call("POST", asked["path"], asked["headers"], wanted)
         assert status == 202, answer
         if number == "228":

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -21,11 +21,11 @@ from trt_engines.backends.faults import Fault, FaultScript
 from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineRefused
 from trt_engines.model import BUILT_IN, find_models
-from trt_worker.errors import DeviceLost, DeviceUnusable
+from trt_worker.errors import DeviceAway, DeviceLost, DeviceUnusable
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import Plan, route
 from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import RESTART_WAITS, DeviceLink, JobFailed
+from trt_worker.runtime.device_link import RESTART_WAITS, DeviceLink, JobFailed, ProcessLost
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.spawn import DeviceProcess
 
@@ -56,6 +56,26 @@ def a_plan(job: JobSpec, backend: str = "onnxruntime") -> Plan:
     return route(job, find_models()["shapes-tiny"], make_backends([backend]), max_rows=4)
 
 
+def a_configuration(
+    *,
+    backends: tuple[str, ...] = ("onnxruntime",),
+    folder: Path | None = None,
+    environment: dict[str, str] | None = None,
+    logs: Path | None = None,
+) -> frames.Configure:
+    return frames.Configure(
+        index=1,
+        backends=backends,
+        threads=1,
+        max_rows=4,
+        memory=2**31,
+        model_folders=(str(folder),) if folder else (),
+        log_directory=str(logs) if logs else None,
+        verbosity=0,
+        environment=environment or {},
+    )
+
+
 @asynccontextmanager
 async def a_device(
     *,
@@ -67,20 +87,17 @@ async def a_device(
     restart_waits: Sequence[float] = RESTART_WAITS,
     environment: dict[str, str] | None = None,
     logs: Path | None = None,
+    start_seconds: float = 300.0,
+    clock: Callable[[], float] = monotonic,
 ) -> AsyncIterator[DeviceLink]:
-    configure = frames.Configure(
-        index=1,
-        backends=backends,
-        threads=1,
-        max_rows=4,
-        memory=2**31,
-        model_folders=(str(folder),) if folder else (),
-        log_directory=str(logs) if logs else None,
-        verbosity=0,
-        environment=environment or {},
-    )
     link = DeviceLink(
-        configure, silent_seconds=silent_seconds, restart=restart, started=started, restart_waits=restart_waits
+        a_configuration(backends=backends, folder=folder, environment=environment, logs=logs),
+        silent_seconds=silent_seconds,
+        restart=restart,
+        started=started,
+        restart_waits=restart_waits,
+        start_seconds=start_seconds,
+        clock=clock,
     )
     async with anyio.create_task_group() as group:
         await group.start(link.run)
@@ -183,10 +200,38 @@ async def test_a_hang_after_an_engine_was_loaded_is_one() -> None:
             await link.make(job := a_job(), a_plan(job), lambda _: None)
 
 
+async def test_a_hang_while_loading_is_one_after_the_longer_of_both_limits() -> None:
+    line_of, theirs = a_silent_process(frames.Ready(pid=1), frames.Loading(engine="large"))
+    with theirs:
+        async with a_device(silent_seconds=1.0, start_seconds=0.1, started=line_of) as link:
+            with pytest.raises(DeviceLost, match="no step for 1 s"):
+                await link.make(job := a_job(), a_plan(job), lambda _: None)
+
+
+class RacingClock:
+    """A clock by which an hour passes whenever somebody looks at it."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self._looked = anyio.Event()
+
+    def __call__(self) -> float:
+        self.looks += 1
+        self._looked.set()
+        self._looked = anyio.Event()
+        return 3600.0 * self.looks
+
+    async def until(self, looks: int) -> None:
+        while self.looks < looks:
+            await self._looked.wait()
+
+
 async def test_an_idle_process_may_be_silent() -> None:
-    async with a_device(silent_seconds=0.2) as link:
+    clock = RacingClock()
+    async with a_device(silent_seconds=0.001, clock=clock) as link:
         process = link.pid
-        await anyio.sleep(0.6)  # three times what would be a hang with a job in hand
+        with anyio.fail_after(10):
+            await clock.until(clock.looks + 10)  # only the watch for hangs looks at it now
 
         assert link.pid == process
         assert link.restarts == 0
@@ -262,6 +307,64 @@ async def test_processes_that_are_lost_in_a_row_are_started_later_and_later() ->
 
     waits = [re.findall(r"started again in (\S+) s", line) for line in said]
     assert [wait for found in waits for wait in found] == ["0", "0.001", "0.002", "0.002"]
+
+
+async def test_a_lost_process_says_who_was_aboard_and_its_device_is_away_until_the_next_one_is_due() -> None:
+    async with a_device(restart_waits=(1000.0,)) as link:
+        assert link.view("shapes-tiny", "onnxruntime").away == 0
+        assert link.pid is not None
+        os.kill(link.pid, signal.SIGSTOP)
+        pid, job = link.pid, a_job()
+        lost: list[ProcessLost] = []
+
+        async def lose() -> None:
+            with pytest.raises(ProcessLost) as caught:
+                await link.make(job, a_plan(job), lambda _: None)
+            lost.append(caught.value)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(lose)
+            await anyio.wait_all_tasks_blocked()
+            os.kill(pid, signal.SIGKILL)
+
+        (passenger,) = lost[0].loss.aboard
+        view = link.view("shapes-tiny", "onnxruntime")
+        assert (passenger.job, passenger.backend, passenger.engine) == ("job", "onnxruntime", a_plan(job).engine)
+        assert 900 < view.away < 1100
+        assert not view.resident
+
+
+async def test_a_job_that_waits_for_a_process_counts_as_its_device_s_work_and_is_told_when_none_comes() -> None:
+    link = DeviceLink(
+        a_configuration(logs=Path("/dev/null/logs")), silent_seconds=60.0, restart=True, restart_waits=(0.0,)
+    )
+    job, told = a_job(), list[type[Exception]]()
+
+    async def ask() -> None:
+        while DeviceUnusable not in told:
+            try:
+                await link.make(job, a_plan(job), lambda _: None)
+            except (DeviceAway, DeviceUnusable) as error:
+                told.append(type(error))
+
+    with pytest.RaisesGroup(DeviceUnusable, flatten_subgroups=True):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            assert link.view(job.model, "onnxruntime").backlog == job.megapixel_steps
+            with anyio.CancelScope(shield=True):
+                await link.run()
+
+    assert told[:3] == [DeviceAway] * 3
+
+
+async def test_what_loading_a_model_took_is_known_of_the_backend_that_loaded_it() -> None:
+    async with a_device() as link:
+        assert link.view("shapes-tiny", "onnxruntime").load_seconds is None
+        await link.make(job := a_job(), a_plan(job), lambda _: None)
+
+        assert (link.view("shapes-tiny", "onnxruntime").load_seconds or 0) > 0
+        assert link.view("shapes-tiny", "pytorch").load_seconds is None
 
 
 async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp_path: Path) -> None:

@@ -255,13 +255,17 @@ def test_a_device_out_of_memory_with_nothing_idle_ends_the_job_as_a_fault(
     assert "the card is full" in failure.message
 
 
-def test_the_supervisor_is_told_which_models_are_in_memory(a_loop: Any, a_run: Any) -> None:
+def test_the_supervisor_is_told_which_models_are_in_memory_and_what_loading_them_took(a_loop: Any, a_run: Any) -> None:
     device = a_loop()
 
     device.loop.take(a_run(), b"")
     device.finish()
 
-    assert device.of(frames.Resident) == [frames.Resident(models=("shapes-tiny",))]
+    told = device.of(frames.Resident)
+    assert {frame.models for frame in told} == {("shapes-tiny",)}
+    (load,) = told[-1].load_times
+    assert (load.backend, load.model) == ("onnxruntime", "shapes-tiny")
+    assert load.seconds > 0
 
 
 def test_the_model_in_memory_goes_before_one_that_had_to_leave_it(immediate_loop: Any, a_run: Any) -> None:

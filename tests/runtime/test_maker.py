@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 import pytest
 
 from trt_engines.errors import EngineRefused
 from trt_engines.model import find_models
-from trt_worker.errors import BadJob, BadSourceImage, DeviceLost, LateJob, UnservableJob
+from trt_worker.errors import BadJob, BadSourceImage, DeviceAway, DeviceLost, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
+from trt_worker.plan.blame import RECENT_SECONDS, Loss, Passenger
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, Pixels
+from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, Pixels, ProcessLost
 from trt_worker.runtime.maker import JobMaker, Making
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
 BRIGHT = np.full((64, 64, 3), 90, np.uint8)
+ENGINE = "shapes-tiny/denoiser/64x64r8t77"
+MOMENTS = count(1)  # of losses: no two happen at once
+
+
+Answer = Pixels | frames.Failed | DeviceLost
 
 
 class Scripted(DeviceLink):
-    """A link that gives one scripted answer per backend and starts no process."""
+    """A link that gives one scripted answer per backend, or one after the other, and starts no process."""
 
-    def __init__(self, answers: dict[str, Pixels | frames.Failed | DeviceLost], index: int = 1) -> None:
+    def __init__(self, answers: dict[str, Answer | list[Answer]], index: int = 1) -> None:
         configure = frames.Configure(
             index=index,
             backends=tuple(answers),
@@ -41,7 +49,8 @@ class Scripted(DeviceLink):
 
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
         self.asked.append(plan.backend)
-        answer = self._answers[plan.backend]
+        answers = self._answers[plan.backend]
+        answer = answers.pop(0) if isinstance(answers, list) else answers
         if isinstance(answer, DeviceLost):
             raise answer
         if isinstance(answer, frames.Failed):
@@ -54,13 +63,24 @@ def a_failure(kind: str) -> frames.Failed:
     return frames.Failed(id="job", kind=kind, backend="onnxruntime", engine="engine", message="because")
 
 
+def a_loss(*jobs: str, device: int = 1, backend: str = "onnxruntime", at: float | None = None) -> ProcessLost:
+    """A process that was lost with these jobs aboard."""
+    aboard = frozenset(Passenger(job=job, backend=backend, engine=ENGINE) for job in jobs)
+    return ProcessLost("killed", Loss(device=device, at=next(MOMENTS) if at is None else at, aboard=aboard))
+
+
 def make(*links: Scripted, sampler: str = "euler", fell_back: Callable[[str], None] = lambda _: None) -> Making:
     return make_with(JobMaker(links, max_rows=4, fell_back=fell_back), sampler)
 
 
-def make_with(maker: JobMaker, sampler: str = "euler") -> Making:
-    job = JobSpec(
-        id="job",
+def make_with(maker: JobMaker, sampler: str = "euler", *, job_id: str = "job", due: float = 9e9) -> Making:
+    job = a_job(job_id, sampler, due)
+    return anyio.run(lambda: maker.make(job, find_models()["shapes-tiny"], lambda _: None))
+
+
+def a_job(job_id: str, sampler: str = "euler", due: float = 9e9) -> JobSpec:
+    return JobSpec(
+        id=job_id,
         model="shapes-tiny",
         prompt="",
         width=64,
@@ -69,9 +89,8 @@ def make_with(maker: JobMaker, sampler: str = "euler") -> Making:
         sampler=sampler,
         seeds=(ImageSeed(value=1),),
         received=0,
-        due=9e9,
+        due=due,
     )
-    return anyio.run(lambda: maker.make(job, find_models()["shapes-tiny"], lambda _: None))
 
 
 def test_a_black_picture_is_made_again_on_the_next_backend() -> None:
@@ -146,7 +165,7 @@ def test_a_backend_that_a_job_does_not_suit_has_no_fault_and_the_next_one_is_ask
 
 
 def test_a_job_that_took_its_device_down_is_replayed_on_another() -> None:
-    lost = Scripted({"onnxruntime": DeviceLost("killed")})
+    lost = Scripted({"onnxruntime": a_loss("job")})
     sound = Scripted({"onnxruntime": BRIGHT}, index=2)
 
     make(lost, sound)
@@ -159,3 +178,142 @@ def test_a_device_that_cannot_run_the_model_is_passed_over() -> None:
     able = Scripted({"pytorch": BRIGHT}, index=2)
 
     assert make(unable, able).plan.backend == "pytorch"
+
+
+def a_maker(*links: Scripted, **settings: int) -> JobMaker:
+    """A maker whose clock stands still, so that no loss of a test is ever forgotten."""
+    return JobMaker(links, max_rows=4, fell_back=lambda _: None, clock=lambda: 0.0, **settings)
+
+
+def test_a_job_that_ends_its_process_twice_goes_to_the_next_backend() -> None:
+    link = Scripted({"onnxruntime": [a_loss("job"), a_loss("job")], "pytorch": BRIGHT})
+
+    making = make_with(a_maker(link))
+
+    assert link.asked == ["onnxruntime", "onnxruntime", "pytorch"]
+    assert making.plan.reason == "onnxruntime: lost its process with this job 2 times"
+
+
+def test_a_job_whose_device_loses_processes_without_it_too_is_replayed_and_not_refused() -> None:
+    others = [a_loss("other"), BRIGHT]
+    link = Scripted({"onnxruntime": [*others, a_loss("job"), a_loss("job"), a_loss("job"), BRIGHT]})
+    maker = a_maker(link)
+    make_with(maker, job_id="other")
+
+    making = make_with(maker)
+
+    assert making.plan.backend == "onnxruntime"
+    assert len(link.asked) == 6
+
+
+def test_a_job_is_not_replayed_for_ever_whatever_its_device_does_without_it() -> None:
+    link = Scripted({"onnxruntime": [a_loss("other"), BRIGHT, *(a_loss("job") for _ in range(4))]})
+    maker = a_maker(link)
+    make_with(maker, job_id="other")
+
+    with pytest.raises(EngineRefused, match="lost its process with this job 4 times"):
+        make_with(maker)
+
+
+class Poisoned(Scripted):
+    """A device that is lost whenever the job `poison` is aboard. Its first two processes begin once they have two jobs,
+    later ones give others the time to come aboard, too."""
+
+    def __init__(self) -> None:
+        super().__init__({"onnxruntime": BRIGHT})
+        self.lost: list[frozenset[str]] = []
+        self._aboard: set[str] = set()
+        self._begun = anyio.Event()
+
+    async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
+        self._aboard.add(job.id)
+        begun, process = self._begun, len(self.lost)
+        if process >= 2:
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+        elif len(self._aboard) == 2:
+            self._begun.set()
+        else:
+            await begun.wait()
+        aboard = frozenset(self._aboard) if process == len(self.lost) else self.lost[process]
+        if "poison" not in aboard:
+            self._aboard.clear()
+            return await super().make(job, plan, progress)
+        if process == len(self.lost):
+            self.lost.append(aboard)
+            self._aboard.clear()
+            self._begun = anyio.Event()
+        raise a_loss(*aboard, at=process)
+
+
+def test_jobs_that_were_lost_together_every_time_are_replayed_apart_and_only_the_culprit_is_refused() -> None:
+    link, ended = Poisoned(), dict[str, str]()
+    maker = a_maker(link)
+
+    async def one(job_id: str) -> None:
+        try:
+            await maker.make(a_job(job_id), find_models()["shapes-tiny"], lambda _: None)
+            ended[job_id] = "made"
+        except EngineRefused as refused:
+            ended[job_id] = str(refused)
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, "poison")
+            group.start_soon(one, "innocent")
+
+    anyio.run(both)
+
+    assert link.lost == [frozenset({"poison", "innocent"})] * 2 + [frozenset({"poison"})]
+    assert ended["innocent"] == "made"
+    assert "lost its process with this job 3 times" in ended["poison"]
+
+
+def test_an_engine_that_loses_its_process_with_different_jobs_is_avoided_while_there_is_another() -> None:
+    link = Scripted({"onnxruntime": [a_loss("first"), BRIGHT, a_loss("second"), BRIGHT], "pytorch": BRIGHT})
+    maker = a_maker(link)
+    make_with(maker, job_id="first")
+
+    second = make_with(maker, job_id="second")
+    third = make_with(maker, job_id="third")
+
+    assert second.plan.backend == third.plan.backend == "pytorch"
+    assert third.plan.reason == (
+        f"onnxruntime: {ENGINE} is avoided after it lost its process 2 times, with different jobs"
+    )
+    assert not maker.quarantined
+
+
+def test_an_engine_that_loses_its_process_is_still_used_where_there_is_no_other() -> None:
+    link = Scripted({"onnxruntime": [a_loss("first"), BRIGHT, a_loss("second"), BRIGHT]})
+    maker = a_maker(link)
+    make_with(maker, job_id="first")
+
+    assert not make_with(maker, job_id="second").plan.fallback
+
+
+def test_an_engine_that_was_avoided_is_tried_again_after_a_while() -> None:
+    link = Scripted({"onnxruntime": [a_loss("first", at=0), BRIGHT, a_loss("second", at=1), BRIGHT], "pytorch": BRIGHT})
+    now = 0.0
+    maker = JobMaker([link], max_rows=4, fell_back=lambda _: None, clock=lambda: now)
+    for job in ("first", "second"):
+        make_with(maker, job_id=job)
+
+    now = RECENT_SECONDS + 1
+
+    assert make_with(maker, job_id="third").plan.reason == "first choice"
+
+
+def test_a_device_that_went_before_it_had_the_job_costs_the_job_nothing() -> None:
+    link = Scripted({"onnxruntime": [*(DeviceAway("starting again") for _ in range(9)), BRIGHT]})
+
+    assert not make(link).plan.fallback
+
+
+def test_a_job_that_is_overdue_is_not_replayed_any_more() -> None:
+    now = iter([0.0, *([11.0] * 9)])
+    link = Scripted({"onnxruntime": [a_loss("job"), BRIGHT]})
+    maker = JobMaker([link], max_rows=4, fell_back=lambda _: None, clock=lambda: next(now))
+
+    with pytest.raises(LateJob, match=r"was due 1\.0 s ago; it failed 1 time"):
+        make_with(maker, due=10.0)

@@ -34,6 +34,12 @@ PACKAGES = {"tensorrt": "tensorrt-cu13 --extra-index-url https://pypi.nvidia.com
 """What pip is told, where it is not the name alone."""
 
 
+_ADD_SWAP = (
+    "sudo sh -c 'fallocate -l 16G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile "
+    "&& echo /swapfile none swap sw 0 0 >>/etc/fstab'"
+)
+
+
 def examine_machine(models: Path) -> Iterator[Finding]:
     """Cores, memory, swap, and room where models lie."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -42,7 +48,7 @@ def examine_machine(models: Path) -> Iterator[Finding]:
     yield Finding(mark="ok", what="memory", text=free)
     if (memory.total + swap.total) / 1e9 < LEAST_BUILD_GB:
         text = f"{swap.total / 1e9:.1f} GB; with the memory that is less than building large models takes"
-        yield Finding(mark="note", what="swap", text=text, mend="sudo fallocate -l 16G /swapfile")
+        yield Finding(mark="note", what="swap", text=text, mend=_ADD_SWAP)
     else:
         yield Finding(mark="ok", what="swap", text=f"{swap.total / 1e9:.1f} GB")
     place = next(folder for folder in (models, *models.absolute().parents) if folder.exists())

@@ -106,6 +106,16 @@ class WorkerSockets:
         while len(self.connections) < count or (count == 0 and self.connections):
             await self._changed.wait()
 
+    async def left(self, count: int) -> None:
+        """Return once no more than `count` connections are registered."""
+        while len(self.connections) > count:
+            await self._changed.wait()
+
+    async def ponged(self, count: int) -> None:
+        """Return once at least `count` pings were answered."""
+        while self.pongs < count:
+            await self._changed.wait()
+
     async def close(self) -> None:
         """Close every connection, as a server that goes away does."""
         for connection in list(self.connections.values()):
@@ -293,6 +303,7 @@ class WorkerSockets:
             kind = frame.get("type") if isinstance(frame, dict) else None
             if kind == "pong":
                 self.pongs += 1
+                self._notify()
             elif kind in _READY_TO_SEND:
                 await self._about_job(connection, kind, frame)
         return None

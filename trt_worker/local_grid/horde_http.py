@@ -25,6 +25,7 @@ from trt_worker.local_grid.horde_errors import (
     refused,
 )
 from trt_worker.local_grid.horde_queue import OWNERS_TEXT, HordeQueue
+from trt_worker.local_grid.horde_results import HordeResults
 from trt_worker.local_grid.horde_schema import POP, WORKER, check, required, submit_schema
 from trt_worker.local_grid.horde_state import HordeWorker, Request
 from trt_worker.local_grid.horde_views import HordeViews
@@ -54,8 +55,9 @@ class _Cut(Exception):
 class HordeApi:
     """All routes below `/api/v2`."""
 
-    def __init__(self, queue: HordeQueue, views: HordeViews, faults: FaultInjector) -> None:
+    def __init__(self, queue: HordeQueue, results: HordeResults, views: HordeViews, faults: FaultInjector) -> None:
         self._queue = queue
+        self._results = results
         self._views = views
         self._faults = faults
         self._submit_schema = submit_schema(upstream=queue.dialect is Dialect.AI_HORDE)
@@ -147,8 +149,8 @@ class HordeApi:
         key = _key(request)
         if "name" not in body:
             raise required("The worker's unique name, to track contributions.", "name")
-        worker = self._queue.check_in(body, key)
-        models = [model for model in body.get("models") or () if model in self._queue.known_models]
+        worker = self._queue.workers.check_in(body, key)
+        models = [model for model in body.get("models") or () if model in self._queue.workers.known_models]
         taken = self._queue.pop(worker, models, body.get("amount", 1))
         skipped: Mapping[str, int] = {}
         if not taken:
@@ -167,7 +169,7 @@ class HordeApi:
         key = _key(request)
         if "generation" not in body:
             raise required("The generated output.", "generation")
-        reward = self._queue.submit(body, key)
+        reward = self._results.submit(body, key)
         if self._faults.strike("lost_submit"):
             raise _Cut
         return 200, {"reward": reward}
@@ -176,9 +178,7 @@ class HordeApi:
 
     async def _ask(self, request: web.Request) -> Answer:
         body = await _body(request)
-        owner = self._queue.account(_key(request))
-        if not isinstance(body.get("prompt"), str):
-            raise invalid(prompt="'prompt' is a required property")
+        owner = self._queue.workers.account(_key(request))
         asked = self._queue.ask(body, owner)
         cost = float(round(match.kudos(asked)))
         if asked.flag("dry_run", False):
@@ -209,18 +209,18 @@ class HordeApi:
 
     async def _find_user(self, request: web.Request) -> Answer:
         key = request.headers.get("apikey")
-        if key and key not in self._queue.accounts:
+        if key and key not in self._queue.workers.accounts:
             hint = did_you_mean(
                 f"{ROOT}/find_user", f"{ROOT}/find_user", f"{ROOT}/users", f"{ROOT}/users/<string:user_id>"
             )
             raise refused(404, "UserNotFound", f"User with api_key '{key}' not found.{hint}")
-        return 200, self._views.user(self._queue.account(key))
+        return 200, self._views.user(self._queue.workers.account(key))
 
     async def _workers(self, request: web.Request) -> Answer:
         name = request.query.get("name")
         if request.query.get("type", "image") != "image":
             return 200, []
-        workers = [worker for worker in self._queue.workers.values() if name is None or worker.name == name]
+        workers = [worker for worker in self._queue.workers.by_name.values() if name is None or worker.name == name]
         return 200, [self._views.worker(worker, self._asking(request)) for worker in workers]
 
     async def _worker(self, request: web.Request) -> Answer:
@@ -228,26 +228,26 @@ class HordeApi:
 
     async def _worker_by_name(self, request: web.Request) -> Answer:
         name = request.match_info["name"]
-        if name not in self._queue.workers:
+        if name not in self._queue.workers.by_name:
             raise refused(404, "WorkerNotFound", f"Worker with ID '{name}' not found.")
-        return 200, self._views.worker(self._queue.workers[name], self._asking(request))
+        return 200, self._views.worker(self._queue.workers.by_name[name], self._asking(request))
 
     def _worker_of(self, request: web.Request) -> HordeWorker:
         worker_id = request.match_info["id"]
-        worker = self._queue.worker_by_id(worker_id)
+        worker = self._queue.workers.by_id(worker_id)
         if worker is None:
             raise refused(404, "WorkerNotFound", f"Worker with ID '{worker_id}' not found.")
         return worker
 
     def _asking(self, request: web.Request) -> Account | None:
-        return self._queue.accounts.get(request.headers.get("apikey", ""))
+        return self._queue.workers.accounts.get(request.headers.get("apikey", ""))
 
     async def _change_worker(self, request: web.Request) -> Answer:
         body = await _body(request)
         check(body, WORKER)
         key = _key(request)
         worker = self._worker_of(request)
-        account = self._queue.account(key)
+        account = self._queue.workers.account(key)
         own = account.moderator or account.key == worker.owner.key
         answer: dict[str, Any] = {}
         if "maintenance" in body:
@@ -271,34 +271,34 @@ class HordeApi:
         return 200, answer
 
     def _rename(self, worker: HordeWorker, name: str) -> str:
-        if name in self._queue.workers:
+        if name in self._queue.workers.by_name:
             if self._queue.dialect is Dialect.AIPG:
                 raise plain(500, "Internal Server Error")
             text = f"The specified worker name '{name}' is already taken!"
             raise refused(400, "WorkerNameAlreadyExists", text)
-        del self._queue.workers[worker.name]
+        del self._queue.workers.by_name[worker.name]
         worker.name = name
-        self._queue.workers[name] = worker
+        self._queue.workers.by_name[name] = worker
         return name
 
     async def _delete_worker(self, request: web.Request) -> Answer:
         key = _key(request)
         worker = self._worker_of(request)
-        account = self._queue.account(key)
+        account = self._queue.workers.account(key)
         if not account.moderator and account.key != worker.owner.key:
             raise refused(403, "NotOwner", "You're not an admin. Sod off!")
         if any(generation.worker is worker for generation in self._queue.generations.values()):
             text = "Could not delete the worker at this point as it's referenced by a job it completed. "
             raise refused(423, "Locked", text + "Please try again after 20 mins.")
-        del self._queue.workers[worker.name]
+        del self._queue.workers.by_name[worker.name]
         return 200, {"deleted_id": worker.id, "deleted_name": worker.name}
 
     async def _message(self, request: web.Request) -> Answer:
         body = await _body(request)
-        account = self._queue.account(_key(request))
+        account = self._queue.workers.account(_key(request))
         if not account.moderator:
             raise refused(403, "NotModerator", "You're not a mod. BTFO!")
-        worker = self._queue.worker_by_id(body.get("worker_id", ""))
+        worker = self._queue.workers.by_id(body.get("worker_id", ""))
         if worker is None:
             raise refused(404, "WorkerNotFound", f"Worker with ID '{body.get('worker_id')}' not found.")
         now = datetime.now(UTC)
@@ -309,7 +309,7 @@ class HordeApi:
             "expiry": _stamp(now + timedelta(hours=body.get("expiry", 12))),
         }
         worker.messages.append(message)
-        number = list(self._queue.accounts).index(account.key) + 1
+        number = list(self._queue.workers.accounts).index(account.key) + 1
         return 200, {"worker_id": worker.id, "user_id": str(number), "created": _stamp(now), **message}
 
     # status

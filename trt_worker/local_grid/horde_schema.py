@@ -75,6 +75,16 @@ POP: Mapping[str, Field] = {
     ),
 }
 
+ASK: Mapping[str, Field] = {
+    "prompt": Field(kind="string", required=True),
+    "params": Field(
+        kind="object",
+        keys={"n": Field(kind="integer", low=1, high=20), "steps": Field(kind="integer", low=1, high=500)},
+    ),
+    "models": Field(kind="array", items=Field(kind="string")),
+}
+"""What a request is checked for; the server checks every field, these are the ones that something here depends on."""
+
 _METADATUM = {
     "type": Field(kind="string", choices=_METADATA_TYPES, required=True),
     "value": Field(kind="string", choices=METADATA_VALUES, required=True),

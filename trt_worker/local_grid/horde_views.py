@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trt_worker.local_grid import horde_match as match
+from trt_worker.local_grid.horde_images import result_text
 from trt_worker.local_grid.horde_queue import HordeQueue
 from trt_worker.local_grid.horde_state import Generation, HordeWorker, Request
 from trt_worker.local_grid.settings import Account, Dialect
@@ -147,7 +148,7 @@ class HordeViews:
         finals = [slot.final for slot in request.slots if slot.final is not None]
         images = [
             {
-                "img": self._queue.image_text(final),
+                "img": result_text(final, self._storage, seconds=self._queue.settings.upload_seconds),
                 "seed": str(final.seed),
                 "id": final.id,
                 "censored": final.censored,
@@ -203,7 +204,7 @@ class HordeViews:
 
     def user(self, account: Account) -> dict[str, Any]:
         """`/find_user`."""
-        own = [worker for worker in self._queue.workers.values() if worker.owner.key == account.key]
+        own = [worker for worker in self._queue.workers.by_name.values() if worker.owner.key == account.key]
         pixel_steps = round(sum(worker.pixel_steps for worker in own) / 1e6, 2)
         fulfilled = sum(worker.fulfilled for worker in own)
         earned = float(sum(worker.kudos for worker in own))
@@ -250,10 +251,10 @@ class HordeViews:
 
     def models(self) -> list[dict[str, Any]]:
         """`/status/models`."""
-        workers = list(self._queue.workers.values())
+        workers = list(self._queue.workers.by_name.values())
         counts = {
             model: [worker for worker in workers if model in worker.models]
-            for model in sorted(self._queue.known_models)
+            for model in sorted(self._queue.workers.known_models)
         }
         waiting = self._queue.open_requests()
         rows = []
@@ -275,7 +276,7 @@ class HordeViews:
     def performance(self) -> dict[str, Any]:
         """`/status/performance`."""
         waiting = self._queue.open_requests()
-        workers = self._queue.workers.values()
+        workers = self._queue.workers.by_name.values()
         return {
             "queued_requests": sum(len(request.waiting) for request in waiting),
             "queued_text_requests": 0,
@@ -294,7 +295,7 @@ class HordeViews:
 
 
 def _number(queue: HordeQueue, account: Account) -> int:
-    return list(queue.accounts).index(account.key) + 1
+    return list(queue.workers.accounts).index(account.key) + 1
 
 
 def _alias(queue: HordeQueue, account: Account) -> str:

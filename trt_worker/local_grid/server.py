@@ -20,6 +20,7 @@ from trt_worker.local_grid.grid_http import GridPages
 from trt_worker.local_grid.grid_ws import PATH, WorkerSockets
 from trt_worker.local_grid.horde_http import ROOT, HordeApi
 from trt_worker.local_grid.horde_queue import HordeQueue
+from trt_worker.local_grid.horde_results import HordeResults
 from trt_worker.local_grid.horde_views import HordeViews
 from trt_worker.local_grid.ledger import Ledger
 from trt_worker.local_grid.payload import CONTENT_TYPES, DEFAULT_SIDE, build_payload, matched_size
@@ -47,13 +48,14 @@ class LocalGrid:
         self.coordinator = Coordinator(self.settings, self.storage, self.injector, self.ledger)
         self.sockets = WorkerSockets(self.settings, self.coordinator, self.injector)
         self.horde = HordeQueue(self.settings, self.storage, self.injector, self.ledger)
+        self.horde_results = HordeResults(self.horde, self.storage, self.ledger)
         self.port = 0  # known once it listens
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=_LARGEST_BODY)
         pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts)
-        horde = HordeApi(self.horde, HordeViews(self.horde, self.storage), self.injector)
+        horde = HordeApi(self.horde, self.horde_results, HordeViews(self.horde, self.storage), self.injector)
         for part in (self.sockets, self.storage, pages, horde, Counter(self.submit_grid)):
             application.add_routes(part.routes())
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handle_signals=False)
@@ -71,7 +73,7 @@ class LocalGrid:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self.settings.horde.sweep_seconds)
-            self.horde.sweep()
+            self.horde_results.sweep()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -149,7 +151,7 @@ class LocalGrid:
         Raises: HordeError: the request is one that the API refuses.
         """
         key = request.key or self.settings.accounts[-1].key
-        return self.horde.ask(_horde_body(request), self.horde.account(key)).handle
+        return self.horde.ask(_horde_body(request), self.horde.workers.account(key)).handle
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -76,9 +76,20 @@ def _devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]) -> Iterator[Device
             "and on the processor without one"
         )
         shown = {"HIP_VISIBLE_DEVICES": str(number)}
-        yield DevicePlan(index=0, label=f"AMD {amd.target}", backends=OTHER_CARD, environment=shown, note=note)
+        size = f" ({amd.memory_bytes / 1e9:.0f} GB)" if amd.memory_bytes else ""
+        yield DevicePlan(
+            index=0,
+            label=f"AMD {amd.target}{size}",
+            backends=OTHER_CARD,
+            memory_bytes=amd.memory_bytes,
+            environment=shown,
+            note=note,
+        )
     if not amd_gpus:
-        note = "no card with a working driver: jobs run on the processor, which serves small models only"
+        note = (
+            "no card with a working driver that CUDA_VISIBLE_DEVICES does not hide: "
+            "jobs run on the processor, which serves small models only"
+        )
         yield DevicePlan(
             index=0, label="processor", backends=PROCESSOR, environment={"CUDA_VISIBLE_DEVICES": ""}, note=note
         )

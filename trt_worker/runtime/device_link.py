@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from subprocess import Popen
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from trt_engines.backends.ladder import make_backends
 from trt_worker.concurrency import first_leaf
-from trt_worker.errors import DeviceLost, DeviceUnusable
+from trt_worker.errors import DeviceAway, DeviceLost, DeviceUnusable
 from trt_worker.job import JobSpec
+from trt_worker.plan.blame import Loss, Passenger
 from trt_worker.plan.placement import DeviceView
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
@@ -53,9 +55,18 @@ class JobFailed(Exception):
         self.failure = failure
 
 
+class ProcessLost(DeviceLost):
+    """The process that held a job died or hung under it."""
+
+    def __init__(self, message: str, loss: Loss) -> None:
+        super().__init__(message)
+        self.loss = loss
+
+
 @dataclass(slots=True, kw_only=True)
 class _Pending:
     job: JobSpec
+    plan: Plan
     progress: Callable[[float], None]
     fraction: float = 0.0
     images: dict[int, Pixels] = field(default_factory=dict)
@@ -63,8 +74,9 @@ class _Pending:
     result: MadeJob | Exception | None = None
 
     def end(self, result: MadeJob | Exception) -> None:
-        self.result = result
-        self.ended.set()
+        if self.result is None:  # what was made before its process was lost is made
+            self.result = result
+            self.ended.set()
 
 
 class DeviceLink:
@@ -73,10 +85,12 @@ class DeviceLink:
     Args:
         configure: first frame of every process that is started.
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
-        start_seconds: how long a new process may take until it is ready, and how long loading an engine may take.
+        start_seconds: how long a new process may take until it is ready, and how long loading an engine may take
+            unless `silent_seconds` is longer.
         restart: whether a process that is lost is started again; otherwise `run` raises at once.
         started: the first process, where one was started beforehand.
         restart_waits: seconds before a new process, by how many were lost in a row; the last one holds from then on.
+        clock: seconds.
     """
 
     def __init__(
@@ -88,6 +102,7 @@ class DeviceLink:
         restart: bool = True,
         started: DeviceProcess | None = None,
         restart_waits: Sequence[float] = RESTART_WAITS,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.index = configure.index
         self.ladder = make_backends(configure.backends, threads=configure.threads, sm=configure.sm)
@@ -100,8 +115,10 @@ class DeviceLink:
         self._start_seconds = start_seconds
         self._started = started
         self._restart_waits = restart_waits
+        self._clock = clock
         self._most_starts = _FAILED_STARTS if restart else 0
         self._pending: dict[str, _Pending] = {}
+        self._waiting: dict[str, JobSpec] = {}  # for a process
         self._runs = count()
         self._stream: SocketStream | None = None
         self._process: Popen[bytes] | None = None
@@ -111,6 +128,11 @@ class DeviceLink:
         self._patience = silent_seconds
         self._earlier = _NOTHING  # what the processes before this one did
         self._resident: frozenset[str] = frozenset()  # models of which something is in its memory
+        self._load_seconds: dict[tuple[str, str], float] = {}  # by backend and model
+        self._expected: float | None = (
+            None  # when a process should be ready; time.monotonic() seconds. None: none begun
+        )
+        self._usual_start = 0.0  # seconds that the last process took until it was ready
         self._sending = anyio.Lock()
 
     @property
@@ -128,46 +150,66 @@ class DeviceLink:
         """Whether a process runs or will be started again."""
         return self._unusable is None
 
-    def view(self, model: str, *, failures: int = 0) -> DeviceView:
+    def view(self, model: str, backend: str, *, failures: int = 0) -> DeviceView:
         """What placement has to know before it gives this device a job of a model.
 
         Args:
+            backend: that would run it here.
             failures: faults and lost processes that the job has already had here.
         """
         totals = self.totals
+        waiting = list(self._waiting.values())
+        running = [pending.job for pending in self._pending.values()]
+        done = sum(pending.job.megapixel_steps * pending.fraction for pending in self._pending.values())
+        away = 0.0
+        if self._expected is not None and not self._ready.is_set():
+            # A process that should be there by now is expected to take as long again as it is late.
+            away = abs(self._expected - self._clock())
         return DeviceView(
             index=self.index,
             failures=failures,
-            backlog=sum(pending.job.megapixel_steps * (1 - pending.fraction) for pending in self._pending.values()),
+            backlog=sum(job.megapixel_steps for job in (*running, *waiting)) - done,
             pace=totals.megapixel_steps / totals.loop_seconds if totals.loop_seconds else None,
-            resident=model in self._resident or any(one.job.model == model for one in self._pending.values()),
+            resident=model in self._resident or any(job.model == model for job in (*running, *waiting)),
+            load_seconds=self._load_seconds.get((backend, model)),
+            away=away,
         )
 
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
         """Run one job to its pixels; cancelling this withdraws the job from the device.
 
-        Raises: JobFailed: the device gave it up. DeviceLost: the process died or hung under it.
+        Raises: JobFailed: the device gave it up. ProcessLost: the process died or hung under it.
+            DeviceAway: the process that it waited for did not come, or went before it had the job.
             DeviceUnusable: no process can be started.
         """
-        await self._ready.wait()
+        run = f"{job.id}/{next(self._runs)}"
+        self._waiting[run] = job
+        ready = self._ready
+        try:
+            await ready.wait()
+        finally:
+            del self._waiting[run]
         if self._unusable:
             raise self._unusable
+        if ready is not self._ready:
+            raise DeviceAway(f"device {self.index} is starting again")
         if not self._pending:
-            self._heard = monotonic()
-        run = f"{job.id}/{next(self._runs)}"
-        pending = self._pending[run] = _Pending(job=job, progress=progress)
+            self._heard = self._clock()
+        pending = self._pending[run] = _Pending(job=job, plan=plan, progress=progress)
         try:
             await self._send(run_frame(run, job, plan), job.source or b"")
             await pending.ended.wait()
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
+            # A process that is gone holds no job.
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), suppress(DeviceAway):
                 await self._send(frames.Withdraw(id=run))
             raise
         finally:
             del self._pending[run]
         if isinstance(pending.result, MadeJob):
             return pending.result
-        raise pending.result or DeviceLost(f"device {self.index} ended job {job.id} without a word")
+        assert pending.result is not None  # whoever ends a job says how
+        raise pending.result
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep a process alive until cancelled; `started()` once the first one is ready.
@@ -177,20 +219,22 @@ class DeviceLink:
         failed_starts = lost_in_a_row = 0
         while True:
             lost: BaseException | None = None
-            ready = math.inf
+            ready, begun = math.inf, self._clock()
+            self._expected = begun + self._usual_start
             try:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
-                    failed_starts, ready = 0, monotonic()
+                    failed_starts, ready = 0, self._clock()
+                    self._usual_start = ready - begun
                     self.was_ready = True
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
             except* DeviceLost as group:
                 lost = first_leaf(group)
             failed_starts += 1
-            lost_in_a_row = 1 if monotonic() - ready >= SOUND_SECONDS else lost_in_a_row + 1
+            lost_in_a_row = 1 if self._clock() - ready >= SOUND_SECONDS else lost_in_a_row + 1
             self._earlier = self.totals
-            reason = DeviceLost(f"device {self.index}: {lost}")
+            reason = ProcessLost(f"device {self.index}: {lost}", self._loss())
             for pending in self._pending.values():
                 pending.end(reason)
             if failed_starts > self._most_starts:
@@ -199,6 +243,9 @@ class DeviceLink:
                 raise self._unusable
             self.restarts += 1
             wait = self._restart_waits[min(lost_in_a_row, len(self._restart_waits)) - 1]
+            self._expected = self._clock() + wait + self._usual_start
+            self._ready.set()  # who waited for this process is told that it did not come
+            self._ready = anyio.Event()
             logger.warning(
                 "Device {}: {}. It is started again in {:g} s and its jobs are replayed.", self.index, lost, wait
             )
@@ -208,7 +255,6 @@ class DeviceLink:
         """One process from start to death; leaves only by DeviceLost or cancellation."""
         started, self._started = self._started or spawn(), None
         process = self._process = started.process
-        self._resident = frozenset()
         try:
             async with await SocketStream.from_socket(started.channel) as stream:
                 self._stream = stream
@@ -227,7 +273,7 @@ class DeviceLink:
                     while True:
                         await self._receive(received)
         finally:
-            self._stream = None
+            self._stream, self._resident = None, frozenset()
             if self._ready.is_set():
                 self._ready = anyio.Event()
             process.kill()
@@ -241,11 +287,13 @@ class DeviceLink:
             body = await received.receive_exactly(body_bytes) if body_bytes else b""
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise DeviceLost(await self._death()) from error
-        self._heard = monotonic()
-        self._patience = self._start_seconds if isinstance(header, frames.Loading) else self._silent_seconds
+        self._heard = self._clock()
+        loading = isinstance(header, frames.Loading)
+        self._patience = max(self._start_seconds, self._silent_seconds) if loading else self._silent_seconds
         match header:
-            case frames.Resident(models=models):
+            case frames.Resident(models=models, load_times=load_times):
                 self._resident = frozenset(models)
+                self._load_seconds |= {(one.backend, one.model): one.seconds for one in load_times}
             case frames.Totals():
                 self.totals = _sum(self._earlier, header)
             case frames.Progress(id=job_id, fraction=fraction) if job_id in self._pending:
@@ -264,14 +312,22 @@ class DeviceLink:
     async def _send(self, header: frames.ToDevice, body: bytes = b"") -> None:
         stream = self._stream
         if stream is None:
-            raise DeviceLost(f"device {self.index} is starting again")
+            raise DeviceAway(f"device {self.index} is starting again")
         async with self._sending:
             try:
                 await stream.send(frames.pack(header, len(body)))
                 if body:
                     await stream.send(body)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError) as error:
-                raise DeviceLost(f"device {self.index} went away while a job was handed over") from error
+                raise DeviceAway(f"device {self.index} went away while a job was handed over") from error
+
+    def _loss(self) -> Loss:
+        aboard = (
+            Passenger(job=pending.job.id, backend=pending.plan.backend, engine=pending.plan.engine)
+            for pending in self._pending.values()
+            if pending.result is None
+        )
+        return Loss(device=self.index, at=self._clock(), aboard=frozenset(aboard))
 
     async def _death(self) -> str:
         """How the process ended, once its end of the socket is closed."""
@@ -288,7 +344,8 @@ class DeviceLink:
 
     async def _watch_silence(self) -> None:
         while True:
-            quiet = monotonic() - self._heard if self._pending else 0.0
+            now = self._clock()
+            quiet = now - self._heard if self._pending else 0.0
             if quiet >= self._patience:
                 raise DeviceLost(f"no step for {quiet:.0f} s with {self.jobs} job(s) running")
             await anyio.sleep(min(self._patience - quiet, self._silent_seconds))

@@ -104,10 +104,20 @@ class EngineCache:
         """Bytes that engines and what is reserved take, as far as it is known."""
         return needed(one.taken for one in self._residents(None)) + sum(self._reserved.values())
 
+    @property
+    def loaded_before(self) -> frozenset[tuple[str, str]]:
+        """Backends and models of which a network was ever loaded."""
+        return frozenset((network.backend, network.model) for network in self._load_seconds)
+
+    def usual_load_seconds(self, backend: str, model: str, component: Component) -> float:
+        """What loading a network took the last time, whether it is in memory or not."""
+        network = _Network(backend=backend, model=model, component=component)
+        return self._load_seconds.get(network, FIRST_LOAD_SECONDS)
+
     def load_seconds(self, backend: str, model: str, component: Component) -> float:
         """Until a network is in memory: 0 when it is, else what loading it took the last time."""
         network = _Network(backend=backend, model=model, component=component)
-        return 0.0 if network in self._networks else self._load_seconds.get(network, FIRST_LOAD_SECONDS)
+        return 0.0 if network in self._networks else self.usual_load_seconds(backend, model, component)
 
     def get(self, backend: EngineBackend, specs: Sequence[EngineSpec], stream: Stream) -> Engine:
         """The engine of the first of some shapes of a network for which there is room.

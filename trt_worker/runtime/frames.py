@@ -90,10 +90,19 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     engine: str
 
 
+class LoadTime(msgspec.Struct, frozen=True):
+    """What loading a model's networks takes a device, as it was the last time."""
+
+    backend: str
+    model: str
+    seconds: float
+
+
 class Resident(msgspec.Struct, frozen=True, tag="resident"):
-    """The models of which something is in the device's memory have changed."""
+    """The models of which something is in the device's memory have changed, or what loading one of them takes."""
 
     models: tuple[str, ...]
+    load_times: tuple[LoadTime, ...] = ()  # of whatever was loaded since the process started
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -113,7 +113,7 @@ class DeviceLoop:
             closing=self._batches.forget,
         )
         self._stepping: StepBatch | None = None
-        self._told_models: frozenset[str] = frozenset()
+        self._told: tuple[frozenset[str], int] = frozenset(), 0  # models in memory, and engines loaded so far
         self._jobs: dict[str, _Job] = {}
         self._preparing: deque[Preparation] = deque()
         self._undecoded: list[tuple[str, str]] = []  # jobs whose decoder refused a latent in this step, and why
@@ -330,6 +330,7 @@ class DeviceLoop:
         del self._jobs[job.run.id]
         rows = job.rows.values()
         self._send_totals(self._clock())
+        self._tell_models()
         self._emit(
             frames.Made(
                 id=job.run.id,
@@ -364,9 +365,13 @@ class DeviceLoop:
         return self._stepping.engines if self._stepping else ()
 
     def _tell_models(self) -> None:
-        if self._networks.models != self._told_models:
-            self._told_models = self._networks.models
-            self._emit(frames.Resident(models=tuple(sorted(self._told_models))), None)
+        if (now := (self._networks.models, self._networks.loads)) != self._told:
+            self._told = now
+            times = [
+                frames.LoadTime(backend=backend, model=model, seconds=seconds)
+                for (backend, model), seconds in sorted(self._networks.load_times.items())
+            ]
+            self._emit(frames.Resident(models=tuple(sorted(self._networks.models)), load_times=tuple(times)), None)
 
 
 def images_of(denoiser: Engine) -> int:

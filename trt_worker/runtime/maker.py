@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from time import monotonic
 
+import anyio
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
@@ -13,11 +16,12 @@ from numpy.typing import NDArray
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model
 from trt_worker.check.picture import Finding, Verdict, inspect_picture
-from trt_worker.errors import BadJob, BadSourceImage, DeviceLost, DeviceUnusable, LateJob, UnservableJob
+from trt_worker.errors import BadJob, BadSourceImage, DeviceAway, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import JobSpec
+from trt_worker.plan.blame import Culprit, Loss, accuse, losses_of, recent, suspected_engines
 from trt_worker.plan.placement import place
 from trt_worker.plan.route import Exclusion, Plan, route
-from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob
+from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, ProcessLost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +40,11 @@ class JobMaker:
         links: the rig's devices, each with a ladder of its own.
         max_rows: images that share a step.
         fell_back: told the reason whenever a job does not run on the first backend, or with another sampler.
-        crashes_per_backend: device processes a job may lose on one backend before the next backend gets it.
-        faults_until_quarantine: faults of one engine, whatever the job, before nothing is sent to it any more.
+        crashes_per_backend: device processes a job may lose on one backend before the next backend gets it, unless
+            something else was their end.
+        faults_until_quarantine: faults of one engine, whatever the job, before nothing is sent to it any more; and as
+            many lost processes that no single job explains, before it gets only what no other engine can run.
+        clock: seconds, as `due` of jobs counts.
     """
 
     def __init__(
@@ -48,13 +55,17 @@ class JobMaker:
         fell_back: Callable[[str], None],
         crashes_per_backend: int = 2,
         faults_until_quarantine: int = 2,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._links = links
         self._max_rows = max_rows
         self._fell_back = fell_back
         self._crashes_per_backend = crashes_per_backend
         self._faults_until_quarantine = faults_until_quarantine
+        self._clock = clock
         self._faults: Counter[tuple[int, str, str]] = Counter()
+        self._losses: tuple[Loss, ...] = ()
+        self._trial = anyio.Lock()
 
     @property
     def quarantined(self) -> Mapping[str, int]:
@@ -71,53 +82,46 @@ class JobMaker:
         A picture that is all black is made again once on the next backend; if that one gives black too, or there is
         none, black is what the job asked for.
 
+        A job that has lost its process more than once in the same company is replayed with none of that company beside
+        it: then it is seen whose doing it was.
+
         Raises: BadJob: the job cannot be run by anybody. LateJob: it can no longer be on time.
             EngineRefused: no backend is left. DeviceUnusable: no device process can be started.
         """
         excluded: list[Exclusion] = []
-        crashes: Counter[str] = Counter()
         failures: Counter[int] = Counter()
+        culprit = Culprit.UNKNOWN
         black: Making | None = None
-        told = False
+        told: set[str] = set()
         while True:
-            try:
-                link, plan = self._place(job, model, excluded, failures)
-            except EngineRefused:
-                if black is None:
-                    raise
-                return black
-            logger.debug(
-                "Job {}: device {}, backend {}, engine {}, bucket {}, reason: {}",
-                job.id,
-                link.index,
-                plan.backend,
-                plan.engine,
-                plan.bucket.label,
-                plan.reason,
-            )
-            if plan.stand_in and not told:
-                told = True
-                self._fell_back(plan.stand_in)
-                logger.info("Job {}: {}", job.id, plan.stand_in)
-            if plan.fallback:
-                self._fell_back(plan.reason)
-                logger.info("Job {} runs on {}: {}", job.id, plan.backend, plan.reason)
-            try:
-                made = await link.make(job, plan, progress)
-            except DeviceUnusable:
-                continue  # it is passed over from now on
-            except DeviceLost as lost:
-                crashes[plan.backend] += 1
-                failures[link.index] += 1
-                logger.warning("Job {} is replayed: {}", job.id, lost)
-                if crashes[plan.backend] >= self._crashes_per_backend:
-                    reason = f"lost its process with this job {crashes[plan.backend]} times"
-                    excluded.append(Exclusion(backend=plan.backend, reason=reason))
-                continue
-            except JobFailed as failed:
-                failures[link.index] += 1
-                excluded.append(self._exclusion(job, link, plan, failed))
-                continue
+            if (late := self._clock() - job.due) > 0:
+                raise LateJob(
+                    f"job {job.id}: was due {late:.1f} s ago; it failed {failures.total()} time(s) until then"
+                )
+            async with self._trial if culprit is Culprit.ONE_OF_SEVERAL else nullcontext():
+                try:
+                    link, plan = self._place(job, model, excluded, failures)
+                except EngineRefused:
+                    if black is None:
+                        raise
+                    return black
+                self._tell(job, link, plan, told)
+                try:
+                    made = await link.make(job, plan, progress)
+                except (DeviceUnusable, DeviceAway):
+                    continue  # it is passed over from now on, or while it is away
+                except ProcessLost as lost:
+                    failures[link.index] += 1
+                    culprit = self._accuse(job, plan, lost)
+                    if culprit is Culprit.JOB:
+                        times = len(losses_of(job.id, plan.backend, self._losses))
+                        reason = f"lost its process with this job {times} times"
+                        excluded.append(Exclusion(backend=plan.backend, reason=reason))
+                    continue
+                except JobFailed as failed:
+                    failures[link.index] += 1
+                    excluded.append(self._exclusion(job, link, plan, failed))
+                    continue
             making = Making(images=made.images, plan=plan, made=made)
             finding = next((found for found in self._findings(job, making) if not found.passed), None)
             if finding is None or (black is not None and finding.verdict is Verdict.BLACK):
@@ -150,20 +154,60 @@ class JobMaker:
                 refusals.append(str(refused))
         if not able:
             raise EngineRefused("; ".join(dict.fromkeys(refusals)))
-        views = [link.view(model.name, failures=failures.get(link.index, 0)) for link, _ in able.values()]
+        views = [
+            link.view(model.name, plan.backend, failures=failures.get(link.index, 0)) for link, plan in able.values()
+        ]
         return able[place(views, job.megapixel_steps)]
 
+    def _tell(self, job: JobSpec, link: DeviceLink, plan: Plan, told: set[str]) -> None:
+        """Say where a job goes, and count what is not as it should be. Args: told: what was said of it before."""
+        logger.debug(
+            "Job {}: device {}, backend {}, engine {}, bucket {}, reason: {}",
+            job.id,
+            link.index,
+            plan.backend,
+            plan.engine,
+            plan.bucket.label,
+            plan.reason,
+        )
+        if plan.stand_in and plan.stand_in not in told:
+            told.add(plan.stand_in)
+            self._fell_back(plan.stand_in)
+            logger.info("Job {}: {}", job.id, plan.stand_in)
+        if plan.fallback:
+            self._fell_back(plan.reason)
+            logger.info("Job {} runs on {}: {}", job.id, plan.backend, plan.reason)
+
     def _route(self, job: JobSpec, model: Model, link: DeviceLink, excluded: Sequence[Exclusion]) -> Plan:
-        """The plan of a job on a device, passing over engines in quarantine."""
+        """The plan of a job on a device, passing over engines in quarantine, and where it can over suspected ones."""
         barred = [one for one in excluded if one.device in {None, link.index}]
+        losses = recent(self._losses, self._clock())
+        suspected = suspected_engines(losses, limit=self._faults_until_quarantine)
+        avoided: Plan | None = None
         while True:
-            plan = route(job, model, link.ladder, max_rows=self._max_rows, excluded=barred)
-            faults = self._faults[link.index, plan.backend, plan.engine]
-            if faults < self._faults_until_quarantine:
+            try:
+                plan = route(job, model, link.ladder, max_rows=self._max_rows, excluded=barred)
+            except EngineRefused:
+                if avoided is None:
+                    raise
+                return avoided
+            engine = link.index, plan.backend, plan.engine
+            if (faults := self._faults[engine]) >= self._faults_until_quarantine:
+                reason = f"{plan.engine} is in quarantine after {faults} faults"
+            elif lost := suspected.get(engine):
+                reason = f"{plan.engine} is avoided after it lost its process {lost} times, with different jobs"
+                avoided = avoided or plan
+            else:
                 return plan
-            barred.append(
-                Exclusion(backend=plan.backend, reason=f"{plan.engine} is in quarantine after {faults} faults")
-            )
+            barred.append(Exclusion(backend=plan.backend, reason=reason))
+
+    def _accuse(self, job: JobSpec, plan: Plan, lost: ProcessLost) -> Culprit:
+        """Whose doing a lost process is, as far as it can be told by now."""
+        kept = recent(self._losses, self._clock())
+        self._losses = kept if lost.loss in kept else (*kept, lost.loss)  # every job that was aboard brings it
+        culprit = accuse(job.id, plan.backend, self._losses, limit=self._crashes_per_backend)
+        logger.warning("Job {} lost its process ({}): {}", job.id, culprit.value, lost)
+        return culprit
 
     def _exclusion(self, job: JobSpec, link: DeviceLink, plan: Plan, failed: JobFailed) -> Exclusion:
         failure = failed.failure

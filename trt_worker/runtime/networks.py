@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -78,6 +78,17 @@ class Networks(Generic[Tag]):
     def models(self) -> frozenset[str]:
         """Models of which something is in memory."""
         return self._cache.models
+
+    @property
+    def load_times(self) -> Mapping[tuple[str, str], float]:
+        """Seconds that loading all that a job needs takes, by backend and model, of whatever was loaded before."""
+        return {
+            (backend, model): sum(
+                self._cache.usual_load_seconds(backend, model, component)
+                for component in (Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER)
+            )
+            for backend, model in self._cache.loaded_before
+        }
 
     def switch_seconds(self, key: BatchKey) -> float:
         """Until the networks are in memory that images of a batch still need: their prompts are encoded already."""

@@ -250,10 +250,28 @@ def at_work(gate: OpenGate) -> Callable[..., Any]:
     return open_it
 
 
+class Lines(list[str]):
+    """What was logged, and a wait for what will be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._added = anyio.Event()
+
+    def add(self, line: str) -> None:
+        self.append(line)
+        self._added.set()
+        self._added = anyio.Event()
+
+    async def until(self, part: str) -> None:
+        """Return once a line holds a text."""
+        while not any(part in line for line in self):
+            await self._added.wait()
+
+
 @pytest.fixture
-def lines() -> Iterator[list[str]]:
+def lines() -> Iterator[Lines]:
     """What the operator was told, warnings and worse."""
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(str(message)), level="WARNING", format="{message}")
+    said = Lines()
+    sink = logger.add(lambda message: said.add(str(message)), level="WARNING", format="{message}")
     yield said
     logger.remove(sink)

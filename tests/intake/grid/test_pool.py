@@ -56,8 +56,7 @@ async def test_a_certificate_that_is_not_trusted_is_told_with_the_key_that_mends
     async with server, at_work(start=False) as work:
         await work.start(url=f"wss://localhost:{server.sockets[0].getsockname()[1]}/v1/workers/ws")
         with anyio.fail_after(10):
-            while not any("grid_ca_file" in line for line in lines):
-                await anyio.lowlevel.checkpoint()
+            await lines.until("grid_ca_file")
 
     assert any("localhost shows a certificate that this machine does not trust" in line for line in lines)
 
@@ -214,8 +213,7 @@ async def test_an_idle_connection_answers_pings(at_work) -> None:
     async with at_work(server={"ping_seconds": 0.01}) as work:
         await work.grid.connected()
         with anyio.fail_after(5):
-            while work.grid.sockets.pongs < 2:  # noqa: ASYNC110 - the grid counts pongs without an event
-                await anyio.sleep(0.005)
+            await work.grid.sockets.ponged(2)
 
 
 # Closings
@@ -380,8 +378,7 @@ async def test_stopping_closes_idle_connections_and_lets_a_busy_one_finish(at_wo
 
         work.stop()
         with anyio.fail_after(5):
-            while len(work.grid.sockets.connections) > 1:  # noqa: ASYNC110 - `connected` waits for more, not fewer
-                await anyio.sleep(0.005)
+            await work.grid.sockets.left(1)
         assert not handle.has_ended
         assert (await work.finish(offer)).settlement is Settlement.PAID
         await work.grid.connected(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ from types import MappingProxyType
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from aiohttp import web
 from anyio.streams.memory import MemoryObjectReceiveStream
 from loguru import logger
 
 from trt_engines.model import Model
+from trt_worker.concurrency import Clock
 from trt_worker.delivery import EncodedImage, Offer
 from trt_worker.intake.horde.settings import HordeSettings
 from trt_worker.intake.horde.transport import HordeTransport
@@ -225,15 +228,30 @@ class OpenGate:
     images: int = 4
     models: dict[str, Model] = field(default_factory=lambda: {"stable_diffusion": a_model()})
     refuses: Callable[[JobSpec], str | None] = lambda job: None
+    asked: Counter[str] = field(default_factory=Counter)  # how often for "models" and "room"
     _changed: anyio.Event = field(default_factory=anyio.Event)
+    _asked: anyio.Event = field(default_factory=anyio.Event)
 
     def models_served(self) -> Mapping[str, Model]:
+        self._note("models")
         return self.models
+
+    async def until_asked(self, what: str, count: int = 1) -> None:
+        """Return once it has been asked so often."""
+        with anyio.fail_after(10):
+            while self.asked[what] < count:
+                await self._asked.wait()
+
+    def _note(self, what: str) -> None:
+        self.asked[what] += 1
+        self._asked.set()
+        self._asked = anyio.Event()
 
     def room(self) -> int:
         return self.images
 
     async def wait_for_room(self) -> None:
+        self._note("room")
         while self.images <= 0:
             await self._changed.wait()
 
@@ -244,6 +262,46 @@ class OpenGate:
 
     def refusal(self, job: JobSpec) -> str | None:
         return self.refuses(job)
+
+
+class StandingClock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self._sleepers: dict[anyio.Event, float] = {}
+        self._fell_asleep = anyio.Event()
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.lowlevel.checkpoint()
+        if seconds > 0:
+            woken = anyio.Event()
+            self._sleepers[woken] = self.time + seconds
+            self._fell_asleep.set()
+            await woken.wait()
+
+    async def sleeper(self) -> float:
+        """Seconds that the first one to wake has left, once somebody sleeps."""
+        with anyio.fail_after(10):
+            await self._fell_asleep.wait()
+        return min(self._sleepers.values()) - self.time
+
+    def advance(self, seconds: float) -> int:
+        """Let time pass. Returns: how many woke."""
+        self.time += seconds
+        awake = [woken for woken, until in self._sleepers.items() if until <= self.time]
+        for woken in awake:
+            del self._sleepers[woken]
+            woken.set()
+        return len(awake)
+
+
+@pytest.fixture
+def standing_clock() -> StandingClock:
+    return StandingClock()
 
 
 @pytest.fixture
@@ -292,8 +350,9 @@ def running(horde: ScriptedHorde, a_settings: Callable[..., HordeSettings], gate
     """Runs a transport; at the end it is stopped, and must return with every job settled."""
 
     @asynccontextmanager
-    async def run(**fields: Any) -> AsyncIterator[Running]:
-        transport = HordeTransport(a_settings(**{"url": horde.url} | fields), gate)
+    async def run(*, clock: StandingClock | None = None, **fields: Any) -> AsyncIterator[Running]:
+        paced = Clock(now=clock.now, sleep=clock.sleep) if clock else Clock()
+        transport = HordeTransport(a_settings(**{"url": horde.url} | fields), gate, clock=paced)
         send, receive = anyio.create_memory_object_stream[Offer](8)
         with anyio.fail_after(20):
             async with send, receive, anyio.create_task_group() as tasks:

@@ -288,14 +288,20 @@ async def test_a_job_that_the_gate_refuses_is_handed_back_with_the_reason_in_the
     assert any("it would be 12 s late" in line for line in lines)
 
 
-async def test_after_a_fault_no_pop_leaves_for_a_while(horde: Any, running: Run, a_pop: APop) -> None:
+async def test_after_a_fault_no_pop_leaves_for_a_while(
+    horde: Any, running: Run, a_pop: APop, standing_clock: Any
+) -> None:
     """The same worker would be given the same image again at once, and the second fault is final."""
     horde.answer("pop", (200, a_pop(payload={"tiling": True})))
-    async with running(fault_hold=3600.0, open_pops=1):
+    async with running(fault_hold=60.0, open_pops=1, clock=standing_clock):
         await horde.until("submit")
-        await anyio.sleep(0.1)  # ten times the idle wait
 
+        assert await standing_clock.sleeper() == 60
+        assert standing_clock.advance(59) == 0
         assert len(horde.of("pop")) == 1
+
+        assert standing_clock.advance(1) == 1
+        await horde.until("pop", 2)
 
 
 async def test_a_source_image_is_fetched_from_its_address(horde: Any, running: Run, a_pop: APop) -> None:
@@ -367,7 +373,7 @@ async def test_a_job_that_is_run_with_another_sampler_says_so_with_its_result(
 async def test_no_pop_leaves_while_there_is_no_room(horde: Any, running: Run, gate: Any) -> None:
     gate.images = 0
     async with running():
-        await anyio.sleep(0.05)  # five times the idle wait
+        await gate.until_asked("room")  # and it says that there is none
         assert horde.of("pop") == []
 
         gate.make_room(3)
@@ -385,7 +391,7 @@ async def test_no_pop_leaves_without_a_model(horde: Any, running: Run, gate: Any
     """The server refuses a pop without models for good."""
     served, gate.models = gate.models, {}
     async with running():
-        await anyio.sleep(0.05)
+        await gate.until_asked("models", 3)
         assert horde.of("pop") == []
 
         gate.models = served

@@ -12,7 +12,7 @@ from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
 from yarl import URL
 
-from trt_worker.concurrency import Stop
+from trt_worker.concurrency import Clock, Stop
 from trt_worker.delivery import Offer
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
@@ -52,13 +52,18 @@ class _Lines:
 
 
 class HordeTransport:
-    """One worker name on one Horde; `run` it once."""
+    """One worker name on one Horde; `run` it once.
+
+    Args:
+        clock: that pops are paced by.
+    """
 
     name = "horde"
 
-    def __init__(self, settings: HordeSettings, gate: Gate) -> None:
+    def __init__(self, settings: HordeSettings, gate: Gate, *, clock: Clock | None = None) -> None:
         self._settings = settings
         self._gate = gate
+        self._clock = clock or Clock()
         self._host = URL(settings.base_url).host
         self._ledger = Ledger()
         self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close)
@@ -183,15 +188,15 @@ class HordeTransport:
     async def _room(self) -> int:
         """Images the next pop may ask for, reserved, once it may leave."""
         while True:
-            await anyio.sleep(max(self._pace.not_before - time.monotonic(), 0.0))
+            await self._clock.sleep(max(self._pace.not_before - self._clock.now(), 0.0))
             await self._gate.wait_for_room()
             room = self._gate.room()
-            if room <= 0 or time.monotonic() < self._pace.not_before:
+            if room <= 0 or self._clock.now() < self._pace.not_before:
                 continue
             if room <= self._reserved:
                 await self._released.wait()
             elif not self._gate.models_served():
-                self._pace.nothing(time.monotonic())  # a pop without models would be refused for good
+                self._pace.nothing(self._clock.now())  # a pop without models would be refused for good
             else:
                 amount = min(room - self._reserved, self._settings.max_batch)
                 self._reserved += amount
@@ -234,14 +239,14 @@ class HordeTransport:
             self._ledger.popped()
             self._pace.job()
             return
-        self._pace.nothing(time.monotonic())
+        self._pace.nothing(self._clock.now())
         if popped.skipped != self._ledger.skipped:
             reasons = ", ".join(f"{reason} {count}" for reason, count in popped.skipped.items()) or "none"
             logger.info("Horde {}: no job available (requests held back: {})", self._host, reasons)
         self._ledger.skipped = popped.skipped
 
     def _refused(self, reaction: Reaction) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         if reaction.verdict is Verdict.FATAL:
             self._close(reaction.sentence)
         elif reaction.verdict is Verdict.MAINTENANCE:
@@ -343,7 +348,7 @@ class HordeTransport:
     # Shared by all of it
 
     def _hold_after_fault(self) -> None:
-        self._pace.hold(time.monotonic(), self._ledger.hold_after_fault(self._settings.fault_hold))
+        self._pace.hold(self._clock.now(), self._ledger.hold_after_fault(self._settings.fault_hold))
 
     def _close(self, sentence: str) -> None:
         self._closed_because = self._closed_because or sentence

@@ -1,0 +1,20 @@
+"""What makes two networks of the architectures one and the same to a benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from trt_export.architectures.architecture import ComponentSpec
+
+
+def network_key(component: ComponentSpec, config: Mapping[str, Any], *decides: object) -> str:
+    """Names a network by what decides its graph; fit for a file's name.
+
+    Args:
+        config: that it is made with: the component's own, or its small one.
+        decides: what else does, each with a stable `repr`.
+    """
+    made_by = f"{component.make.__module__}.{component.make.__qualname__}"
+    return hashlib.sha256(repr((made_by, sorted(config.items()), *decides)).encode()).hexdigest()[:16]
