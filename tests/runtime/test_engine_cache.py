@@ -320,10 +320,10 @@ def test_what_a_backend_learns_by_loading_counts_from_then_on() -> None:
 
 def test_what_others_allocate_is_room_that_engines_do_not_have() -> None:
     device = Device(20)
-    device.cache.reserve("a batch", 8)
+    device.cache.reserve("a batch", 8, "a batch")
 
     assert device.get("a", 4, 2).rows == 2
-    device.cache.reserve("a batch", 0)
+    device.cache.release("a batch")
     assert device.get("b", 4, 2).rows == 4
 
 
@@ -332,7 +332,7 @@ def test_idle_networks_leave_for_what_is_reserved() -> None:
     device.get("a")
     device.get("b")
 
-    device.cache.reserve("a batch", 20)
+    device.cache.reserve("a batch", 20, "a batch")
 
     assert device.closed == ["a"]
 
@@ -340,9 +340,9 @@ def test_idle_networks_leave_for_what_is_reserved() -> None:
 def test_what_does_not_fit_beside_engines_in_use_is_not_reserved_and_what_was_stays() -> None:
     device = Device(33)
     device.used = [device.get("a")]
-    device.cache.reserve("a batch", 2)
+    device.cache.reserve("a batch", 2, "a batch")
 
     with pytest.raises(OutOfMemory, match="a batch takes"):
-        device.cache.reserve("a batch", 23)
+        device.cache.reserve("a batch", 23, "a batch")
 
     assert device.cache.taken == 13

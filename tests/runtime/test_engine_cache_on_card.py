@@ -154,8 +154,8 @@ def test_what_is_admitted_fits_to_the_byte_and_what_is_counted_is_what_is_taken(
                 if batch is not None:
                     device.free(batch)
                     batch = None
-                    cache.reserve("a batch", 0)
-                cache.reserve("a batch", wish * UNIT)
+                    cache.release("a batch")
+                cache.reserve("a batch", wish * UNIT, "a batch")
                 batch = device.allocate(wish * UNIT) if wish else None
             else:
                 model, component, rows = wish
@@ -168,7 +168,7 @@ def test_what_is_admitted_fits_to_the_byte_and_what_is_counted_is_what_is_taken(
     assert all("are there for" in one for one in refusals)  # the cache's words, and never the card's
     if batch is not None:
         device.free(batch)
-        cache.reserve("a batch", 0)
+        cache.release("a batch")
     used = []
     cache.free_idle()
     assert device.memory_info().free == card.memory_bytes

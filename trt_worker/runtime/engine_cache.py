@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -91,7 +91,7 @@ class EngineCache:
         self._closing = closing
         self._clock = clock
         self._networks: dict[_Network, _Loaded] = {}
-        self._reserved: dict[Hashable, int] = {}  # bytes, by owner
+        self._reserved: dict[object, int] = {}  # bytes, by owner
         self._load_seconds: dict[_Network, float] = {}  # that a network's first engine took the last time
 
     @property
@@ -156,30 +156,32 @@ class EngineCache:
         loaded.last_used = self._clock()
         return engine
 
-    def reserve(self, owner: Hashable, size: int) -> None:
+    def reserve(self, owner: object, size: int, label: str) -> None:
         """Keep room for what an owner is about to allocate itself, in place of what it had reserved before.
 
         Networks that are idle are closed for it.
 
         Args:
-            size: bytes of the device; 0 gives the room back.
+            size: bytes of the device.
+            label: name in errors.
         Raises: OutOfMemory: they do not fit beside the engines in use; all is as it was before.
         """
-        if not size:
-            self._reserved.pop(owner, None)
-            return
         budget = self._budget - sum(other for one, other in self._reserved.items() if one != owner)
         residents = self._residents(None)
         choice = make_room([Taken(held=size)], residents, budget)
         if choice is None and size > self._reserved.get(owner, 0):
             used = needed(one.taken for one in residents if one.in_use)
             raise OutOfMemory(
-                f"{owner} takes {_gb(size)} and the engines in use {_gb(used)}, and {_gb(budget)} are there for both; "
+                f"{label} takes {_gb(size)} and the engines in use {_gb(used)}, and {_gb(budget)} are there for both; "
                 "a smaller max_batch or picture needs less"
             )
         for leaving in choice.leave if choice is not None else ():
             self._close(leaving)
         self._reserved[owner] = size
+
+    def release(self, owner: object) -> None:
+        """What was reserved for an owner is free again."""
+        self._reserved.pop(owner, None)
 
     def free_idle(self, *, keep: _Network | None = None) -> int:
         """Close every network that is not in use. Returns: how many were closed."""

@@ -102,7 +102,7 @@ class DeviceLoop:
         self._max_rows = max_rows
         self._emit = emit
         self._clock = clock
-        self._batches = Batches(self._new_batch, lambda key: self._networks.reserve(key, 0), clock)
+        self._batches = Batches(self._new_batch, self._batch_closed, clock)
         self._networks: Networks[_Picture] = Networks(
             memory,
             slots=max_rows,
@@ -229,8 +229,11 @@ class DeviceLoop:
         try:
             return StepBatch(key, images, latent, backend.device, stream, engine_for)
         except OutOfMemory:
-            self._networks.reserve(key, 0)
+            self._networks.release(key)
             raise
+
+    def _batch_closed(self, key: BatchKey) -> None:
+        self._networks.release(key)
 
     def _step(self, batch: StepBatch) -> None:
         began, loads = self._clock(), self._networks.loads

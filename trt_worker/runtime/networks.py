@@ -101,11 +101,15 @@ class Networks(Generic[Tag]):
         return self._cache.taken
 
     def reserve(self, batch: BatchKey, size: int) -> None:
-        """Keep room for what a batch is about to allocate. Args: size: bytes; 0 gives the room back.
+        """Keep room for what a batch is about to allocate. Args: size: bytes.
 
         Raises: OutOfMemory: it does not fit beside the engines in use.
         """
-        self._cache.reserve(batch, size)
+        self._cache.reserve(batch, size, f"a batch of {batch.model} at {batch.width}x{batch.height}")
+
+    def release(self, batch: BatchKey) -> None:
+        """A batch's memory was given back."""
+        self._cache.release(batch)
 
     def free_idle(self) -> int:
         """Give back everything that is not in use. Returns: networks that were closed."""
@@ -166,7 +170,7 @@ class Networks(Generic[Tag]):
         if engine not in self._decoders:
             self._held = engine
             try:
-                self._cache.reserve(engine, device_bytes(engine, self._slots))
+                self._cache.reserve(engine, device_bytes(engine, self._slots), f"pictures of {engine.label}")
             finally:
                 self._held = None
             self._decoders[engine] = Decoder(backend.device, engine, streams.copies, self._slots)
@@ -220,5 +224,5 @@ class Networks(Generic[Tag]):
         if (decoder := self._decoders.pop(engine, None)) is not None:
             decoder.close()
             self._left += decoder.finished()
-        self._cache.reserve(engine, 0)
+        self._cache.release(engine)
         self._closing(engine)

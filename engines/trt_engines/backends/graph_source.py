@@ -43,7 +43,7 @@ class GraphSource(OnnxRuntimeSource):
     """Graphs whose weights fill the device's memory, as those of built engines do."""
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        return Footprint(weights=_weight_bytes(spec), activations=interface_of(spec).bytes)
+        return Footprint(weights=_weight_bytes(spec), tensors=interface_of(spec).bytes)
 
     def plan(self, spec: EngineSpec) -> HostPlan:
         return replace(super().plan(spec), weight_bytes=_weight_bytes(spec))
