@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.host_source import network_plan
 from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import DeviceProperties, HostComputingDevice
@@ -21,7 +22,7 @@ from trt_engines.interface import Interface, interface_of
 from trt_engines.kernels.kernel import FLOAT
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostSession, host_plan
+from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
 
@@ -46,7 +47,7 @@ class Bench:
         self.denoise = device.create_stream("denoise")
         (latent,), (pixels,) = interface_of(SPEC).inputs, interface_of(SPEC).outputs
         interface = Interface(inputs=(replace(latent, dtype=dtype),), outputs=(replace(pixels, dtype=dtype),))
-        session = HostSession(device, host_plan(SPEC, interface, network))
+        session = HostSession(device, network_plan(SPEC, network))
         self.engine = BoundEngine(device, session, interface, device.create_stream("decode"))
         self.decoder: Decoder[str] = Decoder(device, self.engine, device.create_stream("copies"), slots)
         self._memory = device.allocate(int(np.prod(latent.shape)) * 4)

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.host_source import network_plan
 from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import DeviceProperties, HostComputingDevice
@@ -21,7 +22,7 @@ from trt_engines.errors import OutOfMemory
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostSession, host_plan
+from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_worker.batch.admission import BatchKey
 from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, UNCONDITIONAL, X
@@ -122,7 +123,7 @@ class OnDevice:
     def _engine(self, tokens: int) -> BoundEngine:
         if tokens not in self._engines:
             interface = interface_of(a_spec(tokens))
-            session = HostSession(self.device, host_plan(a_spec(tokens), interface, NETWORK))
+            session = HostSession(self.device, network_plan(a_spec(tokens), NETWORK))
             engine = self._engines[tokens] = BoundEngine(self.device, session, interface, self.stream)
             run = engine.run
 

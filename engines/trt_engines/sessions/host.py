@@ -11,13 +11,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from trt_engines.backend import EngineSpec
 from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.devices.operations import Bytes, Network, NetworkOperation, Work
 from trt_engines.devices.simulated.hazards import BindingUnset, ContextOnTwoStreams, OutsideProfile, Site, site
 from trt_engines.interface import Interface, TensorSpec
-from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange, covering
+from trt_engines.sessions.session import Declared, ProfileShapes, covering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +29,6 @@ class HostPlan:
     tensors: Mapping[str, Declared] = field(default_factory=dict)
     weight_bytes: int = 0  # of device memory, as long as it is loaded
     activation_bytes: int = 1  # of device memory, for a call
-
-
-def host_plan(spec: EngineSpec, interface: Interface, network: Network, *, activation_bytes: int = 1) -> HostPlan:
-    """What stands for an engine that was built for one bucket, from one row to all of its rows.
-
-    Args:
-        interface: of the network in the bucket, see `interface_of`.
-        network: its graph, see `onnx_graph`; or anything with the same tensors.
-        activation_bytes: what its calls need on the card that it stands for.
-    """
-    profile = {one.name: ShapeRange(min=one.at(1), opt=one.shape, max=one.shape) for one in interface.inputs}
-    return HostPlan(
-        label=spec.label,
-        network=network,
-        profiles=(profile,),
-        tensors={
-            one.name: Declared(dtype=one.dtype, shape=one.shape) for one in (*interface.inputs, *interface.outputs)
-        },
-        weight_bytes=spec.model.weights[spec.component].stat().st_size,
-        activation_bytes=activation_bytes,
-    )
 
 
 class HostSession:

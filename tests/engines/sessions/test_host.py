@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trt_engines.backend import EngineSpec
+from trt_engines.backends.host_source import network_plan
 from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
@@ -19,7 +20,7 @@ from trt_engines.errors import OutOfMemory
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.activation import share_activation
-from trt_engines.sessions.host import HostSession, host_plan
+from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_engines.sessions.replay import Replay
 from trt_engines.sessions.session import ShapeRange, covering
@@ -226,7 +227,7 @@ def test_a_real_graph_gives_what_onnxruntime_gives(device: HostComputingDevice) 
     values = np.random.default_rng(0).normal(size=latent.shape).astype(np.float32)
     graph = open_graph(model.graphs[Component.VAE_DECODER], 1)
     (expected,) = graph.run(None, {"latent": values})
-    plan = host_plan(spec, interface, session_network(graph))
+    plan = network_plan(spec, session_network(graph))
     if isinstance(device, SimulatedDevice):
         device = SimulatedDevice(type(device.properties)(name="big", sm=89, memory_bytes=1 << 30, multiprocessors=1))
     stream = device.create_stream("decode")
