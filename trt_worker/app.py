@@ -14,11 +14,11 @@ from time import monotonic
 
 import aiohttp
 import anyio
-import psutil
 from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
 
 from trt_engines.errors import ModelUnusable
+from trt_engines.machine_memory import machine_memory
 from trt_engines.model import Model, find_models
 from trt_engines.rig import DriverFailed, UnknownGpu
 from trt_worker import AGENT_NAME, __version__
@@ -165,7 +165,7 @@ def make_links(
                 backends=plan.backends,
                 threads=config.threads_per_device or max(1, len(os.sched_getaffinity(0)) // len(plans)),
                 max_rows=config.max_batch,
-                memory=int(config.memory_share * (plan.memory_bytes or psutil.virtual_memory().total / len(plans))),
+                memory=int(config.memory_share * (plan.memory_bytes or machine_memory().total / len(plans))),
                 model_folders=(str(config.cache_home),),
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,

@@ -149,9 +149,8 @@ def _build(
 
 def _look(found: Sequence[Located], asked: Asked, store: Store) -> tuple[list[Work], Machine]:
     """What is to be built, and the machine that is to do it."""
-    import psutil
-
     from trt_engines.builders.preflight import Machine
+    from trt_engines.machine_memory import machine_memory
     from trt_engines.store.files import free_bytes
     from trt_export.building.targets import NoCard, cards_here
     from trt_export.building.work import work_for
@@ -160,7 +159,7 @@ def _look(found: Sequence[Located], asked: Asked, store: Store) -> tuple[list[Wo
         here = frozenset(card.sm for card in cards_here())
     except NoCard:  # matters to a library that needs the card, which then says so
         here = frozenset()
-    machine = Machine(memory_bytes=psutil.virtual_memory().available, disk_bytes=free_bytes(store.root), cards=here)
+    machine = Machine(memory_bytes=machine_memory().free, disk_bytes=free_bytes(store.root), cards=here)
     return [work_for(model, asked, machine) for model in found], machine
 
 

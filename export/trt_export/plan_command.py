@@ -52,10 +52,9 @@ def plan(
     json: Json = None,
 ) -> None:
     """Say what a build would give, before anything is built: engines, sizes, times, memory, what fits and what not."""
-    import psutil
-
     from trt_engines.errors import EngineError
     from trt_engines.figures import write_figures
+    from trt_engines.machine_memory import machine_memory
     from trt_engines.profiles.histogram import read_histogram
     from trt_engines.store.files import free_bytes
     from trt_export.architectures.registry import ARCHITECTURES, UnknownArchitecture
@@ -76,7 +75,7 @@ def plan(
         disk, memory = in_bytes(disk_gb), in_bytes(memory_gb)
         limits = Limits(
             disk_bytes=free_bytes(store) if disk is None else disk,
-            host_bytes=psutil.virtual_memory().total if memory is None else memory,
+            host_bytes=machine_memory().total if memory is None else memory,
             profiles=profiles,
         )
     except (UnknownArchitecture, UnreadableCheckpoint, EngineError, OSError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from trt_engines.machine_memory import machine_memory
 from trt_worker.doctor.finding import Finding
 
 LEAST_FREE_GB = 5.0
@@ -42,9 +43,9 @@ _ADD_SWAP = (
 
 def examine_machine(models: Path) -> Iterator[Finding]:
     """Cores, memory, swap, and room where models lie."""
-    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    memory, swap = machine_memory(), psutil.swap_memory()
     yield Finding(mark="ok", what="cores", text=f"{len(os.sched_getaffinity(0))} usable")
-    free = f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"
+    free = f"{memory.total / 1e9:.1f} GB, {memory.free / 1e9:.1f} GB free"
     yield Finding(mark="ok", what="memory", text=free)
     if (memory.total + swap.total) / 1e9 < LEAST_BUILD_GB:
         text = f"{swap.total / 1e9:.1f} GB; with the memory that is less than building large models takes"

@@ -11,14 +11,13 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
-import psutil
-
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import built_engine, loading_bytes
 from trt_engines.devices.cuda import CudaDevice
 from trt_engines.devices.device import Device
 from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
 from trt_engines.interface import Interface, interface_of
+from trt_engines.machine_memory import machine_memory
 from trt_engines.residency import Footprint
 from trt_engines.sessions.libraries import Library, TensorRt, TensorRtRtx
 from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
@@ -40,11 +39,6 @@ _DISTRIBUTIONS = {
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Of the inputs of a bucket, by name."""
-
-
-def free_host_memory() -> int:
-    """Bytes of this machine's memory that a process can have without swapping."""
-    return psutil.virtual_memory().available
 
 
 def installed_version(library: str) -> str | None:
@@ -106,7 +100,7 @@ class StoredSource:
         installed: str | None,
         sm: int | None,
         open_device: Callable[[], Device] = CudaDevice,
-        host_memory: Callable[[], int] = free_host_memory,
+        host_memory: Callable[[], int] = lambda: machine_memory().free,
     ) -> None:
         self._library = library
         self._store = store

@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
@@ -20,6 +19,7 @@ from trt_engines.devices.operations import Bytes, Work
 from trt_engines.devices.transfers import copy_work, fill_work
 from trt_engines.errors import OutOfMemory
 from trt_engines.kernels.kernel import KernelCall
+from trt_engines.machine_memory import machine_memory
 
 
 class CpuDevice:
@@ -37,13 +37,13 @@ class CpuDevice:
         return DeviceProperties(
             name=platform.processor() or platform.machine(),
             sm=None,
-            memory_bytes=psutil.virtual_memory().total,
+            memory_bytes=machine_memory().total,
             multiprocessors=len(os.sched_getaffinity(0)),
         )
 
     def memory_info(self) -> MemoryInfo:
-        memory = psutil.virtual_memory()
-        return MemoryInfo(free=memory.available, total=memory.total)
+        memory = machine_memory()
+        return MemoryInfo(free=memory.free, total=memory.total)
 
     def allocate(self, size: int, place: Place = Place.DEVICE) -> Buffer:
         try:
