@@ -25,10 +25,14 @@ _FIRST_ADDRESS = 0x7F00_0000_0000
 
 
 class SimulatedMemory:
-    """Device memory of `capacity` bytes, and pinned host memory without a bound. Addresses are never used twice."""
+    """Device memory of `capacity` bytes, and pinned host memory without a bound. Addresses are never used twice.
 
-    def __init__(self, capacity: int) -> None:
+    Args: meaningless: byte of memory that was never written, or is still to be.
+    """
+
+    def __init__(self, capacity: int, *, meaningless: int = POISON) -> None:
         self.capacity = capacity
+        self._meaningless = meaningless
         self.used = 0
         self._next = _FIRST_ADDRESS
         self._living: dict[Allocation, Block] = {}
@@ -40,7 +44,7 @@ class SimulatedMemory:
             raise CardFull(self._largest(where), where)
         allocation = Allocation(place, self._next, size)
         self._next += aligned(max(size, 1))
-        self._living[allocation] = Block(size, where)
+        self._living[allocation] = Block(size, where, self._meaningless)
         if place is Place.DEVICE:
             self.used += aligned(size)
         return Buffer(allocation, 0, size)
@@ -125,7 +129,7 @@ class SimulatedMemory:
     def _poison_result(self, block: Block, buffer: Buffer) -> None:
         """What the host holds of a download's target means nothing until the download is done."""
         if buffer.place is Place.HOST and not block.accesses:
-            block.bytes[buffer.offset : buffer.end] = POISON
+            block.bytes[buffer.offset : buffer.end] = self._meaningless
 
     def _largest(self, otherwise: Site) -> Site:
         on_card = [block for allocation, block in self._living.items() if allocation.place is Place.DEVICE]
