@@ -1,4 +1,4 @@
-"""What happens outside of the card, on the same clock: things that are due, and lanes on which they wait for each other."""
+"""What happens outside of the card, on its clock: things that are due, and lanes on which they wait for each other."""
 
 from __future__ import annotations
 

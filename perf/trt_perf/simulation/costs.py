@@ -46,7 +46,7 @@ class CardCosts:
         self._known: dict[Operation, Cost] = {}  # a trace asks for the same few hundred again and again
 
     def seconds(self, operation: Operation) -> float:
-        """Seconds of an operation that has the card to itself. Raises: ValueError: of an engine that is none of ours."""
+        """Seconds of an operation that has the card to itself. Raises: ValueError: of an engine that is not known."""
         return self._of(operation).seconds
 
     def share(self, operation: Operation) -> float:

@@ -36,6 +36,7 @@ class SimulatedMemory:
         self.used = 0
         self._next = _FIRST_ADDRESS
         self._living: dict[Allocation, Block] = {}
+        self._used: dict[Allocation, Block] = {}  # living, and touched by what the host does not know to be done
         self._freed: WeakKeyDictionary[Allocation, Site] = WeakKeyDictionary()
 
     def allocate(self, size: int, place: Place, where: Site) -> Buffer:
@@ -58,6 +59,7 @@ class SimulatedMemory:
             raise FreedInFlight(running.site, where)
         block.poison()
         del self._living[buffer.allocation]
+        self._used.pop(buffer.allocation, None)
         self._freed[buffer.allocation] = where
         if buffer.place is Place.DEVICE:
             self.used -= aligned(buffer.size)
@@ -98,6 +100,7 @@ class SimulatedMemory:
                 if writing:
                     self._poison_result(block, buffer)
                     block.written.add(buffer.offset, buffer.end)
+                self._used[buffer.allocation] = block
                 block.note(Access(buffer.offset, buffer.end, writing, stream, number, where), known)
 
     def host_reads(self, buffer: Buffer, known: Clock, where: Site) -> None:
@@ -123,8 +126,9 @@ class SimulatedMemory:
 
     def forget(self, known: Clock) -> None:
         """Drop what the host knows to be done."""
-        for block in self._living.values():
+        for block in self._used.values():
             block.forget(known)
+        self._used = {allocation: block for allocation, block in self._used.items() if block.accesses}
 
     def _poison_result(self, block: Block, buffer: Buffer) -> None:
         """What the host holds of a download's target means nothing until the download is done."""
