@@ -2,8 +2,8 @@
 
 The stages of a job are those of the worker: the grid is asked for it, its prompts are encoded, it steps, its images are
 decoded, copied to the host, encoded and uploaded, and the result is handed in and acknowledged. What happens on the
-card is what the worker's own `DeviceLoop` asks of a `SimulatedDevice`; the stages around it are lanes on the same clock.
-Both ways have all stages, at the same costs; with `NO_HOST` only those on the card take time.
+card is what the worker's own `DeviceLoop` asks of a `SimulatedDevice`; the stages around it are lanes on the same
+clock. Both ways have all stages, at the same costs; with `NO_HOST` only those on the card take time.
 """
 
 from __future__ import annotations
