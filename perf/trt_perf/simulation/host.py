@@ -4,7 +4,7 @@ source.
 Left out, so that overlapping has less to gain: the store's answer to an upload, the check of a picture, the fetching of
 a source image. What a gain over one job at a time hangs on is the line and the exchanges: on a line of 100 Mbit/s, or
 with exchanges of 50 ms, 0.27 or 0.29 s of a job can overlap instead of 0.39, and the gain on an RTX 4090 is
-1.25 or 1.26 instead of 1.31.
+1.24 or 1.25 instead of 1.31.
 """
 
 from __future__ import annotations

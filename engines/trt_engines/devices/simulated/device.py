@@ -36,7 +36,7 @@ Seconds = Callable[[Operation], float]
 """A cost model: how long the card takes for an operation that it has begun, if nothing else runs."""
 
 Share = Callable[[Operation], float]
-"""What an operation keeps busy meanwhile, more than 0 and at most 1: of the card, or of a copy's own engine."""
+"""What an operation keeps busy meanwhile, 0..1: of the card, or of a copy's own engine."""
 
 
 def free_of_charge(operation: Operation) -> float:
