@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -39,6 +40,7 @@ class Program:
         self.timeline, self.tasks = Timeline(), list[tuple[Task, Unit]]()
         self.marks: list[Task] = []
         self.host = 0.0
+        self.looks: list[tuple[float, dict[Unit, float]]] = []
         own = streams(random.randint(1, 4))
         for _ in range(random.randint(1, 40)):
             stream, kind = random.choice(own), random.random()
@@ -55,9 +57,14 @@ class Program:
                 self.timeline.settle_until(self.host)
             else:
                 self.host += random.uniform(0, 0.1)
+            self.look()
         for task, _ in self.tasks:
             self.host = max(self.host, self.timeline.settle(task))
+            self.look()
         self.timeline.settle_until(self.host)
+
+    def look(self) -> None:
+        self.looks.append((self.timeline.now, dict(self.timeline.busy)))
 
     def mark(self, stream: Stream, after: Task | None = None) -> Task:
         task = a_task(stream, 0.0, 0.0, submitted=self.host, work=None, after=after)
@@ -82,7 +89,8 @@ def test_work_is_conserved_and_no_unit_is_ever_more_than_busy(seed: int) -> None
     for task, unit in program.tasks:
         work[unit] += task.seconds * task.share
     assert program.timeline.busy == pytest.approx(work)
-    assert all(busy <= program.timeline.now + 1e-9 for busy in program.timeline.busy.values())
+    for (began, before), (ended, after) in pairwise(program.looks):
+        assert all(after[unit] - before[unit] <= ended - began + 1e-9 for unit in Unit)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
