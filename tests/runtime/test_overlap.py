@@ -13,7 +13,6 @@ from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.device import DeviceProperties, Event, Stream
 from trt_engines.devices.operations import CopyOperation, Direction, NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
-from trt_engines.devices.simulated.timeline import Unit
 from trt_engines.model import find_models
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
@@ -39,7 +38,7 @@ class Card(SimulatedDevice):
     """Has room for four kernels at a time, and notes what the host waited for."""
 
     def __init__(self) -> None:
-        super().__init__(CARD, seconds=self._charge, units={Unit.COMPUTE: 4, Unit.UPLOAD: 1, Unit.DOWNLOAD: 1})
+        super().__init__(CARD, seconds=self._charge, share=lambda operation: 0.25)
         self.waits: list[str] = []
         self.asked = 0  # calls of denoisers
 

@@ -1,6 +1,6 @@
 """The bookkeeping of a device's rows: who waits, who shares which batch, how far each one is. No tensors, no clock.
 
-The device loop and the simulation of a card both run on it; what it decides, `admission`, `speed` and `turns` decide.
+What it decides, `admission`, `speed` and `turns` decide.
 """
 
 from __future__ import annotations
@@ -100,10 +100,6 @@ class Scheduler:
         """Images in the batch of a size."""
         batch = self._batches.get(key)
         return len(batch.members) if batch else 0
-
-    def places(self, key: BatchKey) -> tuple[Place, ...]:
-        """Who is in the batch of a size. Raises: KeyError: nobody."""
-        return tuple(member.place for member in self._batches[key].members)
 
     def decide(
         self,

@@ -58,6 +58,7 @@ class StepsUnderWay:
         self._clock = clock
         self._streams: dict[Stream, deque[_UnderWay]] = {}
         self._stream_free: dict[Stream, float] = {}  # since when, on the clock
+        self._took: dict[BatchKey, float] = {}  # seconds of the latest step of a size, since its stream was free for it
         self._counted = 0.0  # all time before this is in somebody's share
         self._finished: list[MeasuredStep] = []  # that are not told yet
 
@@ -74,9 +75,14 @@ class StepsUnderWay:
         self._streams.setdefault(stream, deque()).append(under_way)
 
     def wait(self) -> None:
-        """Wait for the step that was begun first."""
-        oldest = min((steps[0] for steps in self._streams.values() if steps), key=lambda one: one.began)
-        oldest.step.wait()
+        """Wait for the step that is likely to be done first: then its stream takes another.
+
+        A stream of short steps would run dry while the host waits for another's long one. Streams know of no waiting
+        for any of several, so what a size took the last time says which it is.
+        """
+        first = [(stream, steps[0]) for stream, steps in self._streams.items() if steps]
+        _, soonest = min(first, key=lambda one: self._likely_end(*one))
+        soonest.step.wait()
 
     def finish(self, stream: Stream) -> None:
         """Wait for all steps of a stream; `done` tells of them."""
@@ -93,11 +99,15 @@ class StepsUnderWay:
                 measured.append(self._measured(stream, steps))
         return measured
 
+    def _likely_end(self, stream: Stream, one: _UnderWay) -> float:
+        return max(one.began, self._stream_free.get(stream, 0.0)) + self._took.get(one.key, 0.0)
+
     def _measured(self, stream: Stream, steps: deque[_UnderWay]) -> MeasuredStep:
         now = self._clock()
         first = min(one.began for others in self._streams.values() for one in others)
         one = steps.popleft()
         seconds = now - max(one.began, self._stream_free.get(stream, 0.0))
+        self._took[one.key] = seconds
         share = now - max(first, self._counted)
         self._stream_free[stream] = self._counted = now
         return MeasuredStep(

@@ -63,6 +63,7 @@ class Block:
 
     size: int
     allocated: Site
+    meaningless: int = POISON  # byte of what nobody has written
     seen: Site | None = None  # where the host was last given it to write
     written: Ranges = field(default_factory=Ranges)
     accesses: list[Access] = field(default_factory=list)
@@ -71,12 +72,12 @@ class Block:
     @property
     def bytes(self) -> Bytes:
         if self._bytes is None:
-            self._bytes = np.full(self.size, POISON, np.uint8)
+            self._bytes = np.full(self.size, self.meaningless, np.uint8)
         return self._bytes
 
     def poison(self) -> None:
         if self._bytes is not None:
-            self._bytes[:] = POISON
+            self._bytes[:] = self.meaningless
 
     def conflict(self, buffer: Buffer, writes: bool, known: Clock) -> Access | None:
         """An earlier access that is not known to be done and does not go with this one."""

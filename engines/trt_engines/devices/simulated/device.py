@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import Bytes, NetworkOperation, Operation, Work
+from trt_engines.devices.simulated.blocks import POISON
 from trt_engines.devices.simulated.hazards import (
     CapturedWrongly,
     EventNeverRecorded,
@@ -27,17 +28,25 @@ from trt_engines.devices.simulated.hazards import (
 from trt_engines.devices.simulated.memory import SimulatedMemory
 from trt_engines.devices.simulated.order import Clock
 from trt_engines.devices.simulated.queue import ShuffledQueues, Task
-from trt_engines.devices.simulated.timeline import UNITS, Timeline, Unit
+from trt_engines.devices.simulated.timeline import Timeline, Unit
 from trt_engines.devices.transfers import copy_work, fill_work
 from trt_engines.kernels.kernel import KernelCall
 
 Seconds = Callable[[Operation], float]
-"""A cost model: how long the card takes for an operation once it has begun."""
+"""A cost model: how long the card takes for an operation that it has begun, if nothing else runs."""
+
+Share = Callable[[Operation], float]
+"""What an operation keeps busy meanwhile, 0..1: of the card, or of a copy's own engine."""
 
 
 def free_of_charge(operation: Operation) -> float:
     """The cost model of a card that takes no time."""
     return 0.0
+
+
+def the_whole_card(operation: Operation) -> float:
+    """Every operation fills the card, so that what runs side by side takes as long as one after the other."""
+    return 1.0
 
 
 @dataclass(slots=True)
@@ -73,10 +82,9 @@ class SimulatedDevice:
     Args:
         properties: the card it stands for; its memory is the limit of what can be allocated.
         seed: of the order.
-        seconds: cost model.
-        units: how much of the card works side by side.
+        seconds, share: cost model, see `timeline`.
         submit_seconds: what asking costs the host, each time.
-        computes: False: everything is checked and timed, and nothing is computed; what is read back means nothing.
+        computes: False: everything is checked and timed, and nothing is computed; what is read back is zeros.
     """
 
     def __init__(
@@ -85,18 +93,19 @@ class SimulatedDevice:
         *,
         seed: int = 0,
         seconds: Seconds = free_of_charge,
-        units: Mapping[Unit, int] = UNITS,
+        share: Share = the_whole_card,
         submit_seconds: float = 0.0,
         computes: bool = True,
     ) -> None:
         self.properties = properties
         self.clock = 0.0  # seconds: the host's time, which moves when it waits, asks, or is told to
         self._seconds = seconds
+        self._share = share
         self._submit_seconds = submit_seconds
         self._computes = computes
-        self._memory = SimulatedMemory(properties.memory_bytes)
+        self._memory = SimulatedMemory(properties.memory_bytes, meaningless=POISON if computes else 0)
         self._queues = ShuffledQueues(Random(seed), self._run)
-        self._timeline = Timeline(units)
+        self._timeline = Timeline()
         self._streams: dict[Stream, _StreamState] = {}
         self._events: dict[Event, _Mark | Site] = {}  # a site: where it was created, and nothing recorded it
         self._graphs: dict[Graph, _GraphState] = {}
@@ -108,7 +117,7 @@ class SimulatedDevice:
 
     @property
     def busy_seconds(self) -> Mapping[Unit, float]:
-        """Seconds of work that is settled on the clock, by unit."""
+        """Seconds in which each part of the card was busy, as far as the clock is settled."""
         return self._timeline.busy
 
     def advance(self, seconds: float) -> None:
@@ -265,6 +274,7 @@ class SimulatedDevice:
             number=state.number,
             submitted=self.clock,
             seconds=self._seconds(work.operation) if work is not None else 0.0,
+            share=self._share(work.operation) if work is not None else 0.0,
             work=work,
             after=after,
         )

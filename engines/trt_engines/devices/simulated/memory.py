@@ -25,13 +25,18 @@ _FIRST_ADDRESS = 0x7F00_0000_0000
 
 
 class SimulatedMemory:
-    """Device memory of `capacity` bytes, and pinned host memory without a bound. Addresses are never used twice."""
+    """Device memory of `capacity` bytes, and pinned host memory without a bound. Addresses are never used twice.
 
-    def __init__(self, capacity: int) -> None:
+    Args: meaningless: byte of memory that was never written, or is still to be.
+    """
+
+    def __init__(self, capacity: int, *, meaningless: int = POISON) -> None:
         self.capacity = capacity
+        self._meaningless = meaningless
         self.used = 0
         self._next = _FIRST_ADDRESS
         self._living: dict[Allocation, Block] = {}
+        self._used: dict[Allocation, Block] = {}  # living, and touched by what the host does not know to be done
         self._freed: WeakKeyDictionary[Allocation, Site] = WeakKeyDictionary()
 
     def allocate(self, size: int, place: Place, where: Site) -> Buffer:
@@ -40,7 +45,7 @@ class SimulatedMemory:
             raise CardFull(self._largest(where), where)
         allocation = Allocation(place, self._next, size)
         self._next += aligned(max(size, 1))
-        self._living[allocation] = Block(size, where)
+        self._living[allocation] = Block(size, where, self._meaningless)
         if place is Place.DEVICE:
             self.used += aligned(size)
         return Buffer(allocation, 0, size)
@@ -54,6 +59,7 @@ class SimulatedMemory:
             raise FreedInFlight(running.site, where)
         block.poison()
         del self._living[buffer.allocation]
+        self._used.pop(buffer.allocation, None)
         self._freed[buffer.allocation] = where
         if buffer.place is Place.DEVICE:
             self.used -= aligned(buffer.size)
@@ -94,6 +100,7 @@ class SimulatedMemory:
                 if writing:
                     self._poison_result(block, buffer)
                     block.written.add(buffer.offset, buffer.end)
+                self._used[buffer.allocation] = block
                 block.note(Access(buffer.offset, buffer.end, writing, stream, number, where), known)
 
     def host_reads(self, buffer: Buffer, known: Clock, where: Site) -> None:
@@ -119,13 +126,14 @@ class SimulatedMemory:
 
     def forget(self, known: Clock) -> None:
         """Drop what the host knows to be done."""
-        for block in self._living.values():
+        for block in self._used.values():
             block.forget(known)
+        self._used = {allocation: block for allocation, block in self._used.items() if block.accesses}
 
     def _poison_result(self, block: Block, buffer: Buffer) -> None:
         """What the host holds of a download's target means nothing until the download is done."""
         if buffer.place is Place.HOST and not block.accesses:
-            block.bytes[buffer.offset : buffer.end] = POISON
+            block.bytes[buffer.offset : buffer.end] = self._meaningless
 
     def _largest(self, otherwise: Site) -> Site:
         on_card = [block for allocation, block in self._living.items() if allocation.place is Place.DEVICE]

@@ -18,7 +18,8 @@ class Task:
     stream: Stream
     number: int  # place in its stream, from 1
     submitted: float  # seconds on the card's clock
-    seconds: float  # how long it takes once begun
+    seconds: float  # how long it takes once begun, if nothing else runs
+    share: float  # of its part of the card that it keeps busy meanwhile
     work: Work | None = None
     after: Task | None = None  # a wait: the mark that must come first
     done: bool = False
