@@ -111,6 +111,7 @@ class DeviceLoop:
             loading=lambda spec: emit(frames.Loading(engine=spec.label), None),
             loaded=lambda spec: emit(frames.Loaded(engine=spec.label), None),
             closing=self._batches.forget,
+            clock=clock,
         )
         self._stepping: StepBatch | None = None
         self._told: tuple[frozenset[str], int] = frozenset(), 0  # models in memory, and engines loaded so far

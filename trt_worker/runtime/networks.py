@@ -44,6 +44,7 @@ class Networks(Generic[Tag]):
         in_use: engines of the step that is under way.
         loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
         closing: told each engine that is closed for want of room, before it is.
+        clock: seconds.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Networks(Generic[Tag]):
         loading: Callable[[EngineSpec], None],
         loaded: Callable[[EngineSpec], None],
         closing: Callable[[Engine], None],
+        clock: Callable[[], float],
     ) -> None:
         self.loads = 0  # engines loaded so far
         self._slots = slots
@@ -65,7 +67,7 @@ class Networks(Generic[Tag]):
         self._loading = loading
         self._closing = closing
         self._cache = EngineCache(
-            budget, in_use=self._engines_in_use, loading=self._load, loaded=loaded, closing=self._forget
+            budget, in_use=self._engines_in_use, loading=self._load, loaded=loaded, closing=self._forget, clock=clock
         )
         self._streams: dict[str, Streams] = {}
         self._stream_of: dict[BatchKey, Stream] = {}
