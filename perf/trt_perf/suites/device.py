@@ -13,7 +13,7 @@ keeps the time of the cost model; so is what a job takes alone. What `sim4090_ba
 * that two engines fill each other's idle moments as the model says, which no card has confirmed. With one denoising
   stream instead of two it is 1.20;
 * the seed of the trace: with three others it is 1.29, 1.31 and 1.34. Between the first minute, in which work has yet to
-  pile up, and the last the card is 99.8 % busy: at these costs a better schedule can gain little, at most 1.34;
+  pile up, and the last the card is 99 % busy or more: at these costs a better schedule can gain little, at most 1.34;
 * hardly on the jobs held at a time: 1.305 with 8, 1.308 with 64.
 
 Of the host's time, `step_host_us` is a step of the loop on a device that does nothing, and `step_cpu_us` the same on
