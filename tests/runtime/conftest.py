@@ -75,13 +75,18 @@ class Collector:
     """A device loop in this process and everything it says."""
 
     def __init__(
-        self, *backends: EngineBackend, models: Sequence[Model] = (MODEL,), max_rows: int = 4, memory: int = 2**31
+        self,
+        *backends: EngineBackend,
+        models: Sequence[Model] = (MODEL,),
+        max_rows: int = 4,
+        memory: int = 2**31,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.said: list[frames.FromDevice] = []
         self.pictures: dict[tuple[str, int], NDArray[np.uint8]] = {}
         by_name = {backend.name: backend for backend in backends}
         served = {model.name: model for model in models}
-        self.loop = DeviceLoop(served, by_name, max_rows=max_rows, memory=memory, emit=self._emit)
+        self.loop = DeviceLoop(served, by_name, max_rows=max_rows, memory=memory, emit=self._emit, clock=clock)
 
     def finish(self) -> None:
         while self.loop.busy:

@@ -17,6 +17,7 @@ from trt_engines.backends.null import null_network
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice, Stream
+from trt_engines.devices.operations import Network
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
@@ -216,6 +217,28 @@ def test_the_totals_count_rows_and_calls(a_loop: Any, a_run: Any) -> None:
     assert (totals.calls, totals.rows) == (3, 6)
     assert 0 < totals.engine_seconds < totals.loop_seconds
     assert totals.megapixel_steps == pytest.approx(6 * 64 * 64 / 1e6)
+
+
+def test_the_time_of_decoding_does_not_count_as_denoising(immediate_loop: Any, a_run: Any) -> None:
+    now = [0.0]
+
+    def slow(spec: EngineSpec) -> Network:
+        network = null_network(spec)
+        seconds = {Component.DENOISER: 1.0, Component.VAE_DECODER: 50.0}.get(spec.component, 0.0)
+
+        def run(inputs: Any) -> Any:
+            now[0] += seconds
+            return network(inputs)
+
+        return run
+
+    device = immediate_loop(OnDeviceBackend("slow", NetworkSource(slow)), clock=lambda: now[0])
+    device.loop.take(a_run(backend="slow", steps=3, received=0.0, due=1e9), b"")
+    device.finish()
+
+    assert device.of(frames.Totals)[-1].loop_seconds == 3.0
+    (made,) = device.of(frames.Made)
+    assert made.decoded - made.denoised == 50.0
 
 
 def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: Any, a_run: Any, a_device: Any) -> None:

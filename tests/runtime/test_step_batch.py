@@ -111,7 +111,8 @@ class OnDevice:
         self.full = 0  # calls that find no memory
 
     def step(self) -> None:
-        self.under_way.append(self.batch.step(self.hand_out))
+        self.under_way.append(self.batch.step())
+        self.batch.hand_out(self.hand_out)
         if len(self.under_way) == STEPS_AHEAD:  # as the loop does
             self.under_way.popleft().wait()
 
@@ -262,7 +263,7 @@ def test_the_host_runs_ahead_of_the_card() -> None:
     bench = OnDevice(device)
     bench.batch.join(a_row("one", steps=8))
 
-    steps = [bench.batch.step(bench.hand_out) for _ in range(STEPS_AHEAD)]
+    steps = [bench.batch.step() for _ in range(STEPS_AHEAD)]
 
     assert device.clock == 0
     assert not any(step.done for step in steps)

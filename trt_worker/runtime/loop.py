@@ -237,23 +237,31 @@ class DeviceLoop:
         self._networks.release(key)
 
     def _step(self, batch: StepBatch) -> None:
-        began, loads = self._clock(), self._networks.loads
         self._stepping = batch
         try:
-            step: Step = self._with_room(lambda: batch.step(self._hand_out(batch)))
-        except EngineError as error:
-            self._batch_failed(batch, error)
-            return
+            if self._put_step(batch):
+                batch.hand_out(self._decoder_of(batch))
         finally:
             self._stepping = None
-        self._scheduler.stepped(batch.key)
-        self._batches.stepped(batch, step, began=began, loads=loads)
         undecoded, self._undecoded = self._undecoded, []
         for job_id, refusal in undecoded:
             self._give_up(job_id, "fault", refusal)
 
-    def _hand_out(self, batch: StepBatch) -> Callable[[Row, Buffer], None]:
-        """Gives finished latents of a batch to their decoder; the batch is in the middle of a step meanwhile."""
+    def _put_step(self, batch: StepBatch) -> bool:
+        """Put a stage into the batch's stream. Returns: False: it was refused, and the batch is given up."""
+        began, loads = self._clock(), self._networks.loads
+        try:
+            step: Step = self._with_room(batch.step)
+        except EngineError as error:
+            self._batch_failed(batch, error)
+            return False
+        self._scheduler.stepped(batch.key)
+        self._batches.stepped(batch, step, began=began, loads=loads)
+        self._measure()  # before pictures are begun: the processor makes them at once
+        return True
+
+    def _decoder_of(self, batch: StepBatch) -> Callable[[Row, Buffer], None]:
+        """Gives finished latents of a batch to their decoder."""
         key = batch.key
         model, backend = self._models[key.model], self._backends[key.backend]
 
@@ -294,10 +302,14 @@ class DeviceLoop:
     def _collect(self) -> None:
         """Look at what the device has done meanwhile. Pictures are looked for first: their steps are done then."""
         pictures = self._networks.decoded()
-        for measured in self._batches.done():
-            self._stepped(measured)
+        self._measure()
         for picture in pictures:
             self._picture_back(picture)
+
+    def _measure(self) -> None:
+        """Look which steps are done."""
+        for measured in self._batches.done():
+            self._stepped(measured)
 
     def _stepped(self, measured: MeasuredStep) -> None:
         images, now = len(measured.rows), self._clock()

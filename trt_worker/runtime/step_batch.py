@@ -187,8 +187,8 @@ class StepBatch:
         for place in reversed([place for place, row in enumerate(self.rows) if row.job == job]):
             self._remove(place)
 
-    def step(self, hand_out: HandOut) -> Step:
-        """Put one stage of every row into the stream, and hand out the rows that are then finished.
+    def step(self) -> Step:
+        """Put one stage of every row into the stream. Rows that it finishes are to be handed out before the next.
 
         Raises: EngineFault: a call was refused; the batch's rows are to be given up. OutOfMemory: the same, but it may
             be tried again: the rows are as they were.
@@ -212,13 +212,16 @@ class StepBatch:
         for row in rows:
             row.stage += 1
             row.shared_rows += len(rows)
-        for place in range(len(rows) - 1, -1, -1):
-            if rows[place].finished:
-                hand_out(rows[place], self._tensor(place, X))
-                self._remove(place)
         self._device.record(marks.end, self.stream)
         self._turn = (self._turn + 1) % STEPS_AHEAD
         return Step(rows=rows, _device=self._device, _calls=tuple(marks.calls[: len(calls)]), _end=marks.end)
+
+    def hand_out(self, take: HandOut) -> None:
+        """Hand out the rows that the last step has finished, and drop them."""
+        for place in range(len(self.rows) - 1, -1, -1):
+            if self.rows[place].finished:
+                take(self.rows[place], self._tensor(place, X))
+                self._remove(place)
 
     def close(self) -> None:
         """Wait for the stream and give the memory back."""
