@@ -153,6 +153,7 @@ def make_links(
     Raises: DriverFailed, UnknownGpu.
     """
     plans = plan_rig(config.gpus, config.backends, os.environ)
+    own = int(config.memory_share * machine_memory().total / len(plans))
     for plan in plans:
         note = f": {plan.note}" if plan.note else ""
         logger.info("Device {} is {}, with {}{}", plan.index, plan.label, ", then ".join(plan.backends), note)
@@ -165,7 +166,8 @@ def make_links(
                 backends=plan.backends,
                 threads=config.threads_per_device or max(1, len(os.sched_getaffinity(0)) // len(plans)),
                 max_rows=config.max_batch,
-                memory=int(config.memory_share * (plan.memory_bytes or machine_memory().total / len(plans))),
+                memory=int(config.memory_share * plan.memory_bytes) if plan.memory_bytes else own,
+                machine_memory=own,
                 model_folders=(str(config.cache_home),),
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,

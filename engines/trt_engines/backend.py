@@ -9,7 +9,7 @@ from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.model import Component, Model
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 
 if TYPE_CHECKING:
     from trt_engines.interface import Interface, TensorSpec
@@ -77,6 +77,10 @@ class EngineBackend(Protocol):
     @property
     def device(self) -> Device:
         """Where its engines' tensors are; not touched before it is asked for. Raises: DeviceUnavailable."""
+
+    @property
+    def memory(self) -> Memory:
+        """Whose memory its networks fill, wherever their tensors are."""
 
     def refuses(self, spec: EngineSpec) -> str | None:
         """Why this backend cannot run the network, in an operator's words; None: it can."""

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from operator import attrgetter
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+
+
+class Memory(StrEnum):
+    """Whose memory networks fill: each has a budget of its own."""
+
+    CARD = "card"
+    MACHINE = "machine"
+
 
 STREAMED_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the weights that can be streamed: how many of them are left in host memory, tried in this order."""

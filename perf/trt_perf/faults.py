@@ -26,6 +26,7 @@ from trt_engines.backends.faulty import FaultyBackend
 from trt_engines.backends.rowwise import ROWWISE, rowwise_backend
 from trt_engines.errors import EngineError
 from trt_engines.model import Model, find_models
+from trt_engines.residency import Memory
 from trt_worker.errors import WorkerError
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import route
@@ -170,7 +171,11 @@ class Undisturbed:
         self._model = model
         self._backend = rowwise_backend()
         self._loop = DeviceLoop(
-            {model.name: model}, {self._backend.name: self._backend}, max_rows=1, memory=MEMORY, emit=self._emit
+            {model.name: model},
+            {self._backend.name: self._backend},
+            max_rows=1,
+            budgets=dict.fromkeys(Memory, MEMORY),
+            emit=self._emit,
         )
         self._pictures: dict[int, Picture] = {}
 
@@ -221,6 +226,7 @@ def _link(index: int, script: FaultScript) -> DeviceLink:
         threads=1,
         max_rows=MAX_ROWS,
         memory=MEMORY,
+        machine_memory=MEMORY,
         model_folders=(),
         log_directory=None,
         verbosity=0,

@@ -28,7 +28,7 @@ from trt_engines.devices.operations import Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.hazards import Hazard
 from trt_engines.model import Component, Model, find_models
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_worker.denoise.samplers import SAMPLERS
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
@@ -107,7 +107,12 @@ def play(plan: Schedule, models: Mapping[str, Model], device: HostComputingDevic
     ticks = count()
     backend = OnDeviceBackend(ROWWISE, _Heavy(rowwise_network, device))
     loop = DeviceLoop(
-        models, {ROWWISE: backend}, max_rows=CAPACITY, memory=plan.memory, emit=emit, clock=lambda: next(ticks) * 1e-3
+        models,
+        {ROWWISE: backend},
+        max_rows=CAPACITY,
+        budgets=dict.fromkeys(Memory, plan.memory),
+        emit=emit,
+        clock=lambda: next(ticks) * 1e-3,
     )
     for turn in plan.turns:
         for run, source in turn.take:

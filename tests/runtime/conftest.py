@@ -21,6 +21,7 @@ from trt_engines.devices.operations import NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import EngineFault
 from trt_engines.model import Component, Model, find_models
+from trt_engines.residency import Memory
 from trt_engines.sessions.host import HostPlan
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
@@ -79,14 +80,15 @@ class Collector:
         *backends: EngineBackend,
         models: Sequence[Model] = (MODEL,),
         max_rows: int = 4,
-        memory: int = 2**31,
+        memory: int | Mapping[Memory, int] = 2**31,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.said: list[frames.FromDevice] = []
         self.pictures: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        budgets = dict.fromkeys(Memory, memory) if isinstance(memory, int) else memory
         by_name = {backend.name: backend for backend in backends}
         served = {model.name: model for model in models}
-        self.loop = DeviceLoop(served, by_name, max_rows=max_rows, memory=memory, emit=self._emit, clock=clock)
+        self.loop = DeviceLoop(served, by_name, max_rows=max_rows, budgets=budgets, emit=self._emit, clock=clock)
 
     def finish(self) -> None:
         while self.loop.busy:

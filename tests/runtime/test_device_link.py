@@ -69,6 +69,7 @@ def a_configuration(
         threads=1,
         max_rows=4,
         memory=2**31,
+        machine_memory=2**31,
         model_folders=(str(folder),) if folder else (),
         log_directory=str(logs) if logs else None,
         verbosity=0,

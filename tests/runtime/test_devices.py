@@ -33,6 +33,7 @@ def a_link(index: int, *, broken: bool = False, restart_waits: Sequence[float] =
         threads=1,
         max_rows=4,
         memory=2**31,
+        machine_memory=2**31,
         model_folders=(),
         log_directory="/dev/null/logs" if broken else None,
         verbosity=0,

@@ -12,15 +12,17 @@ import pytest
 from PIL import Image
 
 from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.graph_source import simulated_card
 from trt_engines.backends.host_source import NetworkSource
 from trt_engines.backends.null import null_network
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.operations import Network
+from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_worker.runtime import frames
 
 MODEL = find_models()["shapes-tiny"]
@@ -252,6 +254,23 @@ def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: An
     assert len(device.pictures) == 4
     assert {spec.bucket.rows for spec in backend.loaded if spec.component is Component.DENOISER} == {4}
     assert max(totals.rows / totals.calls for totals in device.of(frames.Totals)) == 2
+
+
+@pytest.mark.parametrize("memory", Memory)
+def test_networks_fill_the_memory_of_what_computes_them_and_no_other(
+    immediate_loop: Any, a_run: Any, memory: Memory
+) -> None:
+    card = SimulatedDevice(replace(simulated_card({}), memory_bytes=2**30))
+    backend = Greedy(card if memory is Memory.CARD else CpuDevice(), rows=8)
+    other = next(one for one in Memory if one is not memory)
+    enough, short = (immediate_loop(backend, memory={memory: size, other: MIB}) for size in (1000 * MIB, MIB))
+
+    for device in (enough, short):
+        device.loop.take(a_run(backend="greedy"), b"")
+        device.finish()
+
+    assert len(enough.of(frames.Made)) == 1
+    assert "are there for" in short.of(frames.Failed)[0].message
 
 
 def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_run: Any, a_device: Any) -> None:

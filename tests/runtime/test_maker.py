@@ -39,6 +39,7 @@ class Scripted(DeviceLink):
             threads=1,
             max_rows=4,
             memory=2**31,
+            machine_memory=2**31,
             model_folders=(),
             log_directory=None,
             verbosity=0,

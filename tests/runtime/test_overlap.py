@@ -14,6 +14,7 @@ from trt_engines.devices.device import DeviceProperties, Event, Stream
 from trt_engines.devices.operations import CopyOperation, Direction, NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.model import find_models
+from trt_engines.residency import Memory
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 from trt_worker.runtime.step_batch import STEPS_AHEAD
@@ -61,7 +62,12 @@ class Bench:
         self.made: dict[str, float] = {}  # when
         backend = OnDeviceBackend("free", NetworkSource(null_network, self.card))
         self.loop = DeviceLoop(
-            find_models(), {"free": backend}, max_rows=4, memory=2**30, emit=self._emit, clock=lambda: self.card.clock
+            find_models(),
+            {"free": backend},
+            max_rows=4,
+            budgets=dict.fromkeys(Memory, 2**30),
+            emit=self._emit,
+            clock=lambda: self.card.clock,
         )
 
     def finish(self) -> float:

@@ -28,7 +28,8 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     backends: tuple[str, ...]
     threads: int
     max_rows: int
-    memory: int  # bytes that engines may take
+    memory: int  # bytes of its card that may be taken
+    machine_memory: int  # of the machine's own, by backends that compute on the processor
     model_folders: tuple[str, ...]
     log_directory: str | None
     verbosity: int

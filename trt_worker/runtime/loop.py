@@ -16,6 +16,7 @@ from trt_engines.backend import Engine, EngineBackend
 from trt_engines.devices.memory import Buffer
 from trt_engines.errors import EngineError, OutOfMemory
 from trt_engines.model import Model
+from trt_engines.residency import Memory
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
 from trt_worker.decode.decoder import Decoded
@@ -82,7 +83,7 @@ class DeviceLoop:
         models: what can be run, by name.
         backends: by name; each loads its engines here, in this process.
         max_rows: images of one batch.
-        memory: bytes of the device that may be taken.
+        budgets: bytes that may be taken of the card's memory and of the machine's.
         emit: sends a frame to the supervisor; may block while the supervisor reads.
         clock: seconds, of which the jobs' `received` and `due` are.
     """
@@ -93,7 +94,7 @@ class DeviceLoop:
         backends: Mapping[str, EngineBackend],
         *,
         max_rows: int,
-        memory: int,
+        budgets: Mapping[Memory, int],
         emit: Emit,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -104,7 +105,7 @@ class DeviceLoop:
         self._clock = clock
         self._batches = Batches(self._new_batch, self._batch_closed, clock)
         self._networks: Networks[_Picture] = Networks(
-            memory,
+            budgets,
             slots=max_rows,
             denoise_streams=DENOISE_STREAMS,
             in_use=self._engines_in_use,
@@ -226,7 +227,7 @@ class DeviceLoop:
         def engine_for(tokens: int) -> Engine:
             return self._networks.denoiser(model, backend, key, images, tokens)
 
-        self._networks.reserve(key, device_bytes(images, latent))
+        self._networks.reserve(backend, key, device_bytes(images, latent))
         try:
             return StepBatch(key, images, latent, backend.device, stream, engine_for)
         except OutOfMemory:

@@ -12,6 +12,7 @@ from trt_engines.devices.device import Device, Stream
 from trt_engines.errors import EngineRefused
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
+from trt_engines.residency import Memory
 from trt_engines.sessions.host_calls import HostCalls
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Conditioner
@@ -38,7 +39,7 @@ class Networks(Generic[Tag]):
     """The networks of all models, loaded when they are needed and within the device's memory.
 
     Args:
-        budget: bytes that engines, batches and pictures may take together.
+        budgets: bytes that engines, batches and pictures may take together, of each memory.
         slots: pictures of a size that may be on their way at once.
         denoise_streams: batches that may step at the same time.
         in_use: engines of the step that is under way.
@@ -49,7 +50,7 @@ class Networks(Generic[Tag]):
 
     def __init__(
         self,
-        budget: int,
+        budgets: Mapping[Memory, int],
         *,
         slots: int,
         denoise_streams: int,
@@ -66,9 +67,18 @@ class Networks(Generic[Tag]):
         self._held: Engine | None = None  # while room is made for what belongs to it
         self._loading = loading
         self._closing = closing
-        self._cache = EngineCache(
-            budget, in_use=self._engines_in_use, loading=self._load, loaded=loaded, closing=self._forget, clock=clock
-        )
+        self._caches = {
+            memory: EngineCache(
+                budget,
+                in_use=self._engines_in_use,
+                loading=self._load,
+                loaded=loaded,
+                closing=self._forget,
+                clock=clock,
+            )
+            for memory, budget in budgets.items()
+        }
+        self._memories: dict[str, Memory] = {}  # of backends that were used, by name
         self._streams: dict[str, Streams] = {}
         self._stream_of: dict[BatchKey, Stream] = {}
         self._conditioners: dict[Engine, Conditioner] = {}
@@ -79,43 +89,46 @@ class Networks(Generic[Tag]):
     @property
     def models(self) -> frozenset[str]:
         """Models of which something is in memory."""
-        return self._cache.models
+        return frozenset().union(*(cache.models for cache in self._caches.values()))
 
     @property
     def load_times(self) -> Mapping[tuple[str, str], float]:
         """Seconds that loading all that a job needs takes, by backend and model, of whatever was loaded before."""
         return {
             (backend, model): sum(
-                self._cache.usual_load_seconds(backend, model, component)
+                cache.usual_load_seconds(backend, model, component)
                 for component in (Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER)
             )
-            for backend, model in self._cache.loaded_before
+            for cache in self._caches.values()
+            for backend, model in cache.loaded_before
         }
 
     def switch_seconds(self, key: BatchKey) -> float:
         """Until the networks are in memory that images of a batch still need: their prompts are encoded already."""
+        cache = self._caches[self._memories[key.backend]]
         components = (Component.DENOISER, Component.VAE_DECODER)
-        return sum(self._cache.load_seconds(key.backend, key.model, component) for component in components)
+        return sum(cache.load_seconds(key.backend, key.model, component) for component in components)
 
     @property
     def taken(self) -> int:
         """Bytes that engines, batches and pictures take, as far as it is known."""
-        return self._cache.taken
+        return sum(cache.taken for cache in self._caches.values())
 
-    def reserve(self, batch: BatchKey, size: int) -> None:
+    def reserve(self, backend: EngineBackend, batch: BatchKey, size: int) -> None:
         """Keep room for what a batch is about to allocate. Args: size: bytes.
 
         Raises: OutOfMemory: it does not fit beside the engines in use.
         """
-        self._cache.reserve(batch, size, f"a batch of {batch.model} at {batch.width}x{batch.height}")
+        self._cache_of(backend).reserve(batch, size, f"a batch of {batch.model} at {batch.width}x{batch.height}")
 
     def release(self, batch: BatchKey) -> None:
         """A batch's memory was given back."""
-        self._cache.release(batch)
+        for cache in self._caches.values():
+            cache.release(batch)
 
     def free_idle(self) -> int:
         """Give back everything that is not in use. Returns: networks that were closed."""
-        return self._cache.free_idle()
+        return sum(cache.free_idle() for cache in self._caches.values())
 
     def denoise_stream(self, backend: EngineBackend, key: BatchKey) -> Stream:
         """Where batches of a size step, always: sizes are spread over the streams in the order in which they come.
@@ -158,7 +171,7 @@ class Networks(Generic[Tag]):
         if all(refusals):
             raise EngineRefused(f"{backend.name}: {refusals[-1]}")
         fit = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
-        return self._cache.get(backend, fit, self.denoise_stream(backend, size))
+        return self._cache_of(backend).get(backend, fit, self.denoise_stream(backend, size))
 
     def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
         """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""
@@ -172,7 +185,9 @@ class Networks(Generic[Tag]):
         if engine not in self._decoders:
             self._held = engine
             try:
-                self._cache.reserve(engine, device_bytes(engine, self._slots), f"pictures of {engine.label}")
+                self._cache_of(backend).reserve(
+                    engine, device_bytes(engine, self._slots), f"pictures of {engine.label}"
+                )
             finally:
                 self._held = None
             self._decoders[engine] = Decoder(backend.device, engine, streams.copies, self._slots)
@@ -192,6 +207,10 @@ class Networks(Generic[Tag]):
                 decoder.wait()
                 return
 
+    def _cache_of(self, backend: EngineBackend) -> EngineCache:
+        self._memories[backend.name] = backend.memory
+        return self._caches[backend.memory]
+
     def _streams_of(self, backend: EngineBackend) -> Streams:
         if backend.name not in self._streams:
             device: Device = backend.device
@@ -208,7 +227,9 @@ class Networks(Generic[Tag]):
         self, model: Model, backend: EngineBackend, component: Component, width: int, height: int, stream: Stream
     ) -> Engine:
         bucket = Bucket(width=width, height=height, rows=1)
-        return self._cache.get(backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream)
+        return self._cache_of(backend).get(
+            backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream
+        )
 
     def _engines_in_use(self) -> Collection[Engine]:
         return [*self._in_use(), self._held] if self._held is not None else self._in_use()
@@ -226,5 +247,6 @@ class Networks(Generic[Tag]):
         if (decoder := self._decoders.pop(engine, None)) is not None:
             decoder.close()
             self._left += decoder.finished()
-        self._cache.release(engine)
+        for cache in self._caches.values():
+            cache.release(engine)
         self._closing(engine)

@@ -12,7 +12,7 @@ from trt_engines.devices.memory import Buffer
 from trt_engines.errors import OutOfMemory, StaleEngine
 from trt_engines.interface import TensorSpec
 from trt_engines.model import Component, Model
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 
 _NOT_A_NUMBER = 0xFF
 """A float of any width whose bytes are all this."""
@@ -30,6 +30,10 @@ class FaultyBackend:
     @property
     def device(self) -> Device:
         return self._inner.device
+
+    @property
+    def memory(self) -> Memory:
+        return self._inner.memory
 
     def refuses(self, spec: EngineSpec) -> str | None:
         return self._inner.refuses(spec)

@@ -10,7 +10,7 @@ from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
 from trt_engines.interface import interface_of
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostPlan, HostSession
 from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange
 
@@ -49,6 +49,11 @@ def network_plan(
     )
 
 
+def memory_of(device: HostComputingDevice) -> Memory:
+    """Whose memory networks fill that compute on a device: the simulated card is a card."""
+    return Memory.MACHINE if isinstance(device, CpuDevice) else Memory.CARD
+
+
 class NetworkSource:
     """Networks that are computed from no weights; what the worker is tried with.
 
@@ -59,6 +64,7 @@ class NetworkSource:
 
     def __init__(self, network_of: Callable[[EngineSpec], Network], device: HostComputingDevice | None = None) -> None:
         self.device = device or CpuDevice()
+        self.memory = memory_of(self.device)
         self._network_of = network_of
 
     def refuses(self, spec: EngineSpec) -> str | None:

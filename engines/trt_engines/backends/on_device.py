@@ -16,7 +16,7 @@ from trt_engines.errors import EngineError, EngineRefused
 from trt_engines.interface import Interface, TensorSpec, interface_of
 from trt_engines.kernels.kernel import VALUE_TYPES
 from trt_engines.model import Component, Model
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.activation import SharedActivation
 from trt_engines.sessions.bound import BoundEngine
 from trt_engines.sessions.session import Session
@@ -29,6 +29,10 @@ class SessionSource(Protocol):
     @property
     def device(self) -> Device:
         """The device, which is not touched before this is first asked for. Raises: DeviceUnavailable."""
+
+    @property
+    def memory(self) -> Memory:
+        """Whose memory its networks fill."""
 
     def refuses(self, spec: EngineSpec) -> str | None:
         """Why there is no engine for it, and what to do, in one line; None: there is one. Loads no library."""
@@ -58,6 +62,10 @@ class OnDeviceBackend:
     @property
     def device(self) -> Device:
         return self._source.device
+
+    @property
+    def memory(self) -> Memory:
+        return self._source.memory
 
     def refuses(self, spec: EngineSpec) -> str | None:
         return self._source.refuses(spec)

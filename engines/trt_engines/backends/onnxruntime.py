@@ -10,11 +10,11 @@ from importlib.util import find_spec
 
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import single_precision
-from trt_engines.backends.host_source import network_plan
+from trt_engines.backends.host_source import memory_of, network_plan
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostPlan, HostSession
 from trt_engines.sessions.onnx_graph import declared_tensors, open_graph, session_network
 
@@ -36,6 +36,7 @@ class OnnxRuntimeSource:
 
     def __init__(self, device: HostComputingDevice, threads: int = 0, *, cuda: bool = False) -> None:
         self.device = device
+        self.memory = Memory.CARD if cuda else memory_of(device)
         self._provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
         self._threads = threads or len(os.sched_getaffinity(0))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import single_precision
-from trt_engines.backends.host_source import network_plan
+from trt_engines.backends.host_source import memory_of, network_plan
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
@@ -23,7 +23,7 @@ from trt_engines.devices.operations import Network
 from trt_engines.errors import EngineFault, OutOfMemory
 from trt_engines.interface import interface_of
 from trt_engines.model import Component
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.session import Declared
 
@@ -46,6 +46,7 @@ class PyTorchSource:
 
     def __init__(self, device: HostComputingDevice, threads: int = 0, *, gpu: bool = False) -> None:
         self.device = device
+        self.memory = Memory.CARD if gpu else memory_of(device)
         self._gpu = gpu
         self._threads = threads or len(os.sched_getaffinity(0))
 

@@ -18,7 +18,7 @@ from trt_engines.devices.device import Device
 from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
 from trt_engines.interface import Interface, interface_of
 from trt_engines.machine_memory import machine_memory
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.libraries import Library, TensorRt, TensorRtRtx
 from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
 from trt_engines.sessions.tensorrt import TensorRtContext, TensorRtSession
@@ -117,6 +117,10 @@ class StoredSource:
     @cached_property
     def device(self) -> Device:
         return self._open_device()
+
+    @property
+    def memory(self) -> Memory:
+        return Memory.CARD
 
     def refuses(self, spec: EngineSpec) -> str | None:
         try:

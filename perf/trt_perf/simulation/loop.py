@@ -19,6 +19,7 @@ from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.timeline import Unit
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Model, find_models
+from trt_engines.residency import Memory
 from trt_perf.simulation.costs import SUBMIT_SECONDS, CardCosts
 from trt_perf.simulation.trace import FAMILIES, Job
 from trt_worker.condition.chunks import CHUNK_TEXT
@@ -67,7 +68,7 @@ class SimulatedLoop:
             simulated_models(),
             {BACKEND: OnDeviceBackend(BACKEND, NetworkSource(_nothing_runs, self._card))},
             max_rows=MAX_ROWS,
-            memory=properties.memory_bytes,
+            budgets=dict.fromkeys(Memory, properties.memory_bytes),
             emit=self._tell,
             clock=lambda: self._card.clock,
         )

@@ -38,6 +38,7 @@ from trt_engines.costs.hardware import hardware
 from trt_engines.costs.roofline import CONSTANTS
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.model import find_models
+from trt_engines.residency import Memory
 from trt_perf.cost_fit import CHECKED, FITTED, Fit
 from trt_perf.faults import fault_figures
 from trt_perf.idle_device import IdleDevice
@@ -156,7 +157,13 @@ def _cost_model() -> dict[str, float]:
 
 def bench_loop(backend: EngineBackend, *, rows: int, steps: int, side: int, sampler: str = SAMPLER) -> DeviceLoop:
     """A device loop in this process with `rows` jobs of one image each."""
-    loop = DeviceLoop(find_models(), {backend.name: backend}, max_rows=rows, memory=2**32, emit=lambda *_: None)
+    loop = DeviceLoop(
+        find_models(),
+        {backend.name: backend},
+        max_rows=rows,
+        budgets=dict.fromkeys(Memory, 2**32),
+        emit=lambda *_: None,
+    )
     for number in range(rows):
         loop.take(_a_run(str(number), backend=backend.name, width=side, height=side, steps=steps, sampler=sampler), b"")
     return loop
@@ -214,6 +221,7 @@ def _configure() -> frames.Configure:
         threads=2,
         max_rows=4,
         memory=2**32,
+        machine_memory=2**32,
         model_folders=(),
         log_directory=None,
         verbosity=0,

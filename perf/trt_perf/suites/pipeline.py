@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trt_engines.backends.onnxruntime import onnxruntime_backend
 from trt_engines.model import Model, find_models
+from trt_engines.residency import Memory
 from trt_export.shapes_tiny.check import judge
 from trt_export.shapes_tiny.scenes import caption, held_out_scenes
 from trt_worker.runtime import frames
@@ -53,7 +54,11 @@ class Bench:
         self.failures: list[str] = []
         backend = onnxruntime_backend(threads)
         self._loop = DeviceLoop(
-            {model.name: model}, {backend.name: backend}, max_rows=rows, memory=2**32, emit=self._emit
+            {model.name: model},
+            {backend.name: backend},
+            max_rows=rows,
+            budgets=dict.fromkeys(Memory, 2**32),
+            emit=self._emit,
         )
 
     def run(self, jobs: Sequence[frames.Run]) -> Pictures:
