@@ -130,6 +130,10 @@ class HostContext:
         )
         self._device.enqueue(work, stream)
 
+    def close(self) -> None:
+        self._activation = None
+        self._bound.clear()
+
     def _place(self, tensor: TensorSpec) -> Buffer:
         """The bytes of the tensor's rows in this call. Rows that are not the first axis must be all of them."""
         buffer, rows = self._bound.get(tensor.name), self._rows

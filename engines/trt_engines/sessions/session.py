@@ -88,6 +88,9 @@ class Context(Protocol):
     def enqueue(self, stream: Stream) -> None:
         """Run once, in the stream that the context was made for. Raises: EngineFault."""
 
+    def close(self) -> None:
+        """Give back what it holds, its stream having been waited for: it cannot be used any more."""
+
 
 class Session(Protocol):
     """A loaded engine."""
@@ -108,4 +111,4 @@ class Session(Protocol):
         """Make a context. Raises: EngineRefused: no profile takes the interface's shapes. OutOfMemory."""
 
     def close(self) -> None:
-        """Give back what it holds; its contexts cannot be used any more."""
+        """Give back what it holds; its contexts were closed before."""
