@@ -57,9 +57,10 @@ class TensorRtSession:
         if reason := unfit(identity, library.name, version, sm) or library.invalid(runtime, plan):
             error = OutOfMemory if reason == TOO_LARGE else StaleEngine
             raise error(f"{label} cannot run here with {library.name}: {reason}")
+        self._logger.full = False
         self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            if "out of memory" in self._logger.last.lower():
+            if self._logger.full:
                 raise OutOfMemory(f"{label} cannot be loaded by {library.name}: {self._logger.last}")
             raise StaleEngine(f"{label} cannot be loaded by {library.name}: {self._logger.last}; rebuild it")
         self._runtime = runtime
@@ -72,9 +73,11 @@ class TensorRtSession:
         if profile is None:
             shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in interface.inputs)
             raise EngineRefused(f"{self.label}: no profile takes {shapes}; build one that does")
+        self._logger.full = False
         context = self._library.create_context(self._engine)
         if context is None:
-            raise OutOfMemory(f"{self.label}: no context could be made: {self._logger.last}")
+            error = OutOfMemory if self._logger.full else EngineFault
+            raise error(f"{self.label}: no context could be made: {self._logger.last}")
         if not context.set_optimization_profile_async(profile, stream.handle):
             raise EngineFault(f"{self.label}: profile {profile} was refused: {self._logger.last}")
         ready = TensorRtContext(
@@ -186,7 +189,10 @@ class TensorRtContext:
         self._rows = rows
 
     def enqueue(self, stream: Stream) -> None:
-        self._expect(self._context.execute_async_v3(stream.handle), "the call was refused")
+        self._logger.full = False
+        if not self._context.execute_async_v3(stream.handle):
+            error = OutOfMemory if self._logger.full else EngineFault
+            raise error(f"{self._label}: the call was refused: {self._logger.last}")
         if self._rows not in self._called:
             self._called.add(self._rows)
             self._library.keep_kernels()  # the first call of a shape compiles them, and the process may be killed
@@ -234,14 +240,18 @@ def _range(shapes: Any) -> ShapeRange:
 
 def _logger(trt: Any) -> Any:
     class LastError(trt.ILogger):  # type: ignore[misc, unused-ignore]  # the bindings are not typed
-        """Keeps the library's last error for the message of ours."""
+        """Keeps the library's last error for the message of ours, and whether any was about memory."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "the library gave no reason"
+            self.full = False
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (severity.INTERNAL_ERROR, severity.ERROR):
                 self.last = " ".join(msg.split())[:500]
+                # `Error Code 1: Cuda Runtime (out of memory)` or `Error Code 2: OutOfMemory (Requested size was ...)`;
+                # what failed for it may be told after it.
+                self.full = self.full or "outofmemory" in msg.lower().replace(" ", "")
 
     return LastError()

@@ -326,18 +326,36 @@ def test_a_plan_that_does_not_load_is_stale(kit: Kit) -> None:
         kit.session()
 
 
-def test_a_card_that_is_full_when_a_plan_is_loaded_is_out_of_memory_and_not_a_stale_plan(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+FULL = (
+    ("Error Code 1: Cuda Runtime (out of memory)",),
+    ("Error Code 2: OutOfMemory (Requested size was 20132809216 bytes.)",),
+    ("Error Code 2: OutOfMemory (no further information)", "Error Code 4: Internal Error (Engine could not be made.)"),
+)
+
+
+@pytest.mark.parametrize("told", FULL, ids=("cuda", "library", "and then what failed for it"))
+@pytest.mark.parametrize("call", ["deserialize_cuda_engine", "create_execution_context", "execute_async_v3"])
+def test_a_full_card_is_out_of_memory_whatever_was_asked_for_and_however_it_is_told(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, call: str, told: tuple[str, ...]
 ) -> None:
     def refuse(*_: Any) -> None:
-        logger.log(kit.module.ILogger.Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+        for line in told:
+            logger.log(kit.module.ILogger.Severity.ERROR, line)
 
     logger = session_logger(kit.library.trt)
     monkeypatch.setattr(trt_engines.sessions.tensorrt, "_logger", lambda trt: logger)
-    kit.answers["Runtime.deserialize_cuda_engine"] = refuse
+    of = {"deserialize_cuda_engine": "Runtime", "create_execution_context": "ICudaEngine"}
+    kit.answers[f"{of.get(call, 'IExecutionContext')}.{call}"] = refuse
 
-    with pytest.raises(OutOfMemory, match="a/denoiser cannot be loaded by"):
-        kit.session()
+    with pytest.raises(OutOfMemory, match="a/denoiser"):
+        kit.session().context(interface(), STREAM).enqueue(STREAM)
+
+
+def test_a_context_that_is_refused_for_another_reason_is_a_fault_and_closes_nothing(kit: Kit) -> None:
+    kit.answers["ICudaEngine.create_execution_context"] = None
+
+    with pytest.raises(EngineFault, match="a/denoiser: no context could be made"):
+        kit.session().context(interface(), STREAM)
 
 
 def test_rtx_says_from_the_header_that_a_card_is_too_small(rtx: Kit) -> None:
