@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trt_engines.devices.errors import DeviceUnavailable
 from trt_engines.kernels.catalogue import KERNELS, MOST_TENSORS
 from trt_engines.kernels.compile import SOURCES, TARGETS, compile_source
 from trt_engines.kernels.kernel import FLOAT, VALUE_TYPES
@@ -31,6 +32,13 @@ def test_a_source_that_does_not_compile_gives_the_compilers_words(
 
     with pytest.raises(ValueError, match=r'(?s)wrong.cu does not compile for SM89.*"missing" is undefined'):
         compile_source("wrong.cu", FLOAT, 89)
+
+
+def test_a_user_without_a_cache_is_told_which_setting_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+
+    with pytest.raises(DeviceUnavailable, match="set XDG_CACHE_HOME to a folder that can be written"):
+        compile_source("pixels.cu", FLOAT, 89)
 
 
 def test_the_source_holds_as_many_tensors_as_calls_may_have() -> None:
