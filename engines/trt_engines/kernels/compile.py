@@ -27,7 +27,8 @@ def compile_source(source: str, value: np.dtype[Any], sm: int) -> Any:
         source: file name in this folder.
         sm: compute capability times ten.
     Returns: `cuda.core.ObjectCode` with machine code.
-    Raises: DeviceUnavailable: NVRTC is not installed, or cannot write its cache. ValueError: the source does not compile; the log is in it.
+    Raises: DeviceUnavailable: NVRTC is not installed, or cannot write its cache.
+        ValueError: the source does not compile; the log is in it.
     """
     try:
         core = import_module("cuda.core")
