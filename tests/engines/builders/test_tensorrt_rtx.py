@@ -141,8 +141,9 @@ def test_what_cannot_work_is_refused_before_it_is_tried(
         TensorRtRtx().build(request, tmp_path / "plan", keep_going)
 
 
-def test_a_call_of_an_engine_never_allocates_so_that_it_can_be_captured(
-    request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+def test_a_call_never_allocates_so_that_it_can_be_captured_unless_weights_are_streamed(
+    request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool
 ) -> None:
     configs: list[Any] = []
 
@@ -153,9 +154,9 @@ def test_a_call_of_an_engine_never_allocates_so_that_it_can_be_captured(
     real = trt_engines.builders.tensorrt_rtx.compile_graph
     monkeypatch.setattr(trt_engines.builders.tensorrt_rtx, "compile_graph", compile_graph)
 
-    TensorRtRtx().build(request_for(), tmp_path / "plan", keep_going)
+    TensorRtRtx().build(request_for(weight_streaming=streams), tmp_path / "plan", keep_going)
 
-    assert configs[0].get_flag(tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    assert configs[0].get_flag(tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION) is not streams
 
 
 def test_a_float32_graph_is_compiled_for_ampere(request_for: Requests, tmp_path: Path) -> None:
