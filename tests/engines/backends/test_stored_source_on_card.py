@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,25 @@ def test_calls_with_other_rows_between_are_what_they_are_alone(card: CudaDevice,
         given = {name: values + number for name, values in inputs_of(spec).items()}
         np.testing.assert_allclose(called.call(rows, given), expected_of(spec, given, rows), rtol=1e-3, atol=1e-3)
     called.engine.close()
+    session.close()
+
+
+@pytest.mark.gpu
+def test_a_bucket_within_a_profile_works_in_the_memory_that_its_own_shapes_need(
+    card: CudaDevice, tmp_path: Path
+) -> None:
+    small = replace(SPECS[1], bucket=Bucket(width=64, height=64, rows=1))
+    session = a_session(card, tmp_path, SPECS[1])
+    called = Called(card, session, small, "work")
+
+    result = called.call(1, inputs_of(small))
+    least = called.engine._replay.context.activation_bytes
+    called.engine.close()
+    whole = Called(card, session, SPECS[1], "whole")
+
+    np.testing.assert_allclose(result, expected_of(small, inputs_of(small), 1), rtol=1e-3, atol=1e-3)
+    assert 0 < least < whole.engine._replay.context.activation_bytes
+    whole.engine.close()
     session.close()
 
 

@@ -198,6 +198,31 @@ def test_graphs_in_flight_are_waited_for_before_they_are_dropped(card: Simulated
     assert replay.captured_rows is None
 
 
+def test_a_change_of_rows_or_memory_is_followed_by_a_plain_call_before_anything_is_captured(
+    card: SimulatedDevice, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, asked = bench(card), []
+    for owner, name in ((one.context, "set_rows"), (one.context, "enqueue"), (card, "capture"), (card, "launch_graph")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, real=real, name=name: (asked.append(name), real(*args))[1])
+    replay = Replay(card, one.context, one.stream)
+    one.give(some(5))
+
+    replay.run(5)
+    replay.run(5)
+    replay.run(2)
+    replay.use_activation(one.activation)
+    replay.run(2)
+
+    plain_then_captured = ["enqueue", "capture", "enqueue"]
+    assert asked == [
+        *("set_rows", *plain_then_captured),
+        "launch_graph",
+        *("set_rows", *plain_then_captured),
+        *plain_then_captured,
+    ]
+
+
 def test_a_call_that_fails_to_be_captured_is_not_tried_again_and_was_run(
     device: HostComputingDevice, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
