@@ -15,7 +15,7 @@ SOURCES: Final = Path(__file__).parent
 TARGETS: Final = (75, 80, 86, 89, 90, 100, 120, 121)
 """Compute capabilities, times ten, that the tests compile every kernel for."""
 
-INSTALL: Final = "pip install 'trt-worker[gpu]'"
+INSTALL: Final = "./horde-bridge.sh installs it; remove .venv to have that done anew"
 
 
 def compile_source(source: str, value: np.dtype[Any], sm: int) -> Any:
