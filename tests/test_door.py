@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,3 +225,13 @@ def test_the_demo_serves_both_networks_and_checks_every_image(tmp_path: Path) ->
     assert figures["occupancy"] >= 1
     assert (tmp_path / "logs" / "demo.png").exists()
     assert (tmp_path / "logs" / "bridge_1.log").exists()
+
+
+def test_what_drives_a_card_is_installed_for_everybody_in_versions_that_pytorch_of_a_card_takes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {one.partition(">=")[0] for one in project["dependencies"]}
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+
+    assert {"cuda-core", "cuda-python", "nvidia-cuda-nvrtc", "tensorrt-rtx"} <= names
+    # PyTorch without a card asks for no CUDA; PyPI's asks for cuda-toolkit 13.0.3, and that for this NVRTC.
+    assert (pins["torch"], pins["nvidia-cuda-nvrtc"]) == ("2.13.0", "13.0.88")

@@ -19,7 +19,7 @@ from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
 from trt_engines.interface import Interface, interface_of
 from trt_engines.machine_memory import machine_memory
 from trt_engines.residency import Footprint, Memory
-from trt_engines.sessions.libraries import Library, TensorRt, TensorRtRtx
+from trt_engines.sessions.libraries import INSTALL, Library, TensorRt, TensorRtRtx
 from trt_engines.sessions.session import ProfileShapes, ShapeRange, covering
 from trt_engines.sessions.tensorrt import TensorRtContext, TensorRtSession
 from trt_engines.sessions.validity import unfit
@@ -199,7 +199,7 @@ class StoredSource:
         if self._sm is None:
             raise EngineRefused("this device has no NVIDIA card")
         if self._installed is None:
-            raise EngineRefused(f"{self._library} is not installed: pip install 'trt-worker[gpu]'")
+            raise EngineRefused(f"{self._library} is not installed: {INSTALL[self._library]}")
         return serving(self._engines(), spec, self._library, self._installed, self._sm)
 
     def _engines(self) -> Sequence[Stored]:

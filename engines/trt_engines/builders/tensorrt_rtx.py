@@ -52,6 +52,10 @@ class TensorRtRtx:
             raise BuildFailed(f"{request.graph.name}: {reason}")
 
         def target(config: Any) -> None:
+            # Else the library may allocate in a call, and such a call is not captured into a graph. Streamed weights
+            # need that: the two flags together are refused.
+            if not request.weight_streaming:
+                config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
             config.num_compute_capabilities = len(request.compute_capabilities)
             for index, sm in enumerate(sorted(request.compute_capabilities)):
                 if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.devices.device import DeviceProperties, Event, Graph, MemoryInfo, Resource, Stream
-from trt_engines.devices.errors import DeviceFault, DeviceUnavailable
+from trt_engines.devices.errors import CaptureRefused, DeviceFault, DeviceUnavailable
 from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.devices.transfers import direction, fill_work
 from trt_engines.errors import OutOfMemory
@@ -170,7 +170,10 @@ class CudaDevice:
         except BaseException:
             runtime.cudaStreamEndCapture(native)  # its own complaint would hide the first
             raise
-        captured = self._call(runtime.cudaStreamEndCapture(native))
+        ended = runtime.cudaStreamEndCapture(native)
+        if ended[0].name.startswith("cudaErrorStreamCapture"):  # of this capture alone: the context is as it was
+            raise CaptureRefused(f"{self._name} cannot capture {label}: {ended[0].name}")
+        captured = self._call(ended)
         executable = self._call(runtime.cudaGraphInstantiate(captured, 0))
         self._call(runtime.cudaGraphDestroy(captured))
         graph = Graph(int(executable), label)

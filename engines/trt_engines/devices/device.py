@@ -118,7 +118,10 @@ class Device(Protocol):
         """Run a kernel."""
 
     def capture(self, stream: Stream, work: Callable[[], None], label: str) -> Graph:
-        """What `work` asks of the stream, as a graph, not run. Inside, memory is neither allocated nor freed."""
+        """What `work` asks of the stream, as a graph, not run. Inside, memory is neither allocated nor freed.
+
+        Raises: CaptureRefused: it asks for something that a graph cannot do.
+        """
 
     def launch_graph(self, graph: Graph, stream: Stream) -> None:
         """Run all of a graph's work."""

@@ -2,6 +2,7 @@
 
 EngineError
 +-- DeviceUnavailable   this machine has no such device, or the library for it is missing; says what to install
++-- CaptureRefused      work cannot be captured into a graph; it can be run plainly, and nothing else is affected
 DeviceFault             the device reported an error; CUDA's are sticky, so the process that sees one must end
 """
 
@@ -12,6 +13,10 @@ from trt_engines.errors import EngineError
 
 class DeviceUnavailable(EngineError):
     """There is no such device here, or its driver or library is missing."""
+
+
+class CaptureRefused(EngineError):
+    """Work that cannot be captured into a graph. The device is as it was."""
 
 
 class DeviceFault(Exception):

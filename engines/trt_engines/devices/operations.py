@@ -65,6 +65,7 @@ class Work:
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
     run: Callable[[Callable[[Buffer], Bytes]], None]
+    state: Callable[[], object] | None = None  # of what asked for it: a graph of it is void once this is another
 
 
 Network = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]

@@ -17,7 +17,7 @@ from trt_engines.devices.operations import Bytes, KernelOperation, Work
 FLOAT: Final = np.dtype(np.float32)
 HALF: Final = np.dtype(np.float16)
 BFLOAT16: Final = np.dtype(ml_dtypes.bfloat16)
-VALUE_TYPES: Final = {FLOAT: "float", HALF: "__half", BFLOAT16: "__nv_bfloat16"}
+VALUE_TYPES: Final = {FLOAT: "float", HALF: "Half", BFLOAT16: "BFloat16"}
 """Types of an engine's tensors that kernels take, with their names in CUDA C."""
 
 BLOCK: Final = 256

@@ -39,6 +39,7 @@ class BoundEngine:
         context = session.context(interface, stream)
         self._buffers: dict[str, Buffer] = {}
         with ExitStack() as allocated:
+            allocated.callback(context.close)  # whoever still holds this engine, or the error, must not hold weights
             for name, one in self._specs.items():
                 self._buffers[name] = device.allocate(one.bytes)
                 allocated.callback(device.free, self._buffers[name])

@@ -79,17 +79,21 @@ class HostContext:
         self._activation: Buffer | None = None
         self._bound: dict[str, Buffer] = {}
         self._rows = 0
+        self._changed = made  # where it was given anything last
 
     def use_activation(self, memory: Buffer) -> None:
+        self._changed = site(f"giving {self._plan.label} activation memory")
         self._activation = memory
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        self._changed = site(f"binding tensors of {self._plan.label}")
         self._bound.update(tensors)
 
     def set_rows(self, rows: int) -> None:
         for tensor in self.interface.inputs:
             if not self._profile[tensor.name].covers(tensor.at(rows)):
                 raise OutsideProfile(self._made, site(f"giving {tensor.name} of {self._plan.label} {rows} rows"))
+        self._changed = site(f"giving {self._plan.label} {rows} rows")
         self._rows = rows
 
     def enqueue(self, stream: Stream) -> None:
@@ -122,8 +126,13 @@ class HostContext:
             reads=tuple(buffer for _, buffer in inputs),
             writes=(*(buffer for _, buffer in outputs), self._activation),
             run=run,
+            state=lambda: self._changed,
         )
         self._device.enqueue(work, stream)
+
+    def close(self) -> None:
+        self._activation = None
+        self._bound.clear()
 
     def _place(self, tensor: TensorSpec) -> Buffer:
         """The bytes of the tensor's rows in this call. Rows that are not the first axis must be all of them."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from importlib import import_module
 from typing import Any, Protocol
 
 from trt_engines.errors import EngineRefused
 
 TOO_LARGE = "the card has too little memory for it: build a smaller bucket"
+
+INSTALL = {
+    "tensorrt-rtx": "./horde-bridge.sh installs it; remove .venv to have that done anew",
+    "tensorrt": f"{sys.executable} -m pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com",
+}
+"""How an operator gets a library: NVIDIA keeps one of them in an index of its own."""
 
 _REMEDIES = {
     "VERSION_MISMATCH": "it was built with another version: rebuild it",
@@ -128,4 +135,4 @@ def _load(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise EngineRefused(f"{module} does not load ({error}): pip install 'trt-worker[gpu]'") from error
+        raise EngineRefused(f"{module} does not load ({error}): {INSTALL[module.replace('_', '-')]}") from error

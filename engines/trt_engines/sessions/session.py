@@ -68,7 +68,7 @@ class Context(Protocol):
 
     @property
     def capturable(self) -> bool:
-        """Whether a call may be captured into a graph."""
+        """Whether a call as the last one may be captured into a graph."""
 
     def use_activation(self, memory: Buffer) -> None:
         """Work in this memory, of at least `activation_bytes`. Contexts that run in turn may share it.
@@ -80,10 +80,16 @@ class Context(Protocol):
         """Where the tensors are, at full rows. A graph that was captured before is void."""
 
     def set_rows(self, rows: int) -> None:
-        """Rows of the next calls; at least one plain call comes between this and a capture."""
+        """Rows of the next calls; at least one plain call comes between this and a capture.
+
+        A graph that was captured before is void.
+        """
 
     def enqueue(self, stream: Stream) -> None:
         """Run once, in the stream that the context was made for. Raises: EngineFault."""
+
+    def close(self) -> None:
+        """Give back what it holds, its stream having been waited for: it cannot be used any more."""
 
 
 class Session(Protocol):
@@ -105,4 +111,4 @@ class Session(Protocol):
         """Make a context. Raises: EngineRefused: no profile takes the interface's shapes. OutOfMemory."""
 
     def close(self) -> None:
-        """Give back what it holds; its contexts cannot be used any more."""
+        """Give back what it holds; its contexts were closed before."""

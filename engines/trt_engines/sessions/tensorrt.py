@@ -57,9 +57,10 @@ class TensorRtSession:
         if reason := unfit(identity, library.name, version, sm) or library.invalid(runtime, plan):
             error = OutOfMemory if reason == TOO_LARGE else StaleEngine
             raise error(f"{label} cannot run here with {library.name}: {reason}")
+        self._logger.full = False
         self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            if "out of memory" in self._logger.last.lower():
+            if self._logger.full:
                 raise OutOfMemory(f"{label} cannot be loaded by {library.name}: {self._logger.last}")
             raise StaleEngine(f"{label} cannot be loaded by {library.name}: {self._logger.last}; rebuild it")
         self._runtime = runtime
@@ -72,13 +73,23 @@ class TensorRtSession:
         if profile is None:
             shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in interface.inputs)
             raise EngineRefused(f"{self.label}: no profile takes {shapes}; build one that does")
+        self._logger.full = False
         context = self._library.create_context(self._engine)
         if context is None:
-            raise OutOfMemory(f"{self.label}: no context could be made: {self._logger.last}")
+            error = OutOfMemory if self._logger.full else EngineFault
+            raise error(f"{self.label}: no context could be made: {self._logger.last}")
         if not context.set_optimization_profile_async(profile, stream.handle):
             raise EngineFault(f"{self.label}: profile {profile} was refused: {self._logger.last}")
-        capturable = self._library.capturable(context, stream.handle)
-        ready = TensorRtContext(self.label, context, interface, capturable, self._logger, self._scratch)
+        ready = TensorRtContext(
+            self.label,
+            context,
+            interface,
+            stream,
+            self._library,
+            self._logger,
+            most=int(self._engine.get_device_memory_size_for_profile_v2(profile)),
+            scratch=self._scratch,
+        )
         self._library.keep_kernels()
         if self._made is not None:
             self._made(ready)
@@ -109,7 +120,6 @@ class TensorRtSession:
         self._changed = frozenset(weights)
 
     def close(self) -> None:
-        self._library.keep_kernels()  # calls may have compiled more of them
         self._engine = None
         self._runtime = None
 
@@ -131,22 +141,42 @@ class TensorRtContext:
     """One engine, ready for one bucket on one stream.
 
     Args:
+        stream: that its profile was set in.
+        most: bytes between layers that its profile needs at most.
         scratch: bytes that streamed weights need in every call.
     """
 
     def __init__(
-        self, label: str, context: Any, interface: Interface, capturable: bool, logger: Any, scratch: int = 0
+        self,
+        label: str,
+        context: Any,
+        interface: Interface,
+        stream: Stream,
+        library: Library,
+        logger: Any,
+        *,
+        most: int,
+        scratch: int = 0,
     ) -> None:
         self.interface = interface
-        self.capturable = capturable
         self._label = label
         self._context = context
+        self._stream = stream
+        self._library = library
         self._logger = logger
+        self._rows = 0
+        self._called: set[int] = set()  # rows of calls so far
         self.set_rows(max(tensor.shape[tensor.row_axis] for tensor in interface.inputs))
-        self.activation_bytes = int(context.update_device_memory_size_for_shapes()) + scratch
+        # None are told where the library cannot tell, too: then the profile's are enough.
+        self.activation_bytes = (int(context.update_device_memory_size_for_shapes()) or most) + scratch
+
+    @property
+    def capturable(self) -> bool:
+        return self._library.capturable(self._context, self._stream.handle)
 
     def use_activation(self, memory: Buffer) -> None:
-        self._context.set_device_memory(memory.address, memory.size)
+        if memory.size:  # the library refuses to be given none, and says so to nobody
+            self._context.set_device_memory(memory.address, memory.size)
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         for name, buffer in tensors.items():
@@ -156,9 +186,19 @@ class TensorRtContext:
         for tensor in self.interface.inputs:
             shape = tensor.at(rows)
             self._expect(self._context.set_input_shape(tensor.name, shape), f"{tensor.name} cannot be {list(shape)}")
+        self._rows = rows
 
     def enqueue(self, stream: Stream) -> None:
-        self._expect(self._context.execute_async_v3(stream.handle), "the call was refused")
+        self._logger.full = False
+        if not self._context.execute_async_v3(stream.handle):
+            error = OutOfMemory if self._logger.full else EngineFault
+            raise error(f"{self._label}: the call was refused: {self._logger.last}")
+        if self._rows not in self._called:
+            self._called.add(self._rows)
+            self._library.keep_kernels()  # the first call of a shape compiles them, and the process may be killed
+
+    def close(self) -> None:
+        self._context = None  # it keeps the engine with all its weights
 
     def _expect(self, accepted: bool, otherwise: str) -> None:
         if not accepted:
@@ -200,14 +240,18 @@ def _range(shapes: Any) -> ShapeRange:
 
 def _logger(trt: Any) -> Any:
     class LastError(trt.ILogger):  # type: ignore[misc, unused-ignore]  # the bindings are not typed
-        """Keeps the library's last error for the message of ours."""
+        """Keeps the library's last error for the message of ours, and whether any was about memory."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "the library gave no reason"
+            self.full = False
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (severity.INTERNAL_ERROR, severity.ERROR):
                 self.last = " ".join(msg.split())[:500]
+                # `Error Code 1: Cuda Runtime (out of memory)` or `Error Code 2: OutOfMemory (Requested size was ...)`;
+                # what failed for it may be told after it.
+                self.full = self.full or "outofmemory" in msg.lower().replace(" ", "")
 
     return LastError()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,10 @@ from trt_engines.cards import RTX_TARGETS
 from trt_engines.devices.cuda import CudaDevice
 from trt_engines.devices.errors import DeviceUnavailable
 from trt_engines.devices.memory import Place
-from trt_engines.interface import TensorSpec, interface_of
+from trt_engines.interface import Interface, TensorSpec, interface_of
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.bound import BoundEngine
+from trt_engines.sessions.tensorrt import TensorRtSession
 from trt_engines.store.identity import Identity, InputRange
 from trt_engines.store.manifest import PLAN, Certificate
 from trt_engines.store.store import Store
@@ -85,51 +90,184 @@ def inputs_of(spec: EngineSpec) -> dict[str, NDArray[Any]]:
     return {tensor.name: values(tensor) for tensor in interface_of(spec).inputs}
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.component.value)
-def test_a_stored_engine_computes_what_onnx_runtime_computes(tmp_path: Path, spec: EngineSpec, streams: bool) -> None:
+@pytest.fixture
+def card() -> Iterator[CudaDevice]:
     try:
         device = CudaDevice()
     except DeviceUnavailable as error:
         pytest.skip(str(error))
-    sm = device.properties.sm
+    yield device
+    device.close()
+
+
+def a_session(card: CudaDevice, folder: Path, spec: EngineSpec, *, streams: bool = False) -> TensorRtSession:
+    """An engine of the spec, built, stored and loaded."""
+    sm = card.properties.sm
     assert sm is not None
-    builder, store = a_builder(sm), Store(tmp_path)
+    builder, store = a_builder(sm), Store(folder)
     try:
         built(store, spec, sm, builder, streams=streams)
     except BuilderMissing as missing:
         pytest.skip(str(missing))
-    given = inputs_of(spec)
-    (expected,) = open_graph(spec.model.graphs[spec.component], threads=2).run(None, given)
     source = StoredSource(
-        builder.name, store, installed=installed_version(builder.name), sm=sm, open_device=lambda: device
+        builder.name, store, installed=installed_version(builder.name), sm=sm, open_device=lambda: card
     )
-    told = source.footprint(spec)
-    source.stream_weights(spec, told.streamable // 2)
-
+    source.stream_weights(spec, source.footprint(spec).streamable // 2)
     session = source.open(spec)
-    interface = interface_of(spec, text_layers=expected.shape[0])
-    (output,) = interface.outputs
-    stream = device.create_stream("work")
-    engine = BoundEngine(device, session, interface, stream)
-    rows = interface.inputs[0].shape[0]
-    host = {one.name: device.allocate(one.bytes, Place.HOST) for one in (*interface.inputs, output)}
-    results = []
-    for _ in range(3):  # plainly, then as the graph that was captured
-        for one in interface.inputs:
-            device.view(host[one.name], one.dtype, one.shape, write=True)[...] = given[one.name]
-            device.copy(engine.of_call(one.name, rows), host[one.name], stream)
-        engine.run(rows)
-        device.copy(host[output.name], engine.of_call(output.name, rows), stream)
-        device.synchronize(stream)
-        results.append(device.view(host[output.name], output.dtype, output.shape).copy())
-    measured = source.footprint(spec).activations
-    engine.close()
-    session.close()
-    device.close()
+    first = session.context(interface_with(spec, session), card.create_stream("measure"))
+    assert source.footprint(spec).activations == first.activation_bytes
+    first.close()
+    return session
 
-    np.testing.assert_allclose(results[0], expected, rtol=1e-3, atol=1e-3)
+
+def interface_with(spec: EngineSpec, session: TensorRtSession) -> Interface:
+    """The tensors of a spec, with as many layers as the text encoder returns."""
+    text = spec.component is Component.TEXT_ENCODER
+    return interface_of(spec, text_layers=session.tensors["context"].shape[0] if text else 1)
+
+
+class Called:
+    """An engine in a stream of its own, called with arrays."""
+
+    def __init__(self, card: CudaDevice, session: TensorRtSession, spec: EngineSpec, label: str) -> None:
+        self.interface = interface_with(spec, session)
+        (self.output,) = self.interface.outputs
+        self.card, self.stream = card, card.create_stream(label)
+        self.engine = BoundEngine(card, session, self.interface, self.stream)
+        self.host = {
+            one.name: card.allocate(one.bytes, Place.HOST) for one in (*self.interface.inputs, *self.interface.outputs)
+        }
+
+    def begin(self, rows: int, given: dict[str, NDArray[Any]]) -> None:
+        for one in self.interface.inputs:
+            host = self.host[one.name].part(0, one.bytes_at(rows))
+            self.card.view(host, one.dtype, one.at(rows), write=True)[...] = given[one.name][:rows]
+            self.card.copy(self.engine.of_call(one.name, rows), host, self.stream)
+        self.engine.run(rows)
+        host = self.host[self.output.name].part(0, self.output.bytes_at(rows))
+        self.card.copy(host, self.engine.of_call(self.output.name, rows), self.stream)
+
+    def take(self, rows: int) -> NDArray[Any]:
+        self.card.synchronize(self.stream)
+        host = self.host[self.output.name].part(0, self.output.bytes_at(rows))
+        return self.card.view(host, self.output.dtype, self.output.at(rows)).copy()
+
+    def call(self, rows: int, given: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        self.begin(rows, given)
+        return self.take(rows)
+
+
+def expected_of(spec: EngineSpec, given: dict[str, NDArray[Any]], rows: int) -> NDArray[Any]:
+    graph = open_graph(spec.model.graphs[spec.component], threads=2)
+    (expected,) = graph.run(None, {name: values[:rows] for name, values in given.items()})
+    return np.asarray(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.component.value)
+def test_a_stored_engine_computes_what_onnx_runtime_computes(
+    card: CudaDevice, tmp_path: Path, spec: EngineSpec, streams: bool
+) -> None:
+    given, rows = inputs_of(spec), spec.bucket.rows
+    session = a_session(card, tmp_path, spec, streams=streams)
+    called = Called(card, session, spec, "work")
+
+    results = [called.call(rows, given) for _ in range(3)]  # plainly, then as the graph that was captured
+    captured = called.engine._replay.captured_rows
+    called.engine.close()
+    session.close()
+
+    np.testing.assert_allclose(results[0], expected_of(spec, given, rows), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(results[1], results[0])
     np.testing.assert_array_equal(results[2], results[0])
-    assert measured > 0
+    assert streams or captured == rows, "calls are launched one kernel after another: the log says why"
+
+
+@pytest.mark.gpu
+def test_calls_with_other_rows_between_are_what_they_are_alone(card: CudaDevice, tmp_path: Path) -> None:
+    spec = SPECS[1]
+    session = a_session(card, tmp_path, spec)
+    called = Called(card, session, spec, "work")
+
+    for number, rows in enumerate((4, 4, 1, 1, 4, 2, 2, 1, 4)):  # its activations are as large as 4 rows need
+        given = {name: values + number for name, values in inputs_of(spec).items()}
+        np.testing.assert_allclose(called.call(rows, given), expected_of(spec, given, rows), rtol=1e-3, atol=1e-3)
+    called.engine.close()
+    session.close()
+
+
+@pytest.mark.gpu
+def test_a_bucket_within_a_profile_works_in_the_memory_that_its_own_shapes_need(
+    card: CudaDevice, tmp_path: Path
+) -> None:
+    small = replace(SPECS[1], bucket=Bucket(width=64, height=64, rows=1))
+    session = a_session(card, tmp_path, SPECS[1])
+    called = Called(card, session, small, "work")
+
+    result = called.call(1, inputs_of(small))
+    least = called.engine._replay.context.activation_bytes
+    called.engine.close()
+    whole = Called(card, session, SPECS[1], "whole")
+
+    np.testing.assert_allclose(result, expected_of(small, inputs_of(small), 1), rtol=1e-3, atol=1e-3)
+    assert 0 < least < whole.engine._replay.context.activation_bytes
+    whole.engine.close()
+    session.close()
+
+
+@pytest.mark.gpu
+def test_two_contexts_of_one_engine_run_in_two_streams_at_once(card: CudaDevice, tmp_path: Path) -> None:
+    spec = SPECS[1]
+    session = a_session(card, tmp_path, spec)
+    pair = [Called(card, session, spec, label) for label in ("one", "other")]  # of the same profile
+    given = [{name: values + number for name, values in inputs_of(spec).items()} for number in range(2)]
+    alone = [one.call(4, values) for one, values in zip(pair, given, strict=True)]
+
+    for _ in range(20):
+        for one, values in zip(pair, given, strict=True):
+            one.begin(4, values)
+        for one, result in zip(pair, alone, strict=True):
+            np.testing.assert_array_equal(one.take(4), result)
+    for one in pair:
+        one.engine.close()
+    session.close()
+
+
+@pytest.mark.gpu
+def test_a_closed_engine_leaves_no_weights_on_the_card_though_it_is_still_known(
+    card: CudaDevice, tmp_path: Path
+) -> None:
+    before = 0
+    for turn in range(3):  # the first makes what CUDA and the library keep for good
+        session = a_session(card, tmp_path / str(turn), SPECS[1])
+        called = Called(card, session, SPECS[1], "work")
+        called.call(4, inputs_of(SPECS[1]))
+        called.engine.close()
+        session.close()
+        free = card.memory_info().free
+        assert free >= before - (2 << 20)  # what CUDA gives out at a time
+        before = free
+
+
+@pytest.mark.gpu
+def test_a_process_whose_card_failed_leaves_with_the_status_that_says_so(card: CudaDevice, tmp_path: Path) -> None:
+    script = """
+import sys
+import numpy as np
+from trt_engines.devices.cuda import CudaDevice
+from trt_engines.devices.errors import DeviceFault
+from trt_engines.devices.memory import Allocation, Buffer, Place
+from trt_engines.kernels.catalogue import to_pixels
+from trt_engines.kernels.kernel import FLOAT
+card = CudaDevice()
+stream = card.create_stream("work")
+nowhere = [Buffer(Allocation(Place.DEVICE, 0x1000, size), 0, size) for size in (3072, 4, 12288)]
+call = to_pixels(FLOAT, pixels=nowhere[0], not_finite=nowhere[1], decoded=nowhere[2], height=32, width=32)
+card.launch(call, stream)
+try:
+    card.synchronize(stream)
+except DeviceFault:
+    sys.exit(70)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=120).returncode == 70

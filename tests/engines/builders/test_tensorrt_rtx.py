@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorrt_rtx
 from onnx import TensorProto
 
+import trt_engines.builders.tensorrt_rtx
 from trt_engines.builders.builder import BuildCancelled, BuildFailed, BuildRequest, Progress, keep_going
 from trt_engines.builders.comparison import same_engine
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
@@ -136,6 +139,24 @@ def test_what_cannot_work_is_refused_before_it_is_tried(
 
     with pytest.raises(BuildFailed, match=reason):
         TensorRtRtx().build(request, tmp_path / "plan", keep_going)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+def test_a_call_never_allocates_so_that_it_can_be_captured_unless_weights_are_streamed(
+    request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    configs: list[Any] = []
+
+    def compile_graph(*args: Any) -> Any:
+        *_, target = args
+        return real(*args[:-1], lambda config: (configs.append(config), target(config)))
+
+    real = trt_engines.builders.tensorrt_rtx.compile_graph
+    monkeypatch.setattr(trt_engines.builders.tensorrt_rtx, "compile_graph", compile_graph)
+
+    TensorRtRtx().build(request_for(weight_streaming=streams), tmp_path / "plan", keep_going)
+
+    assert configs[0].get_flag(tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION) is not streams
 
 
 def test_a_float32_graph_is_compiled_for_ampere(request_for: Requests, tmp_path: Path) -> None:

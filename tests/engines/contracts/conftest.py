@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -51,6 +52,7 @@ class Recorded:
 
     answers: Mapping[str, Any]
     used: set[str] = field(default_factory=set)
+    living: WeakSet[Double] = field(default_factory=WeakSet)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Double:
         object.__setattr__(self, "_module", module)
         object.__setattr__(self, "_of", of)
         object.__setattr__(self, "_recorded", recorded)
+        recorded.living.add(self)
 
     def __getattr__(self, name: str) -> Any:
         declared = getattr(self._of, name)  # AttributeError: the class has no such member
@@ -129,6 +132,7 @@ class Library:
         self._module = module
         self._recorded = recorded
         self.used = recorded.used
+        self.recorded = recorded
         self.__version__ = version
 
     def __getattr__(self, name: str) -> Any:

@@ -19,7 +19,7 @@ from cuda.core._kernel_arg_handler import ParamHolder
 import trt_engines.devices.cuda
 from trt_engines.devices.cuda import CudaDevice
 from trt_engines.devices.device import Device
-from trt_engines.devices.errors import DeviceFault, DeviceUnavailable
+from trt_engines.devices.errors import CaptureRefused, DeviceFault, DeviceUnavailable
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.errors import OutOfMemory
 from trt_engines.kernels import catalogue
@@ -257,6 +257,15 @@ def test_a_capture_that_fails_is_ended_and_the_failure_is_told(device: CudaDevic
     assert runtime.calls[-1] == "cudaStreamEndCapture"
 
 
+def test_work_that_cannot_be_captured_ends_no_process(device: CudaDevice, runtime: Runtime) -> None:
+    runtime.failing["cudaStreamEndCapture"] = cuda_runtime.cudaError_t.cudaErrorStreamCaptureInvalidated
+
+    with pytest.raises(CaptureRefused, match="cannot capture graph: cudaErrorStreamCaptureInvalidated"):
+        device.capture(device.create_stream("work"), lambda: None, "graph")
+
+    assert "cudaGraphInstantiate" not in runtime.calls
+
+
 def test_a_machine_without_a_driver_says_so() -> None:
     status, _ = cuda_runtime.cudaGetDeviceCount()
     if status == SUCCESS:
@@ -274,7 +283,7 @@ def test_a_card_that_is_not_there_is_named(device: CudaDevice) -> None:
 def test_without_cuda_python_it_says_what_to_install(stand_in: Callable[[str, Any], None]) -> None:
     stand_in("cuda.bindings.runtime", None)
 
-    with pytest.raises(DeviceUnavailable, match=r"pip install 'trt-worker\[gpu\]'"):
+    with pytest.raises(DeviceUnavailable, match=r"horde-bridge\.sh installs it"):
         CudaDevice()
 
 

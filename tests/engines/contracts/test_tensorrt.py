@@ -59,6 +59,7 @@ class Kit:
             "ICudaEngine.get_tensor_shape": (-1, 4, 8, 8),
             "ICudaEngine.get_tensor_profile_shape": [(1, 4, 8, 8), (4, 4, 8, 8), (8, 4, 8, 8)],
             "IExecutionContext.update_device_memory_size_for_shapes": 4096,
+            "ICudaEngine.get_device_memory_size_for_profile_v2": 16384,
             "ICudaEngine.streamable_weights_size": 4096,
             "ICudaEngine.weight_streaming_budget_v2": 1024,
             "ICudaEngine.weight_streaming_scratch_memory_size": 64,
@@ -69,6 +70,7 @@ class Kit:
         self.module = module
         double = make_library(module, self.answers, self.version)
         self.used: set[str] = double.used  # names of all members that were asked for
+        self.recorded = double.recorded
         stand_in(name, double)
         self.library: Any = LIBRARIES[name]()
 
@@ -124,8 +126,10 @@ def live(kit: Kit) -> None:
     context.bind(dict.fromkeys(NAMES, memory))
     context.set_rows(2)
     context.enqueue(STREAM)
+    assert context.capturable
     session.refit({"kernel": np.ones(8, np.float16)}, STREAM)
     session.refit({"bias": np.ones(4, np.float16)}, STREAM)
+    context.close()
     session.close()
     if isinstance(kit.library, TensorRtRtx):
         kit.library = TensorRtRtx(Kept(b"saved"))
@@ -188,13 +192,47 @@ def test_rtx_keeps_what_it_compiled_once_a_context_is_made_and_only_when_it_chan
     session = rtx.session()
     session.context(interface(), STREAM)
     session.context(interface(), STREAM)
-    before = (kept.kernels, kept.writes)
-    rtx.answers["IRuntimeCache.serialize"] = b"more kernels"
 
-    session.close()
+    assert (kept.kernels, kept.writes) == (b"kernels", 1)
 
-    assert before == (b"kernels", 1)
-    assert (kept.kernels, kept.writes) == (b"more kernels", 2)
+
+def test_rtx_keeps_what_the_first_call_of_a_shape_compiled_before_the_process_may_be_killed(rtx: Kit) -> None:
+    kept = Kept()
+    rtx.library = TensorRtRtx(kept)
+    context = rtx.session().context(interface(), STREAM)
+    compiled = [b"of 4 rows", b"of 4 rows and 2", b"never asked for"]
+    seen = []
+
+    for rows in (4, 4, 2, 4):
+        rtx.answers["IRuntimeCache.serialize"] = compiled[len(set(seen))]
+        context.set_rows(rows)
+        context.enqueue(STREAM)
+        seen.append(kept.kernels)
+
+    assert seen == [b"of 4 rows", b"of 4 rows", b"of 4 rows and 2", b"of 4 rows and 2"]
+
+
+def test_a_context_whose_needs_the_library_cannot_tell_gets_what_its_profile_needs(kit: Kit) -> None:
+    kit.answers["IExecutionContext.update_device_memory_size_for_shapes"] = 0
+
+    assert kit.session().context(interface(), STREAM).activation_bytes == 16384
+
+
+def test_a_context_that_needs_no_memory_is_given_none(kit: Kit) -> None:
+    context = kit.session().context(interface(), STREAM)
+
+    context.use_activation(Buffer(Allocation(Place.DEVICE, 0, 0), 0, 0))
+
+    assert "set_device_memory" not in kit.used
+
+
+def test_whether_a_call_can_be_captured_is_asked_once_it_was_run(rtx: Kit) -> None:
+    context = rtx.session().context(interface(), STREAM)
+    asked_before = "is_stream_capturable" in rtx.used
+    rtx.answers["IExecutionContext.is_stream_capturable"] = False
+
+    assert not asked_before
+    assert not context.capturable
 
 
 def test_rtx_writes_kernels_that_it_accepted_not_again_and_stale_ones_anew(rtx: Kit) -> None:
@@ -288,18 +326,36 @@ def test_a_plan_that_does_not_load_is_stale(kit: Kit) -> None:
         kit.session()
 
 
-def test_a_card_that_is_full_when_a_plan_is_loaded_is_out_of_memory_and_not_a_stale_plan(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+FULL = (
+    ("Error Code 1: Cuda Runtime (out of memory)",),
+    ("Error Code 2: OutOfMemory (Requested size was 20132809216 bytes.)",),
+    ("Error Code 2: OutOfMemory (no further information)", "Error Code 4: Internal Error (Engine could not be made.)"),
+)
+
+
+@pytest.mark.parametrize("told", FULL, ids=("cuda", "library", "and then what failed for it"))
+@pytest.mark.parametrize("call", ["deserialize_cuda_engine", "create_execution_context", "execute_async_v3"])
+def test_a_full_card_is_out_of_memory_whatever_was_asked_for_and_however_it_is_told(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, call: str, told: tuple[str, ...]
 ) -> None:
     def refuse(*_: Any) -> None:
-        logger.log(kit.module.ILogger.Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+        for line in told:
+            logger.log(kit.module.ILogger.Severity.ERROR, line)
 
     logger = session_logger(kit.library.trt)
     monkeypatch.setattr(trt_engines.sessions.tensorrt, "_logger", lambda trt: logger)
-    kit.answers["Runtime.deserialize_cuda_engine"] = refuse
+    of = {"deserialize_cuda_engine": "Runtime", "create_execution_context": "ICudaEngine"}
+    kit.answers[f"{of.get(call, 'IExecutionContext')}.{call}"] = refuse
 
-    with pytest.raises(OutOfMemory, match="a/denoiser cannot be loaded by"):
-        kit.session()
+    with pytest.raises(OutOfMemory, match="a/denoiser"):
+        kit.session().context(interface(), STREAM).enqueue(STREAM)
+
+
+def test_a_context_that_is_refused_for_another_reason_is_a_fault_and_closes_nothing(kit: Kit) -> None:
+    kit.answers["ICudaEngine.create_execution_context"] = None
+
+    with pytest.raises(EngineFault, match="a/denoiser: no context could be made"):
+        kit.session().context(interface(), STREAM)
 
 
 def test_rtx_says_from_the_header_that_a_card_is_too_small(rtx: Kit) -> None:
@@ -386,9 +442,11 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     calls.close()
     calls.engine.close()
     backend.unload(model, spec.component)
+    left = {double._of.__name__ for double in kit.recorded.living}
 
     assert {"deserialize_cuda_engine", "get_tensor_dtype", "set_tensor_address", "execute_async_v3"} <= kit.used
     assert "engine.plan" not in mapped
+    assert not left & {"ICudaEngine", "IExecutionContext"}, "who holds a closed engine holds its weights"
     assert (before, source.footprint(spec).activations) == (0, 4096 + 64)
     assert "weight_streaming_budget_v2" in kit.used
     if kit.library.name == "tensorrt-rtx":

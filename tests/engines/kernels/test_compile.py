@@ -9,7 +9,7 @@ import pytest
 
 from trt_engines.kernels.catalogue import KERNELS, MOST_TENSORS
 from trt_engines.kernels.compile import SOURCES, TARGETS, compile_source
-from trt_engines.kernels.kernel import FLOAT, VALUE_TYPES
+from trt_engines.kernels.kernel import FLOAT, HALF, VALUE_TYPES
 
 
 @pytest.mark.parametrize("sm", TARGETS)
@@ -31,6 +31,14 @@ def test_a_source_that_does_not_compile_gives_the_compilers_words(
 
     with pytest.raises(ValueError, match=r'(?s)wrong.cu does not compile for SM89.*"missing" is undefined'):
         compile_source("wrong.cu", FLOAT, 89)
+
+
+def test_kernels_need_nothing_of_the_machine_but_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, "/proc/nowhere")
+
+    for source in sorted({kernel.source for kernel in KERNELS}):
+        assert compile_source(source, HALF, 89).code
 
 
 def test_the_source_holds_as_many_tensors_as_calls_may_have() -> None:

@@ -12,6 +12,7 @@ from trt_engines.backends.host_source import network_plan
 from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
+from trt_engines.devices.errors import CaptureRefused
 from trt_engines.devices.memory import Place
 from trt_engines.devices.operations import NetworkOperation
 from trt_engines.devices.simulated import hazards
@@ -153,7 +154,7 @@ def test_replayed_calls_give_what_plain_ones_give(device: HostComputingDevice, b
         replay.run(rows)
         np.testing.assert_array_equal(one.take(rows), 2 * (some(rows) + rows))
 
-    assert replay.captured_rows == (2, 5)
+    assert replay.captured_rows == 2
 
 
 def test_a_call_that_cannot_be_captured_is_plain_every_time(device: HostComputingDevice, bench: Any) -> None:
@@ -166,7 +167,7 @@ def test_a_call_that_cannot_be_captured_is_plain_every_time(device: HostComputin
         replay.run(rows)
         np.testing.assert_array_equal(one.take(rows), 2 * some(rows))
 
-    assert replay.captured_rows == ()
+    assert replay.captured_rows is None
 
 
 def test_binding_anew_drops_the_graphs(device: HostComputingDevice, bench: Any) -> None:
@@ -194,7 +195,87 @@ def test_graphs_in_flight_are_waited_for_before_they_are_dropped(card: Simulated
 
     replay.forget()
 
-    assert replay.captured_rows == ()
+    assert replay.captured_rows is None
+
+
+def test_a_change_of_rows_or_memory_is_followed_by_a_plain_call_before_anything_is_captured(
+    card: SimulatedDevice, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, asked = bench(card), []
+    for owner, name in ((one.context, "set_rows"), (one.context, "enqueue"), (card, "capture"), (card, "launch_graph")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, real=real, name=name: (asked.append(name), real(*args))[1])
+    replay = Replay(card, one.context, one.stream)
+    one.give(some(5))
+
+    replay.run(5)
+    replay.run(5)
+    replay.run(2)
+    replay.use_activation(one.activation)
+    replay.run(2)
+
+    plain_then_captured = ["enqueue", "capture", "enqueue"]
+    assert asked == [
+        *("set_rows", *plain_then_captured),
+        "launch_graph",
+        *("set_rows", *plain_then_captured),
+        *plain_then_captured,
+    ]
+
+
+def test_a_call_that_fails_to_be_captured_is_not_tried_again_and_was_run(
+    device: HostComputingDevice, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        tried.append(True)
+        raise CaptureRefused("a graph cannot do that")
+
+    one, tried = bench(device), []
+    monkeypatch.setattr(device, "capture", refuse)
+    replay = Replay(device, one.context, one.stream)
+
+    for rows in (2, 2, 5):
+        one.give(some(rows))
+        replay.run(rows)
+        np.testing.assert_array_equal(one.take(rows), 2 * some(rows))
+
+    assert len(tried) == 1
+
+
+def test_rows_may_change_while_a_graph_of_others_is_under_way(card: SimulatedDevice, bench: Any) -> None:
+    one = bench(card)
+    replay = Replay(card, one.context, one.stream)
+    one.give(some(5))
+    for _ in range(3):
+        replay.run(5)
+
+    replay.run(2)
+
+    np.testing.assert_array_equal(one.take(2), 2 * some(2))
+
+
+def test_a_context_that_changed_since_its_graph_was_captured_is_found(card: SimulatedDevice, bench: Any) -> None:
+    one = bench(card)
+    one.give(some(5))
+    one.context.set_rows(5)
+    one.context.enqueue(one.stream)
+    graph = card.capture(one.stream, lambda: one.context.enqueue(one.stream), "5 rows")
+    one.context.set_rows(2)
+
+    with pytest.raises(hazards.GraphContextChanged, match="launching graph '5 rows'"):
+        card.launch_graph(graph, one.stream)
+
+
+def test_a_context_that_changes_while_its_graph_is_under_way_is_found(card: SimulatedDevice, bench: Any) -> None:
+    one = bench(card)
+    one.give(some(5))
+    one.context.set_rows(5)
+    one.context.enqueue(one.stream)
+    card.launch_graph(card.capture(one.stream, lambda: one.context.enqueue(one.stream), "5 rows"), one.stream)
+    one.context.set_rows(2)
+
+    with pytest.raises(hazards.GraphContextChanged, match="giving a/doubler 2 rows"):
+        card.synchronize(one.stream)
 
 
 def test_memory_that_moved_under_a_captured_call_is_found(card: SimulatedDevice, bench: Any) -> None:

@@ -20,6 +20,7 @@ from trt_engines.devices.simulated.hazards import (
     EventNeverRecorded,
     FreedInFlight,
     GraphAddressChanged,
+    GraphContextChanged,
     NotTimed,
     Site,
     WrittenInFlight,
@@ -66,10 +67,25 @@ class _Mark:
     recorded: Site
 
 
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """One operation of a graph."""
+
+    work: Work
+    where: Site
+    state: object  # of what asked for it, then
+
+    def check(self, launched: Site) -> None:
+        """Raises: GraphContextChanged."""
+        if self.work.state is not None and self.work.state() is not self.state:
+            changed = self.work.state()
+            raise GraphContextChanged(launched, changed if isinstance(changed, Site) else launched)
+
+
 @dataclass(slots=True)
 class _GraphState:
     captured: Site
-    works: list[tuple[Work, Site]] = field(default_factory=list)
+    works: list[_Captured] = field(default_factory=list)
     launched: tuple[Stream, int, Site] | None = None  # its last task
 
 
@@ -111,6 +127,7 @@ class SimulatedDevice:
         self._graphs: dict[Graph, _GraphState] = {}
         self._known = Clock()  # to the host
         self._capture: tuple[Stream, _GraphState] | None = None
+        self._launched: dict[Task, tuple[_Captured, Site]] = {}  # of graphs
         self._sources: dict[Task, tuple[Site, list[tuple[Buffer, Bytes]]]] = {}
         self._timed: set[Event] = set()
         self._handles = count(1)
@@ -238,31 +255,36 @@ class SimulatedDevice:
         where = site(f"launching graph {graph.label!r} in stream {stream.label!r}")
         self._not_while_capturing(where)
         state = self._graphs[graph]
-        for work, _ in state.works:
-            for buffer in (*work.reads, *work.writes):
+        for one in state.works:
+            one.check(where)
+            for buffer in (*one.work.reads, *one.work.writes):
                 if gone := self._memory.freed(buffer):
                     raise GraphAddressChanged(gone, where)
-        for work, captured in state.works:
-            launched = replace(captured, what=f"{captured.what} (captured), {where.what} at {where.file}:{where.line}")
-            self._enqueue(work, stream, launched)
+        for one in state.works:
+            what = f"{one.where.what} (captured), {where.what} at {where.file}:{where.line}"
+            launched = replace(one.where, what=what)
+            if (task := self._enqueue(one.work, stream, launched)) is not None:
+                self._launched[task] = one, launched
         state.launched = stream, self._streams[stream].number, where
 
     def close(self) -> None:
         for stream in tuple(self._streams):
             self.synchronize(stream)
 
-    def _enqueue(self, work: Work, stream: Stream, where: Site) -> None:
+    def _enqueue(self, work: Work, stream: Stream, where: Site) -> Task | None:
+        """Returns: None: it was captured."""
         if self._capture is not None and self._capture[0] is stream:
             for buffer in (*work.reads, *work.writes):
                 self._memory.block(buffer, where)
-            self._capture[1].works.append((work, where))
-            return
+            self._capture[1].works.append(_Captured(work, where, work.state() if work.state is not None else None))
+            return None
         state = self._streams[stream]
         self._memory.use(work.reads, work.writes, stream, state.number + 1, state.clock.merged(self._known), where)
         task = self._push(stream, work)
         sources = [(one, self._memory.bytes(one).copy()) for one in work.reads if self._host_gave(one, where)]
         if sources:
             self._sources[task] = where, sources
+        return task
 
     def _push(self, stream: Stream, work: Work | None = None, after: Task | None = None) -> Task:
         self.clock += self._submit_seconds
@@ -284,6 +306,9 @@ class SimulatedDevice:
         return task
 
     def _run(self, task: Task) -> None:
+        if task in self._launched:
+            captured, launched = self._launched.pop(task)
+            captured.check(launched)
         where, sources = self._sources.pop(task, (None, []))
         for buffer, promised in sources:
             if where is not None and not np.array_equal(self._memory.bytes(buffer), promised):

@@ -9,6 +9,8 @@ Hazard
 +-- UsedAfterFree           memory is used or freed that was freed before
 +-- NeverWritten            something is read that nothing has written since it was allocated
 +-- GraphAddressChanged     a graph is launched after memory that it uses was freed
++-- GraphContextChanged     a context is given rows, tensors or memory while a graph of it is under way, or before
+                            one is launched again
 +-- CapturedWrongly         memory is allocated or freed, or the host waits, while a graph is captured
 +-- EventNeverRecorded      something waits for an event that nothing has recorded
 +-- NotTimed                the time of an event is asked for that has none, or not yet
@@ -91,6 +93,10 @@ class NeverWritten(Hazard):
 
 class GraphAddressChanged(Hazard):
     remedy = "capture the graph again whenever memory that it uses moves"
+
+
+class GraphContextChanged(Hazard):
+    remedy = "wait for the graph, drop it, run the context plainly, and capture it anew"
 
 
 class CapturedWrongly(Hazard):
