@@ -15,12 +15,14 @@ from trt_engines.devices.operations import CopyOperation, Direction, NetworkOper
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.timeline import Unit
 from trt_engines.model import find_models
+from trt_worker.denoise.program import TENSORS
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 from trt_worker.runtime.step_batch import STEPS_AHEAD
 
 CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 28, multiprocessors=128)
 TEXT, STEP, DECODE, DOWNLOAD = 2.0, 1.0, 5.0, 0.5
+ROW = TENSORS * 4 * 8 * 8 * 4  # bytes of all tensors of a row of 64x64 pixels
 PICTURES = (64 * 64 * 3, 128 * 64 * 3)
 
 
@@ -36,15 +38,21 @@ def seconds(operation: Operation) -> float:
 
 
 class Card(SimulatedDevice):
-    """Has room for four kernels at a time, and notes what the host waited for."""
+    """Has room for four kernels at a time, and notes what the host waited for.
 
-    def __init__(self) -> None:
+    Args: move: seconds in which a row moves to another place of its batch.
+    """
+
+    def __init__(self, move: float = 0.0) -> None:
+        self._move = move
         super().__init__(CARD, seconds=self._charge, units={Unit.COMPUTE: 4, Unit.UPLOAD: 1, Unit.DOWNLOAD: 1})
         self.waits: list[str] = []
         self.asked = 0  # calls of denoisers
 
     def _charge(self, operation: Operation) -> float:
         self.asked += isinstance(operation, NetworkOperation) and operation.engine.endswith("denoiser")
+        if isinstance(operation, CopyOperation) and operation.size == ROW:
+            return self._move
         return seconds(operation)
 
     def synchronize(self, target: Stream | Event) -> None:
@@ -57,9 +65,10 @@ class Card(SimulatedDevice):
 class Bench:
     """A loop whose clock is its card's."""
 
-    def __init__(self) -> None:
-        self.card = Card()
+    def __init__(self, card: Card | None = None) -> None:
+        self.card = card or Card()
         self.made: dict[str, float] = {}  # when
+        self.timings: dict[str, frames.Made] = {}
         backend = OnDeviceBackend("free", NetworkSource(null_network, self.card))
         self.loop = DeviceLoop(
             find_models(), {"free": backend}, max_rows=4, memory=2**30, emit=self._emit, clock=lambda: self.card.clock
@@ -73,6 +82,7 @@ class Bench:
     def _emit(self, header: frames.FromDevice, body: Any) -> None:
         if isinstance(header, frames.Made):
             self.made[header.id] = self.card.clock
+            self.timings[header.id] = header
 
 
 @pytest.fixture
@@ -151,3 +161,35 @@ def test_time_in_which_batches_step_together_is_counted_once(a_job: Any) -> None
     assert last.calls == 20
     assert last.loop_seconds <= bench.card.clock - TEXT
     assert last.engine_seconds <= last.loop_seconds
+
+
+def test_a_picture_that_is_back_before_its_batch_has_moved_together_counts_its_last_step(a_job: Any) -> None:
+    bench = Bench(Card(move=100.0))
+    bench.loop.take(a_job("short", steps=1, due=1e8), b"")
+    bench.loop.take(a_job("others", steps=2, images=tuple(frames.Image(seed=1, draw=draw) for draw in range(3))), b"")
+    while not bench.card.asked:
+        bench.loop.step()
+
+    bench.loop.take(a_job("fifth", steps=1), b"")  # which finds all slots of the decoder taken
+    bench.finish()
+
+    timing = bench.timings["short"]
+    assert TEXT + STEP <= timing.denoised <= timing.decoded
+    assert timing.engine_seconds == STEP / 4
+
+
+def test_steps_of_a_job_that_was_withdrawn_are_measured_when_they_end_and_not_when_the_next_job_comes(
+    a_job: Any,
+) -> None:
+    bench = Bench()
+    bench.loop.take(a_job("withdrawn", steps=10), b"")
+    while bench.card.asked < 2:
+        bench.loop.step()
+    bench.loop.withdraw("withdrawn")
+    bench.finish()
+
+    bench.card.advance(3600.0)
+    bench.loop.take(a_job("next", steps=2), b"")
+    bench.finish()
+
+    assert bench.loop._totals.frame.loop_seconds <= 5 * STEP

@@ -33,6 +33,11 @@ class Batches:
         self._batches: dict[BatchKey, StepBatch] = {}
         self._under_way = StepsUnderWay(clock)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether any step is."""
+        return bool(self._under_way)
+
     def get(self, key: BatchKey) -> StepBatch | None:
         """The batch of a size, if there is one with rows."""
         batch = self._batches.get(key)

@@ -123,8 +123,9 @@ class DeviceLoop:
 
     @property
     def busy(self) -> bool:
-        """Whether any job is unfinished."""
-        return bool(self._jobs)
+        """Whether any job is unfinished, or a step is under way, even of a job that was withdrawn: how long it took is
+        only known to who looks at its end."""
+        return bool(self._jobs) or self._batches.under_way
 
     def take(self, run: frames.Run, source: bytes) -> None:
         """Accept a job: its prompts and source are encoded, and then its images wait for a place."""

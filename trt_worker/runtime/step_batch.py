@@ -74,7 +74,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Marks:
-    """Events of one step: around each of its engine calls, and at its end."""
+    """Events of one step: around each of its engine calls, and where all rows have advanced."""
 
     calls: list[tuple[Event, Event]]
     end: Event
@@ -212,11 +212,11 @@ class StepBatch:
         for row in rows:
             row.stage += 1
             row.shared_rows += len(rows)
+        self._device.record(marks.end, self.stream)  # before latents leave: whose picture is back, its step is done
         for place in range(len(rows) - 1, -1, -1):
             if rows[place].finished:
                 hand_out(rows[place], self._tensor(place, X))
                 self._remove(place)
-        self._device.record(marks.end, self.stream)
         self._turn = (self._turn + 1) % STEPS_AHEAD
         return Step(rows=rows, _device=self._device, _calls=tuple(marks.calls[: len(calls)]), _end=marks.end)
 
