@@ -21,6 +21,7 @@ from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint
 from trt_worker.runtime import frames
+from trt_worker.runtime.step_batch import device_bytes
 
 MODEL = find_models()["shapes-tiny"]
 MIB = 2**20
@@ -329,6 +330,61 @@ def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(
     (failed,) = device.of(frames.Failed)
     assert (failed.id, failed.kind) == ("long", "unsuited")
     assert "takes 154 tokens" in failed.message
+
+
+def test_prompts_of_two_lengths_find_room_for_both_of_their_engines(a_loop: Any, a_run: Any, a_device: Any) -> None:
+    backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
+    device = a_loop(backend, memory=90 * MIB)
+
+    device.loop.take(a_run("short", backend="roomy", steps=6), b"")
+    device.loop.take(a_run("long", backend="roomy", prompt="a red circle, " * 30, steps=6), b"")
+    device.finish()
+
+    assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
+    assert max(made.mean_rows for made in device.of(frames.Made)) > 1
+
+
+def test_a_batch_has_an_engine_for_all_of_its_rows_when_pictures_have_taken_the_room(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
+    device = a_loop(backend, memory=70 * MIB + device_bytes(4, (4, 8, 8)) + 1000)
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(3))
+
+    device.loop.take(a_run("short", backend="roomy", steps=1), b"")
+    device.loop.take(a_run("long", backend="roomy", steps=3, images=images), b"")
+    device.finish()
+
+    assert not device.of(frames.Failed)
+    assert len(device.pictures) == 4
+
+
+def test_a_denoiser_makes_room_for_the_decoder_that_does_not_fit_beside_it(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    footprints = {
+        Component.DENOISER: Footprint(weights=80 * MIB),
+        Component.VAE_DECODER: Footprint(weights=60 * MIB),
+    }
+    device = a_loop(Roomy(a_device(), footprints), memory=100 * MIB)
+
+    device.loop.take(a_run("short", backend="roomy", steps=2), b"")
+    device.loop.take(a_run("long", backend="roomy", steps=4), b"")
+    device.finish()
+
+    assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
+
+
+class Roomy(OnDeviceBackend):
+    """Networks that say what they take; tensors are in proportion to the rows, of which there are eight at most."""
+
+    def __init__(self, device: HostComputingDevice, footprints: dict[Component, Footprint]) -> None:
+        super().__init__("roomy", NetworkSource(null_network, device))
+        self._footprints = footprints
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        told = self._footprints.get(spec.component, Footprint(weights=0))
+        return replace(told, tensors=told.tensors * spec.bucket.rows // 8)
 
 
 class Narrow(OnDeviceBackend):

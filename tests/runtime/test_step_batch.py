@@ -120,7 +120,7 @@ class OnDevice:
         self.device.synchronize(self.downloads)
         return {job: self.device.view(at, np.dtype(np.float32), LATENT) for job, at in self._targets.items()}
 
-    def _engine(self, tokens: int) -> BoundEngine:
+    def _engine(self, tokens: int, rows: int) -> BoundEngine:
         if tokens not in self._engines:
             interface = interface_of(a_spec(tokens))
             session = HostSession(self.device, network_plan(a_spec(tokens), NETWORK))

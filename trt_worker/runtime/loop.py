@@ -223,8 +223,8 @@ class DeviceLoop:
         stream = self._networks.denoise_stream(backend, key)
         latent = latent_shape(model, key.width, key.height)
 
-        def engine_for(tokens: int) -> Engine:
-            return self._networks.denoiser(model, backend, key, images, tokens)
+        def engine_for(tokens: int, rows: int) -> Engine:
+            return self._networks.denoiser(model, backend, key, images, tokens, rows)
 
         self._networks.reserve(key, device_bytes(images, latent))
         try:
@@ -264,7 +264,11 @@ class DeviceLoop:
 
         def hand_out(row: Row, latent: Buffer) -> None:
             try:
-                self._with_room(lambda: decode(row, latent))
+                try:
+                    self._with_room(lambda: decode(row, latent))
+                except OutOfMemory:
+                    batch.release_engines()  # all of the step's calls are in the stream: they may leave for a decoder
+                    self._with_room(lambda: decode(row, latent))
             except EngineError as error:
                 self._undecoded.append((row.job, str(error)))
 

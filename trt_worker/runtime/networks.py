@@ -143,14 +143,15 @@ class Networks(Generic[Tag]):
         return self._source_encoders[engine]
 
     def denoiser(
-        self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS
+        self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS, rows: int = 1
     ) -> Engine:
         """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short, or
         no engine takes as many.
 
+        Args: rows: that it must take.
         Raises: EngineError.
         """
-        buckets = denoiser_buckets(size.width, size.height, images, tokens)
+        buckets = [one for one in denoiser_buckets(size.width, size.height, images, tokens) if one.rows >= rows]
         specs = [EngineSpec(model=model, component=Component.DENOISER, bucket=bucket) for bucket in buckets]
         refusals = [backend.refuses(spec) for spec in specs]
         if all(refusals):

@@ -22,7 +22,6 @@ from trt_engines.backend import Engine
 from trt_engines.devices.device import Device, Event, Stream
 from trt_engines.devices.memory import Buffer, aligned
 from trt_engines.devices.staging import StagingRing
-from trt_engines.errors import EngineFault
 from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
@@ -123,7 +122,8 @@ class StepBatch:
 
     Args:
         latent: channels, height and width.
-        engine_for: denoiser for a context length in tokens, on `stream`; made once and kept by the caller.
+        engine_for: denoiser for a context length in tokens and for so many engine rows or more, on `stream`; made once
+            and kept by the caller as long as it is among `engines`.
     Raises: OutOfMemory.
     """
 
@@ -134,7 +134,7 @@ class StepBatch:
         latent: tuple[int, int, int],
         device: Device,
         stream: Stream,
-        engine_for: Callable[[int], Engine],
+        engine_for: Callable[[int, int], Engine],
     ) -> None:
         self.key = key
         self.capacity = capacity
@@ -152,6 +152,7 @@ class StepBatch:
         self._starts = StagingRing(device, self._bytes, capacity)
         self._contexts: dict[int, StagingRing] = {}
         self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
+        self._engines: dict[int, Engine] = {}  # of the layout, or found for the next one so far; by context length
         self._marks = [_Marks(calls=[], end=device.create_event(f"step {turn} is done")) for turn in range(STEPS_AHEAD)]
         self._turn = 0
 
@@ -161,13 +162,18 @@ class StepBatch:
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """Engines that hold its rows' contexts; none while the membership has changed since the last step."""
-        return tuple(call.engine for call in self._layout.calls) if self._layout else ()
+        """Engines that its rows need together; none while the membership has changed since the last step."""
+        return tuple(self._engines.values())
 
     def forget(self, engine: Engine) -> None:
         """An engine was closed: if it held contexts of these rows, the next step asks for engines anew."""
         if engine in self.engines:
-            self._layout = None
+            self.release_engines()
+
+    def release_engines(self) -> None:
+        """Need no engine until the next step, which asks for engines anew."""
+        self._layout = None
+        self._engines = {}
 
     def join(self, row: Row) -> None:
         """Take a row in before the next step. Raises: ValueError: the batch is full."""
@@ -180,7 +186,7 @@ class StepBatch:
         self._device.copy(self._tensor(place, X), staging, self.stream)
         self._starts.sent(self.stream)
         self.rows.append(row)
-        self._layout = None
+        self.release_engines()
 
     def leave(self, job: str) -> None:
         """Drop all rows of a job."""
@@ -278,10 +284,9 @@ class StepBatch:
     def _lay_out(self) -> _Layout:
         """Group what all images need of the network by context length, and upload the contexts: once per membership."""
         groups = evaluations_by_tokens(self.rows)
-        engines = {tokens: self._engine_for(tokens) for tokens in groups}
-        for tokens, members in groups.items():
-            if len(members) > engines[tokens].rows:
-                raise EngineFault(f"{engines[tokens].label}: {len(members)} rows do not fit")
+        engines = self._engines
+        for tokens, members in groups.items():  # one by one: what makes room for the next keeps those before
+            engines[tokens] = self._engine_for(tokens, len(members))
         (value,) = {engine.tensor("noise_pred").dtype for engine in engines.values()}
         together = self._together(value) if len(groups) > 1 else None
         calls, first = [], 0
@@ -359,7 +364,7 @@ class StepBatch:
         if place < len(self.rows):
             self.rows[place] = last
             self._device.copy(self._row(place), self._row(len(self.rows)), self.stream)
-        self._layout = None
+        self.release_engines()
 
     def _copy(self, copy: _Copy) -> None:
         self._device.copy(copy.destination, copy.source, self.stream)
