@@ -12,6 +12,7 @@ the call itself, and one kernel that turns its outputs into every row's next reg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
+from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event, Stream
-from trt_engines.devices.memory import Buffer, aligned
+from trt_engines.devices.memory import Buffer, Place, aligned
 from trt_engines.devices.staging import StagingRing
 from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
@@ -124,7 +126,7 @@ class StepBatch:
         latent: channels, height and width.
         engine_for: denoiser for a context length in tokens and for so many engine rows or more, on `stream`; made once
             and kept by the caller as long as it is among `engines`.
-    Raises: OutOfMemory.
+    Raises: OutOfMemory: nothing stays allocated then.
     """
 
     def __init__(
@@ -144,12 +146,17 @@ class StepBatch:
         self._engine_for = engine_for
         self._size = int(np.prod(latent))
         self._fields = _coefficients(capacity)
-        self._state = device.allocate(capacity * TENSORS * self._bytes)
         self._outputs: Buffer | None = None  # of several calls; most batches need one call only
-        self._coefficients = device.allocate(self._fields.itemsize)
         self._noise_offset = aligned(self._fields.itemsize)
-        self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
-        self._starts = StagingRing(device, self._bytes, capacity)
+        with ExitStack() as undo:
+            sizes = capacity * TENSORS * self._bytes, self._fields.itemsize
+            self._state, self._coefficients = allocate_together(device, [(size, Place.DEVICE) for size in sizes])
+            undo.callback(device.free, self._state)
+            undo.callback(device.free, self._coefficients)
+            self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
+            undo.callback(self._steps.free)
+            self._starts = StagingRing(device, self._bytes, capacity)
+            undo.pop_all()
         self._contexts: dict[int, StagingRing] = {}
         self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
         self._engines: dict[int, Engine] = {}  # of the layout, or found for the next one so far; by context length
@@ -350,7 +357,8 @@ class StepBatch:
         spec = engine.tensor("context")
         target = engine.part("context", len(members))
         if tokens not in self._contexts:
-            self._contexts[tokens] = StagingRing(self._device, engine.part("context", engine.rows).size, 2)
+            # For all rows that there can be: the next engine for these tokens may take more than this one.
+            self._contexts[tokens] = StagingRing(self._device, spec.bytes_at(2 * self.capacity), 2)
         staging = self._contexts[tokens].next().part(0, target.size)
         written: NDArray[Any] = self._device.view(staging, spec.dtype, spec.at(len(members)), write=True)
         for position, member in enumerate(members):
