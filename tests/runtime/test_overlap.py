@@ -125,6 +125,15 @@ def test_a_prompt_is_encoded_while_other_rows_step_and_nobody_waits_for_it(a_job
     assert not [label for label in bench.card.waits[1:] if "text" in label]
 
 
+def test_a_source_that_is_no_image_has_no_prompt_encoded(a_job: Any) -> None:
+    bench = Bench()
+
+    bench.loop.take(a_job("bad"), b"no image")
+    bench.card.close()
+
+    assert bench.card.clock == 0
+
+
 def test_batches_of_two_sizes_step_at_the_same_time(a_job: Any) -> None:
     bench = Bench()
 

@@ -170,13 +170,13 @@ class DeviceLoop:
         model, backend = self._models.get(run.model), self._backends.get(run.backend)
         if model is None or backend is None:
             raise UnservableJob(f"this device has no {run.model if model is None else run.backend}")
+        encoded = None
+        if source:  # first: one that is no image costs nothing else
+            encoder = self._networks.source_encoder(model, backend, batch_key(run))
+            encoded = encoder.begin(source, crop=run.source_crop)
         conditioner = self._networks.conditioner(model, backend)
         positive = conditioner.begin(run.prompt, run.clip_skip)
         negative = conditioner.begin(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None
-        encoded = None
-        if source:
-            encoder = self._networks.source_encoder(model, backend, batch_key(run))
-            encoded = encoder.begin(source, crop=run.source_crop)
         return Preparation(run=run, model=model, positive=positive, negative=negative, source=encoded)
 
     def _enter_prepared(self, *, wait: bool = False) -> None:
