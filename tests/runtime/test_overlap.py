@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from trt_engines.backend import Engine, EngineSpec
 from trt_engines.backends.host_source import NetworkSource
 from trt_engines.backends.null import null_network
 from trt_engines.backends.on_device import OnDeviceBackend
@@ -62,14 +63,26 @@ class Card(SimulatedDevice):
             self.waits.append(target.label)
 
 
+class Loading(OnDeviceBackend):
+    """Free networks, of which some take the host seconds to load, by component."""
+
+    def __init__(self, name: str, card: Card, seconds: Mapping[str, float]) -> None:
+        super().__init__(name, NetworkSource(null_network, card))
+        self._card, self._load_seconds = card, seconds
+
+    def load(self, spec: EngineSpec, stream: Stream) -> Engine:
+        self._card.advance(self._load_seconds.get(spec.component.value, 0.0))
+        return super().load(spec, stream)
+
+
 class Bench:
     """A loop whose clock is its card's."""
 
-    def __init__(self, card: Card | None = None) -> None:
+    def __init__(self, card: Card | None = None, load_seconds: Mapping[str, float] | None = None) -> None:
         self.card = card or Card()
         self.made: dict[str, float] = {}  # when
         self.timings: dict[str, frames.Made] = {}
-        backend = OnDeviceBackend("free", NetworkSource(null_network, self.card))
+        backend = Loading("free", self.card, load_seconds or {})
         self.loop = DeviceLoop(
             find_models(), {"free": backend}, max_rows=4, memory=2**30, emit=self._emit, clock=lambda: self.card.clock
         )
@@ -123,6 +136,14 @@ def test_a_prompt_is_encoded_while_other_rows_step_and_nobody_waits_for_it(a_job
     second_steps_last = TEXT + 9 * STEP
     assert end == second_steps_last + 2 * DECODE + DOWNLOAD
     assert not [label for label in bench.card.waits[1:] if "text" in label]
+
+
+def test_a_decoder_is_loaded_while_the_card_is_at_the_steps_before(a_job: Any) -> None:
+    bench = Bench(load_seconds={"vae_decoder": STEPS_AHEAD * STEP})
+
+    bench.loop.take(a_job("only", steps=10), b"")
+
+    assert bench.finish() == TEXT + 10 * STEP + DECODE + DOWNLOAD
 
 
 def test_a_source_that_is_no_image_has_no_prompt_encoded(a_job: Any) -> None:
