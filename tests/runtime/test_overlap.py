@@ -82,6 +82,7 @@ class Bench:
         self.card = card or Card()
         self.made: dict[str, float] = {}  # when
         self.timings: dict[str, frames.Made] = {}
+        self.progress: list[tuple[float, float]] = []  # when, and how much was said to be done
         backend = Loading("free", self.card, load_seconds or {})
         self.loop = DeviceLoop(
             find_models(), {"free": backend}, max_rows=4, memory=2**30, emit=self._emit, clock=lambda: self.card.clock
@@ -96,6 +97,8 @@ class Bench:
         if isinstance(header, frames.Made):
             self.made[header.id] = self.card.clock
             self.timings[header.id] = header
+        elif isinstance(header, frames.Progress):
+            self.progress.append((self.card.clock, header.fraction))
 
 
 @pytest.fixture
@@ -206,6 +209,15 @@ def test_a_picture_that_is_back_before_its_batch_has_moved_together_counts_its_l
     timing = bench.timings["short"]
     assert TEXT + STEP <= timing.denoised <= timing.decoded
     assert timing.engine_seconds == STEP / 4
+
+
+def test_progress_is_what_the_card_has_done_and_not_what_it_was_asked_for(a_job: Any) -> None:
+    bench = Bench()
+
+    bench.loop.take(a_job("only", steps=8), b"")
+    bench.finish()
+
+    assert bench.progress == [(TEXT + done * STEP, done / 8) for done in range(1, 9)]
 
 
 def test_steps_of_a_job_that_was_withdrawn_are_measured_when_they_end_and_not_when_the_next_job_comes(

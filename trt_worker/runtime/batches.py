@@ -47,6 +47,7 @@ class Batches:
         """The batch of a size with rows, or one for so many images. Raises: OutOfMemory, DeviceUnavailable."""
         batch = self._batches.get(key)
         if batch is not None and (batch.rows or batch.capacity == images):
+            self._batches[key] = self._batches.pop(key)  # last, as the one that was used last
             return batch
         if batch is not None:
             self.close(key)

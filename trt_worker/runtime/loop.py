@@ -55,12 +55,14 @@ class _Job:
     waiting: dict[int, Row] = field(default_factory=dict)
     sent: set[int] = field(default_factory=set)  # images whose pixels have left
     engine_seconds: float = 0.0
+    stages: int = 0  # of all its rows, that the device is through with
     denoised: float = 0.0
     reported: float = 0.0
 
     @property
     def fraction(self) -> float:
-        return sum(row.fraction for row in self.rows.values()) / len(self.rows)
+        """Share of its rows' stages that are done; rows themselves say what the host has asked for."""
+        return self.stages / sum(len(row.program.c_in) for row in self.rows.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +314,7 @@ class DeviceLoop:
             if (job := self._jobs.get(row.job)) is None:
                 continue
             job.engine_seconds += measured.engine_seconds / images
+            job.stages += 1
             job.denoised = now
             if now - job.reported >= PROGRESS_SECONDS:
                 job.reported = now
