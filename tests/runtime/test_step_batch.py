@@ -305,6 +305,18 @@ def joining(bench: OnDevice) -> None:
         bench.step()
 
 
+def test_a_batch_keeps_staging_for_few_lengths_of_prompts() -> None:
+    bench, alone = OnDevice(SimulatedDevice(CARD)), Alone()
+    for chunks in (1, 2, 3, 4, 5, 6, 1):
+        for one in (bench, alone):
+            one.batch.join(a_row(f"{chunks}", steps=1, guidance=1.0, chunks=chunks))
+            one.step()
+
+    assert list(bench.batch._contexts) == [77 * chunks for chunks in (4, 5, 6, 1)]
+    for job, latent in alone.latents.items():
+        np.testing.assert_allclose(bench.latents[job], latent, atol=1e-5)
+
+
 def no_engine(tokens: int, rows: int) -> BoundEngine:
     raise AssertionError(f"an empty batch asked for an engine of {tokens} tokens")
 

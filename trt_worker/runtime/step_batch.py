@@ -24,6 +24,7 @@ from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event, Stream
 from trt_engines.devices.memory import Buffer, Place, aligned
 from trt_engines.devices.staging import StagingRing
+from trt_engines.interface import TensorSpec
 from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
@@ -33,6 +34,9 @@ from trt_worker.runtime.row import Evaluation, Row, evaluations_by_tokens
 
 STEPS_AHEAD = 3
 """Steps that the host may have put into the stream beyond what it knows to be done."""
+
+CONTEXT_LENGTHS = 4
+"""Lengths of prompts for whose contexts a batch keeps pinned memory: up to hundreds of MB for the longest ones."""
 
 _ABSENT = -1
 
@@ -356,15 +360,22 @@ class StepBatch:
     def _upload_contexts(self, engine: Engine, tokens: int, members: Sequence[Evaluation]) -> None:
         spec = engine.tensor("context")
         target = engine.part("context", len(members))
-        if tokens not in self._contexts:
-            # For all rows that there can be: the next engine for these tokens may take more than this one.
-            self._contexts[tokens] = StagingRing(self._device, spec.bytes_at(2 * self.capacity), 2)
-        staging = self._contexts[tokens].next().part(0, target.size)
+        ring = self._contexts.pop(tokens, None) or self._context_ring(spec)
+        self._contexts[tokens] = ring  # the latest used is the last
+        staging = ring.next().part(0, target.size)
         written: NDArray[Any] = self._device.view(staging, spec.dtype, spec.at(len(members)), write=True)
         for position, member in enumerate(members):
             written[position] = member.context
         self._device.copy(target, staging, self.stream)
-        self._contexts[tokens].sent(self.stream)
+        ring.sent(self.stream)
+
+    def _context_ring(self, spec: TensorSpec) -> StagingRing:
+        """Staging for contexts of a length that has none; the longest unused leaves."""
+        if len(self._contexts) == CONTEXT_LENGTHS:
+            self._device.synchronize(self.stream)
+            self._contexts.pop(next(iter(self._contexts))).free()
+        # For all rows that there can be: the next engine for these tokens may take more than this one.
+        return StagingRing(self._device, spec.bytes_at(2 * self.capacity), 2)
 
     def _remove(self, place: int) -> None:
         """Take a row out; the last one moves into its place."""
