@@ -375,6 +375,19 @@ def test_a_denoiser_makes_room_for_the_decoder_that_does_not_fit_beside_it(
     assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
 
 
+def test_engines_that_take_fewer_rows_of_long_prompts_are_called_several_times(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    device = a_loop(Narrow(a_device(), rows=2, wide_tokens=77))
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(3))
+
+    device.loop.take(a_run("short", backend="narrow"), b"")
+    device.loop.take(a_run("long", backend="narrow", prompt="a red circle, " * 30, images=images), b"")
+    device.finish()
+
+    assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
+
+
 class Roomy(OnDeviceBackend):
     """Networks that say what they take; tensors are in proportion to the rows, of which there are eight at most."""
 
@@ -388,16 +401,17 @@ class Roomy(OnDeviceBackend):
 
 
 class Narrow(OnDeviceBackend):
-    """Denoisers of so many rows and tokens at most."""
+    """Denoisers of so many rows and tokens at most; of any rows for so many tokens."""
 
-    def __init__(self, device: HostComputingDevice, rows: int = 99, tokens: int = 999) -> None:
+    def __init__(self, device: HostComputingDevice, rows: int = 99, tokens: int = 999, wide_tokens: int = 0) -> None:
         super().__init__("narrow", NetworkSource(null_network, device))
-        self._rows, self._tokens = rows, tokens
+        self._rows, self._tokens, self._wide_tokens = rows, tokens, wide_tokens
 
     def refuses(self, spec: EngineSpec) -> str | None:
         if spec.component is not Component.DENOISER:
             return None
-        fits = spec.bucket.rows <= self._rows and spec.bucket.tokens <= self._tokens
+        fits_rows = spec.bucket.rows <= self._rows or spec.bucket.tokens <= self._wide_tokens
+        fits = fits_rows and spec.bucket.tokens <= self._tokens
         return None if fits else f"takes {self._tokens} tokens in {self._rows} rows"
 
 

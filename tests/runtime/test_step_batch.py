@@ -102,7 +102,9 @@ def denoised(sample: NDArray[np.float32], timestep: float, context: NDArray[np.f
 class OnDevice:
     """The batch on a device, whose finished latents are downloaded in a second stream."""
 
-    def __init__(self, device: HostComputingDevice, engine_rows: Callable[[int], int] = lambda rows: 2 * CAPACITY) -> None:
+    def __init__(
+        self, device: HostComputingDevice, engine_rows: Callable[[int], int] = lambda rows: 2 * CAPACITY
+    ) -> None:
         self.device = device
         self.stream, self.downloads = device.create_stream("denoise"), device.create_stream("download")
         self._engine_rows = engine_rows  # of the engine that is given to whoever needs so many
@@ -297,6 +299,23 @@ def test_rows_that_join_may_come_to_a_larger_engine(device: HostComputingDevice)
     assert latents.keys() == expected.keys()
     for job, latent in expected.items():
         np.testing.assert_allclose(latents[job], latent, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "simulated"])
+def test_an_engine_that_takes_fewer_rows_than_there_are_is_called_several_times(kind: str) -> None:
+    device = CpuDevice() if kind == "cpu" else SimulatedDevice(CARD, seed=5)
+    expected, bench = drive(OnDevice(CpuDevice()), crowded), OnDevice(device, engine_rows=lambda rows: 2)
+
+    latents = drive(bench, crowded)
+
+    assert latents.keys() == expected.keys()
+    for job, latent in expected.items():
+        np.testing.assert_allclose(latents[job], latent, atol=1e-5)
+
+
+def crowded(bench: OnDevice) -> None:
+    for job, chunks in (("one", 1), ("two", 1), ("long", 6), ("longer", 6)):
+        bench.batch.join(a_row(job, chunks=chunks, steps=len(job)))
 
 
 def joining(bench: OnDevice) -> None:

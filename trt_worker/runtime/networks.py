@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from loguru import logger
+
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Device, Stream
-from trt_engines.errors import EngineRefused
+from trt_engines.errors import EngineRefused, OutOfMemory
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
 from trt_engines.sessions.host_calls import HostCalls
@@ -143,21 +145,35 @@ class Networks(Generic[Tag]):
         return self._source_encoders[engine]
 
     def denoiser(
-        self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS, rows: int = 1
+        self,
+        model: Model,
+        backend: EngineBackend,
+        size: BatchKey,
+        images: int,
+        tokens: int = CLIP_TOKENS,
+        rows: int = 1,
     ) -> Engine:
         """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short, or
         no engine takes as many.
 
-        Args: rows: that it must take.
+        Args: rows: that it should take; a smaller one is only given when no such engine finds room.
         Raises: EngineError.
         """
-        buckets = [one for one in denoiser_buckets(size.width, size.height, images, tokens) if one.rows >= rows]
+        buckets = denoiser_buckets(size.width, size.height, images, tokens)
         specs = [EngineSpec(model=model, component=Component.DENOISER, bucket=bucket) for bucket in buckets]
         refusals = [backend.refuses(spec) for spec in specs]
         if all(refusals):
             raise EngineRefused(f"{backend.name}: {refusals[-1]}")
         fit = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
-        return self._cache.get(backend, fit, self.denoise_stream(backend, size))
+        stream = self.denoise_stream(backend, size)
+        enough = [spec for spec in fit if spec.bucket.rows >= rows]
+        fewer = [spec for spec in fit if spec.bucket.rows < rows]
+        if enough and fewer:
+            try:
+                return self._cache.get(backend, enough, stream)
+            except OutOfMemory as error:
+                logger.info("{}. The rows take several calls of a smaller one.", error)
+        return self._cache.get(backend, fewer or enough, stream)
 
     def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
         """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""

@@ -72,6 +72,7 @@ class _Call:
     engine: Engine
     first: int  # of its rows among the rows of all calls
     members: tuple[Evaluation, ...]
+    contexts: _Copy | None  # before every call, where the engine takes the length's rows in several; None: they stay
     scale: KernelCall
     timesteps: _Copy
     outputs: _Copy | None  # to those of the other calls; None: there is no other
@@ -128,8 +129,8 @@ class StepBatch:
 
     Args:
         latent: channels, height and width.
-        engine_for: denoiser for a context length in tokens and for so many engine rows or more, on `stream`; made once
-            and kept by the caller as long as it is among `engines`.
+        engine_for: denoiser for a context length in tokens and for so many engine rows, on `stream`; made once and kept
+            by the caller as long as it is among `engines`. One that takes fewer rows is called several times.
     Raises: OutOfMemory: nothing stays allocated then.
     """
 
@@ -162,6 +163,7 @@ class StepBatch:
             self._starts = StagingRing(device, self._bytes, capacity)
             undo.pop_all()
         self._contexts: dict[int, StagingRing] = {}
+        self._split_contexts: list[Buffer] = []  # pinned, of the layout's calls that upload theirs every time
         self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
         self._engines: dict[int, Engine] = {}  # of the layout, or found for the next one so far; by context length
         self._marks = [_Marks(calls=[], end=device.create_event(f"step {turn} is done")) for turn in range(STEPS_AHEAD)]
@@ -217,6 +219,8 @@ class StepBatch:
         if self._upload(calls):
             self._device.launch(self._layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
+            if call.contexts is not None:
+                self._copy(call.contexts)
             self._device.launch(call.scale, self.stream)
             self._copy(call.timesteps)
             self._device.record(began, self.stream)
@@ -240,6 +244,7 @@ class StepBatch:
     def close(self) -> None:
         """Wait for the stream and give the memory back."""
         self._device.synchronize(self.stream)
+        self._free_split_contexts()
         for ring in (self._steps, self._starts, *self._contexts.values()):
             ring.free()
         for buffer in (self._state, self._coefficients, self._outputs):
@@ -299,12 +304,22 @@ class StepBatch:
         for tokens, members in groups.items():  # one by one: what makes room for the next keeps those before
             engines[tokens] = self._engine_for(tokens, len(members))
         (value,) = {engine.tensor("noise_pred").dtype for engine in engines.values()}
-        together = self._together(value) if len(groups) > 1 else None
+        parts = [
+            (tokens, tuple(members[start : start + engines[tokens].rows]))
+            for tokens, members in groups.items()
+            for start in range(0, len(members), engines[tokens].rows)
+        ]
+        together = self._together(value) if len(parts) > 1 else None
+        self._free_split_contexts()
         calls, first = [], 0
-        for tokens, members in groups.items():
-            self._upload_contexts(engines[tokens], tokens, members)
-            calls.append(self._call(engines[tokens], first, tuple(members), together))
-            first += len(members)
+        for tokens, part in parts:
+            engine, contexts = engines[tokens], None
+            if len(part) == len(groups[tokens]):
+                self._upload_contexts(engine, tokens, part)
+            else:
+                contexts = self._split_context(engine, part)
+            calls.append(self._call(engine, first, part, contexts, together))
+            first += len(part)
         outputs = (
             together.part(0, first * self._size * value.itemsize)
             if together
@@ -333,7 +348,14 @@ class StepBatch:
         )
         return _Layout(noise=noise, calls=tuple(calls), combine=combine)
 
-    def _call(self, engine: Engine, first: int, members: tuple[Evaluation, ...], together: Buffer | None) -> _Call:
+    def _call(
+        self,
+        engine: Engine,
+        first: int,
+        members: tuple[Evaluation, ...],
+        contexts: _Copy | None,
+        together: Buffer | None,
+    ) -> _Call:
         rows = len(members)
         scale = row_scale(
             engine.tensor("sample").dtype,
@@ -349,7 +371,15 @@ class StepBatch:
         if together is not None:
             output = engine.part("noise_pred", rows)
             outputs = _Copy(source=output, destination=together.part(first * output.size // rows, output.size))
-        return _Call(engine=engine, first=first, members=members, scale=scale, timesteps=timesteps, outputs=outputs)
+        return _Call(
+            engine=engine,
+            first=first,
+            members=members,
+            contexts=contexts,
+            scale=scale,
+            timesteps=timesteps,
+            outputs=outputs,
+        )
 
     def _together(self, value: np.dtype[Any]) -> Buffer:
         """Memory for the outputs of several calls, one after another."""
@@ -363,11 +393,28 @@ class StepBatch:
         ring = self._contexts.pop(tokens, None) or self._context_ring(spec)
         self._contexts[tokens] = ring  # the latest used is the last
         staging = ring.next().part(0, target.size)
-        written: NDArray[Any] = self._device.view(staging, spec.dtype, spec.at(len(members)), write=True)
-        for position, member in enumerate(members):
-            written[position] = member.context
+        self._write_contexts(staging, spec, members)
         self._device.copy(target, staging, self.stream)
         ring.sent(self.stream)
+
+    def _split_context(self, engine: Engine, members: Sequence[Evaluation]) -> _Copy:
+        """Contexts of some of a length's rows in memory of their own, for the other rows use the engine in between."""
+        target = engine.part("context", len(members))
+        block = self._device.allocate(target.size, Place.HOST)
+        self._split_contexts.append(block)
+        self._write_contexts(block, engine.tensor("context"), members)
+        return _Copy(source=block, destination=target)
+
+    def _write_contexts(self, block: Buffer, spec: TensorSpec, members: Sequence[Evaluation]) -> None:
+        written: NDArray[Any] = self._device.view(block, spec.dtype, spec.at(len(members)), write=True)
+        for position, member in enumerate(members):
+            written[position] = member.context
+
+    def _free_split_contexts(self) -> None:
+        if self._split_contexts:
+            self._device.synchronize(self.stream)
+        while self._split_contexts:
+            self._device.free(self._split_contexts.pop())
 
     def _context_ring(self, spec: TensorSpec) -> StagingRing:
         """Staging for contexts of a length that has none; the longest unused leaves."""

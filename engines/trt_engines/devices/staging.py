@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.allocation import allocate_together
+from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer, Place
 
 
