@@ -168,6 +168,15 @@ def test_batches_of_two_sizes_step_at_the_same_time(a_job: Any) -> None:
     assert bench.finish() <= serial - 10 * STEP
 
 
+def test_a_later_size_steps_beside_the_first_before_any_picture_was_decoded(a_job: Any) -> None:
+    bench = Bench()
+
+    bench.loop.take(a_job("square", steps=30), b"")
+    bench.loop.take(a_job("wide", steps=30, width=128, received=1.0), b"")
+
+    assert bench.finish() <= TEXT + 32 * STEP + 2 * (DECODE + DOWNLOAD)
+
+
 def test_the_host_is_ahead_of_the_card_by_what_it_may_and_waits_for_nothing_else(a_job: Any) -> None:
     bench = Bench()
     bench.loop.take(a_job("only", steps=20), b"")

@@ -153,7 +153,12 @@ class DeviceLoop:
         self._enter_prepared()
         now = self._clock()
         full = self._batches.full()
-        decision = self._scheduler.decide(now, switch_seconds=self._networks.switch_seconds, stepping=full)
+        decision = self._scheduler.decide(
+            now,
+            switch_seconds=self._networks.switch_seconds,
+            stepping=full,
+            loads=lambda key: not self._networks.has_denoiser(key),
+        )
         for joining in decision.join:
             if (job := self._jobs.get(joining.job)) is not None:
                 self._join(joining.key, job.waiting.pop(joining.index))

@@ -97,6 +97,10 @@ class Networks(Generic[Tag]):
         components = (Component.DENOISER, Component.VAE_DECODER)
         return sum(self._cache.load_seconds(key.backend, key.model, component) for component in components)
 
+    def has_denoiser(self, key: BatchKey) -> bool:
+        """Whether images of a batch can step without another network's having to be loaded."""
+        return self._cache.holds(key.backend, key.model, Component.DENOISER)
+
     @property
     def taken(self) -> int:
         """Bytes that engines, batches and pictures take, as far as it is known."""
