@@ -388,6 +388,24 @@ def test_engines_that_take_fewer_rows_of_long_prompts_are_called_several_times(
     assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
 
 
+def test_a_job_that_comes_while_another_model_steps_closes_nothing_before_its_turn(
+    immediate_loop: Any, a_run: Any
+) -> None:
+    other = replace(MODEL, name="other")
+    device = immediate_loop(Greedy(CpuDevice(), rows=8, weights=100), models=(MODEL, other), memory=250 * MIB)
+    device.loop.take(a_run("before", backend="greedy", model="other"), b"")
+    device.finish()
+    device.loop.take(a_run("first", backend="greedy", steps=9), b"")
+    device.loop.step()
+    loads = len(device.of(frames.Loading))
+
+    device.loop.take(a_run("second", backend="greedy", model="other"), b"")
+
+    assert not [frame for frame in device.of(frames.Loading)[loads:] if "denoiser" in frame.engine]
+    device.finish()
+    assert {made.id for made in device.of(frames.Made)} == {"before", "first", "second"}
+
+
 class Roomy(OnDeviceBackend):
     """Networks that say what they take; tensors are in proportion to the rows, of which there are eight at most."""
 

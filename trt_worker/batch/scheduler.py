@@ -83,6 +83,10 @@ class Scheduler:
         """A batch of this size has no room for more images than these, >= 1."""
         self._limits[key] = rows
 
+    def limited(self, key: BatchKey) -> bool:
+        """Whether a limit was ever said for batches of this size."""
+        return key in self._limits
+
     def most_rows(self, key: BatchKey) -> int:
         """Images that a batch of this size has room for."""
         return min(self._max_rows, self._limits.get(key, self._max_rows))

@@ -38,6 +38,11 @@ class Batches:
         """Whether any step is."""
         return bool(self._under_way)
 
+    @property
+    def with_rows(self) -> bool:
+        """Whether any batch has rows."""
+        return any(batch.rows for batch in self._batches.values())
+
     def get(self, key: BatchKey) -> StepBatch | None:
         """The batch of a size, if there is one with rows."""
         batch = self._batches.get(key)

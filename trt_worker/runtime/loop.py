@@ -202,7 +202,7 @@ class DeviceLoop:
         if (job := self._jobs.get(run.id)) is None:
             return
         backend = self._backends[run.backend]
-        if self._batches.get(key) is None:
+        if self._batches.get(key) is None and not self._waits_for_its_turn(key):
             denoiser = self._with_room(lambda: self._networks.denoiser(model, backend, key, self._max_rows))
             self._scheduler.limit(key, images_of(denoiser))
         for tokens in {tokens for row in rows.values() for tokens in row.context_lengths}:
@@ -212,6 +212,12 @@ class DeviceLoop:
             job.rows[index] = job.waiting[index] = row
             stages = len(row.program.c_in)
             self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=stages)
+
+    def _waits_for_its_turn(self, key: BatchKey) -> bool:
+        """Whether a size's denoiser, which says how many images it takes, would be loaded amid the steps of others, and
+        what it said before will do."""
+        known = self._scheduler.limited(key)
+        return known and self._batches.with_rows and not self._networks.has_denoiser(key)
 
     def _could_not_prepare(self, job_id: str, error: Exception) -> None:
         kind = next(kind for known, kind in _KINDS.items() if isinstance(error, known))
