@@ -8,7 +8,7 @@ operations take as long as the seed says and whose memory now and then holds one
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
@@ -80,7 +80,7 @@ class Schedule:
 def schedule(seed: int) -> Schedule:
     """The schedule of a seed."""
     random = Random(seed)
-    waiting = [_a_job(random, number) for number in range(random.randint(3, MOST_JOBS))]
+    waiting = [a_job(random, number) for number in range(random.randint(3, MOST_JOBS))]
     begun: list[str] = []
     turns = []
     while waiting:
@@ -189,7 +189,8 @@ class _Heavy(NetworkSource):
         return Footprint(weights=WEIGHTS if spec.component is Component.DENOISER else 1)
 
 
-def _a_job(random: Random, number: int) -> tuple[frames.Run, bytes]:
+def a_job(random: Random, number: int, names: Sequence[str] = NAMES) -> tuple[frames.Run, bytes]:
+    """A job of one of some models, and its source image. Args: number: its name."""
     width, height = random.choice(SIZES)
     words = " ".join(
         random.choice(("red", "blue", "star", "(ring:1.3)", "square")) for _ in range(random.choice((3, 90, 300)))
@@ -197,7 +198,7 @@ def _a_job(random: Random, number: int) -> tuple[frames.Run, bytes]:
     source = _a_source(random) if random.random() < 0.2 else b""
     run = frames.Run(
         id=str(number),
-        model=random.choice(NAMES),
+        model=random.choice(names),
         backend=ROWWISE,
         prompt=words,
         negative_prompt=random.choice(("", "ugly", "(blurry) " * 40)),

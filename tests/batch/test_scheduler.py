@@ -104,12 +104,11 @@ def test_beside_a_batch_whose_turn_it_is_only_what_is_on_the_device_steps() -> N
     enter(scheduler, "beside", key=LARGE, arrived=1.0)
     enter(scheduler, "elsewhere", key=OTHER, arrived=1.0)
 
-    def beside(switch_seconds: dict[BatchKey, float]) -> BatchKey | None:
-        decision = scheduler.decide(1.0, switch_seconds=lambda key: switch_seconds.get(key, 0.0), stepping={SMALL})
-        return decision.step
+    def beside(missing: set[BatchKey]) -> BatchKey | None:
+        return scheduler.decide(1.0, stepping={SMALL}, loads=missing.__contains__).step
 
-    assert beside({LARGE: 9.0, OTHER: 9.0}) is None
-    assert beside({OTHER: 9.0}) == LARGE
+    assert beside({LARGE, OTHER}) is None
+    assert beside({OTHER}) == LARGE
 
 
 @st.composite

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trt_engines.errors import EngineFault
+from trt_engines.sessions.host_calls import HostCall
 from trt_worker.condition.encode import Conditioner, common_tokens, repeat_to
 from trt_worker.condition.tokenizer import ClipTokenizer
 
@@ -134,6 +137,30 @@ def test_the_cache_forgets_what_was_used_longest_ago(an_encoder: AnEncoder, toke
     assert len(encoder.calls) == 3
     conditioner.begin("blue", 1).result()
     assert len(encoder.calls) == 4
+
+
+def test_encodings_that_nobody_asks_for_are_forgotten_too(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    conditioner = Conditioner(an_encoder().conditioned, tokenizer, cache_bytes=2 * 77 * 3 * 4)
+
+    begun = [weakref.ref(conditioner.begin(prompt, 1)) for prompt in ("red", "blue", "green", "a", "b")]
+    gc.collect()
+
+    assert [one() is not None for one in begun] == [False, False, False, True, True]
+
+
+def test_what_is_remembered_of_a_prompt_is_its_layer_alone(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
+    conditioner = Conditioner(an_encoder().conditioned, tokenizer)
+    before = living_calls()
+
+    for prompt in ("red", "(blue:1.2)"):
+        conditioner.begin(prompt, 1).result()
+
+    assert living_calls() == before
+
+
+def living_calls() -> int:
+    gc.collect()
+    return sum(isinstance(one, HostCall) for one in gc.get_objects())
 
 
 def test_notes_of_what_was_left_out_come_with_the_context(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:

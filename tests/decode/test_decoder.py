@@ -18,6 +18,7 @@ from trt_engines.devices.device import DeviceProperties, HostComputingDevice
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
+from trt_engines.errors import OutOfMemory
 from trt_engines.interface import Interface, interface_of
 from trt_engines.kernels.kernel import FLOAT
 from trt_engines.model import Component, find_models
@@ -168,3 +169,21 @@ def test_closing_gives_back_all_memory_it_took() -> None:
     more.close()
 
     assert card.memory_info().free == before
+
+
+def test_a_picture_that_finds_no_room_takes_none_and_may_come_again() -> None:
+    device = SimulatedDevice(CARD, seed=3)
+    bench = Bench(device, slots=1)
+    latent = bench.latent(a_latent(0))
+    free = device.memory_info().free
+    last = device.allocate(free - 2**12)  # room for the latent, none for its pixels
+
+    for _ in range(2):
+        with pytest.raises(OutOfMemory):
+            bench.decoder.begin("full", latent, bench.denoise)
+    device.free(last)
+    assert device.memory_info().free == free
+    bench.decoder.begin("again", latent, bench.denoise)
+
+    (picture,) = bench.all()
+    assert (picture.pixels == pixels_of(a_latent(0))).all()

@@ -24,6 +24,7 @@ from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint, Memory
 from trt_worker.runtime import frames
+from trt_worker.runtime.step_batch import device_bytes
 
 MODEL = find_models()["shapes-tiny"]
 MIB = 2**20
@@ -373,17 +374,104 @@ def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(
     assert "takes 154 tokens" in failed.message
 
 
-class Narrow(OnDeviceBackend):
-    """Denoisers of so many rows and tokens at most."""
+def test_prompts_of_two_lengths_find_room_for_both_of_their_engines(a_loop: Any, a_run: Any, a_device: Any) -> None:
+    backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
+    device = a_loop(backend, memory=90 * MIB)
 
-    def __init__(self, device: HostComputingDevice, rows: int = 99, tokens: int = 999) -> None:
+    device.loop.take(a_run("short", backend="roomy", steps=6), b"")
+    device.loop.take(a_run("long", backend="roomy", prompt="a red circle, " * 30, steps=6), b"")
+    device.finish()
+
+    assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
+    assert max(made.mean_rows for made in device.of(frames.Made)) > 1
+
+
+def test_a_batch_has_an_engine_for_all_of_its_rows_when_pictures_have_taken_the_room(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
+    device = a_loop(backend, memory=70 * MIB + device_bytes(4, (4, 8, 8)) + 1000)
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(3))
+
+    device.loop.take(a_run("short", backend="roomy", steps=1), b"")
+    device.loop.take(a_run("long", backend="roomy", steps=3, images=images), b"")
+    device.finish()
+
+    assert not device.of(frames.Failed)
+    assert len(device.pictures) == 4
+
+
+def test_a_denoiser_makes_room_for_the_decoder_that_does_not_fit_beside_it(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    footprints = {
+        Component.DENOISER: Footprint(weights=80 * MIB),
+        Component.VAE_DECODER: Footprint(weights=60 * MIB),
+    }
+    device = a_loop(Roomy(a_device(), footprints), memory=100 * MIB)
+
+    device.loop.take(a_run("short", backend="roomy", steps=2), b"")
+    device.loop.take(a_run("long", backend="roomy", steps=4), b"")
+    device.finish()
+
+    assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
+
+
+def test_engines_that_take_fewer_rows_of_long_prompts_are_called_several_times(
+    a_loop: Any, a_run: Any, a_device: Any
+) -> None:
+    device = a_loop(Narrow(a_device(), rows=2, wide_tokens=77))
+    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(3))
+
+    device.loop.take(a_run("short", backend="narrow"), b"")
+    device.loop.take(a_run("long", backend="narrow", prompt="a red circle, " * 30, images=images), b"")
+    device.finish()
+
+    assert {made.id for made in device.of(frames.Made)} == {"short", "long"}
+
+
+def test_a_job_that_comes_while_another_model_steps_closes_nothing_before_its_turn(
+    immediate_loop: Any, a_run: Any
+) -> None:
+    other = replace(MODEL, name="other")
+    device = immediate_loop(Greedy(CpuDevice(), rows=8, weights=100), models=(MODEL, other), memory=250 * MIB)
+    device.loop.take(a_run("before", backend="greedy", model="other"), b"")
+    device.finish()
+    device.loop.take(a_run("first", backend="greedy", steps=9), b"")
+    device.loop.step()
+    loads = len(device.of(frames.Loading))
+
+    device.loop.take(a_run("second", backend="greedy", model="other"), b"")
+
+    assert not [frame for frame in device.of(frames.Loading)[loads:] if "denoiser" in frame.engine]
+    device.finish()
+    assert {made.id for made in device.of(frames.Made)} == {"before", "first", "second"}
+
+
+class Roomy(OnDeviceBackend):
+    """Networks that say what they take; tensors are in proportion to the rows, of which there are eight at most."""
+
+    def __init__(self, device: HostComputingDevice, footprints: dict[Component, Footprint]) -> None:
+        super().__init__("roomy", NetworkSource(null_network, device))
+        self._footprints = footprints
+
+    def footprint(self, spec: EngineSpec) -> Footprint:
+        told = self._footprints.get(spec.component, Footprint(weights=0))
+        return replace(told, tensors=told.tensors * spec.bucket.rows // 8)
+
+
+class Narrow(OnDeviceBackend):
+    """Denoisers of so many rows and tokens at most; of any rows for so many tokens."""
+
+    def __init__(self, device: HostComputingDevice, rows: int = 99, tokens: int = 999, wide_tokens: int = 0) -> None:
         super().__init__("narrow", NetworkSource(null_network, device))
-        self._rows, self._tokens = rows, tokens
+        self._rows, self._tokens, self._wide_tokens = rows, tokens, wide_tokens
 
     def refuses(self, spec: EngineSpec) -> str | None:
         if spec.component is not Component.DENOISER:
             return None
-        fits = spec.bucket.rows <= self._rows and spec.bucket.tokens <= self._tokens
+        fits_rows = spec.bucket.rows <= self._rows or spec.bucket.tokens <= self._wide_tokens
+        fits = fits_rows and spec.bucket.tokens <= self._tokens
         return None if fits else f"takes {self._tokens} tokens in {self._rows} rows"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,8 @@ def a_row(job: str, *, sampler: str = "euler", steps: int = 3, guidance: float =
     )
 
 
-def a_spec(tokens: int) -> EngineSpec:
-    bucket = Bucket(width=KEY.width, height=KEY.height, rows=2 * CAPACITY, tokens=tokens)
+def a_spec(tokens: int, rows: int) -> EngineSpec:
+    bucket = Bucket(width=KEY.width, height=KEY.height, rows=rows, tokens=tokens)
     return EngineSpec(model=MODEL, component=Component.DENOISER, bucket=bucket)
 
 
@@ -101,10 +102,13 @@ def denoised(sample: NDArray[np.float32], timestep: float, context: NDArray[np.f
 class OnDevice:
     """The batch on a device, whose finished latents are downloaded in a second stream."""
 
-    def __init__(self, device: HostComputingDevice) -> None:
+    def __init__(
+        self, device: HostComputingDevice, engine_rows: Callable[[int], int] = lambda rows: 2 * CAPACITY
+    ) -> None:
         self.device = device
         self.stream, self.downloads = device.create_stream("denoise"), device.create_stream("download")
-        self._engines: dict[int, BoundEngine] = {}
+        self._engine_rows = engine_rows  # of the engine that is given to whoever needs so many
+        self._engines: dict[tuple[int, int], BoundEngine] = {}
         self.batch = StepBatch(KEY, CAPACITY, LATENT, device, self.stream, self._engine)
         self._targets: dict[str, Buffer] = {}
         self.under_way: deque[Step] = deque()
@@ -121,11 +125,12 @@ class OnDevice:
         self.device.synchronize(self.downloads)
         return {job: self.device.view(at, np.dtype(np.float32), LATENT) for job, at in self._targets.items()}
 
-    def _engine(self, tokens: int) -> BoundEngine:
-        if tokens not in self._engines:
-            interface = interface_of(a_spec(tokens))
-            session = HostSession(self.device, network_plan(a_spec(tokens), NETWORK))
-            engine = self._engines[tokens] = BoundEngine(self.device, session, interface, self.stream)
+    def _engine(self, tokens: int, rows: int) -> BoundEngine:
+        key = tokens, self._engine_rows(rows)
+        if key not in self._engines:
+            spec = a_spec(*key)
+            session = HostSession(self.device, network_plan(spec, NETWORK))
+            engine = self._engines[key] = BoundEngine(self.device, session, interface_of(spec), self.stream)
             run = engine.run
 
             def maybe_full(rows: int) -> None:
@@ -135,7 +140,7 @@ class OnDevice:
                 run(rows)
 
             engine.run = maybe_full  # type: ignore[method-assign]
-        return self._engines[tokens]
+        return self._engines[key]
 
     def hand_out(self, row: Row, latent: Buffer) -> None:
         kept, target = self.device.allocate(latent.size), self.device.allocate(latent.size, Place.HOST)
@@ -286,7 +291,53 @@ def test_a_step_that_found_no_memory_is_tried_again_with_the_same_noise() -> Non
     np.testing.assert_array_equal(bench.latents["one"], expected["one"])
 
 
-def no_engine(tokens: int) -> BoundEngine:
+@pytest.mark.parametrize("device", [CpuDevice(), SimulatedDevice(CARD)], ids=["cpu", "simulated"])
+def test_rows_that_join_may_come_to_a_larger_engine(device: HostComputingDevice) -> None:
+    expected = drive(OnDevice(CpuDevice()), joining)
+
+    latents = drive(OnDevice(device, engine_rows=lambda rows: rows), joining)
+
+    assert latents.keys() == expected.keys()
+    for job, latent in expected.items():
+        np.testing.assert_allclose(latents[job], latent, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "simulated"])
+def test_an_engine_that_takes_fewer_rows_than_there_are_is_called_several_times(kind: str) -> None:
+    device = CpuDevice() if kind == "cpu" else SimulatedDevice(CARD, seed=5)
+    expected, bench = drive(OnDevice(CpuDevice()), crowded), OnDevice(device, engine_rows=lambda rows: 2)
+
+    latents = drive(bench, crowded)
+
+    assert latents.keys() == expected.keys()
+    for job, latent in expected.items():
+        np.testing.assert_allclose(latents[job], latent, atol=1e-5)
+
+
+def crowded(bench: OnDevice) -> None:
+    for job, chunks in (("one", 1), ("two", 1), ("long", 6), ("longer", 6)):
+        bench.batch.join(a_row(job, chunks=chunks, steps=len(job)))
+
+
+def joining(bench: OnDevice) -> None:
+    for job in ("one", "two", "three"):
+        bench.batch.join(a_row(job))
+        bench.step()
+
+
+def test_a_batch_keeps_staging_for_few_lengths_of_prompts() -> None:
+    bench, alone = OnDevice(SimulatedDevice(CARD)), Alone()
+    for chunks in (1, 2, 3, 4, 5, 6, 1):
+        for one in (bench, alone):
+            one.batch.join(a_row(f"{chunks}", steps=1, guidance=1.0, chunks=chunks))
+            one.step()
+
+    assert list(bench.batch._contexts) == [77 * chunks for chunks in (4, 5, 6, 1)]
+    for job, latent in alone.latents.items():
+        np.testing.assert_allclose(bench.latents[job], latent, atol=1e-5)
+
+
+def no_engine(tokens: int, rows: int) -> BoundEngine:
     raise AssertionError(f"an empty batch asked for an engine of {tokens} tokens")
 
 
@@ -300,6 +351,15 @@ def test_a_batch_gives_back_all_memory_it_took() -> None:
     batch.close()
 
     assert device.memory_info().free == before
+
+
+def test_a_batch_that_finds_no_room_keeps_none() -> None:
+    device = SimulatedDevice(replace(CARD, memory_bytes=CAPACITY * TENSORS * int(np.prod(LATENT)) * 4))
+
+    with pytest.raises(OutOfMemory):
+        StepBatch(KEY, CAPACITY, LATENT, device, device.create_stream("denoise"), no_engine)
+
+    assert device.memory_info().free == device.memory_info().total
 
 
 def test_a_full_batch_takes_no_row() -> None:

@@ -83,6 +83,10 @@ class Scheduler:
         """A batch of this size has no room for more images than these, >= 1."""
         self._limits[key] = rows
 
+    def limited(self, key: BatchKey) -> bool:
+        """Whether a limit was ever said for batches of this size."""
+        return key in self._limits
+
     def most_rows(self, key: BatchKey) -> int:
         """Images that a batch of this size has room for."""
         return min(self._max_rows, self._limits.get(key, self._max_rows))
@@ -107,6 +111,7 @@ class Scheduler:
         *,
         switch_seconds: Callable[[BatchKey], float] = lambda key: 0.0,
         stepping: Collection[BatchKey] = (),
+        loads: Callable[[BatchKey], bool] = lambda key: False,
     ) -> Decision:
         """Let waiting rows in and choose the batch that steps next.
 
@@ -114,7 +119,8 @@ class Scheduler:
             now: seconds of the clock that `arrived` and `due` are of.
             switch_seconds: until the networks that a batch still needs are on the device; 0: they are.
             stepping: batches that can take no further step now: nobody joins them. While it is the turn of one of
-                them, others step beside it if their networks are on the device; nothing is loaded for them.
+                them, others step beside it; nothing is loaded for them.
+            loads: whether something is loaded for a batch's next step.
         """
         joined: list[WaitingRow] = []
         late: list[WaitingRow] = []
@@ -125,7 +131,7 @@ class Scheduler:
         views = [self._view(key, batch, switch_seconds) for key, batch in self._batches.items()]
         step = self._next(views, now)
         if step in stepping:
-            step = self._next([one for one in views if one.key not in stepping and not one.switch_seconds], now)
+            step = self._next([one for one in views if one.key not in stepping and not loads(one.key)], now)
         if step is not None:
             self._batches[step].last_step = now
         return Decision(join=tuple(joined), late=tuple(late), step=step)

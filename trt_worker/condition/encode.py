@@ -36,7 +36,7 @@ class Encoding:
     def __init__(self, calls: Sequence[HostCall], needs: Encoding | None, finish: Callable[[], Conditioning]) -> None:
         self._calls = calls
         self._needs = needs
-        self._finish = finish
+        self._finish: Callable[[], Conditioning] | None = finish  # None: it has
         self._result: Conditioning | None = None
 
     @property
@@ -48,8 +48,10 @@ class Encoding:
 
     def result(self) -> Conditioning:
         """Waits for it. Raises: EngineFault: the text encoder gave values that are not finite."""
-        if self._result is None:
+        if self._finish is not None:
             self._result = self._finish()
+            self._calls, self._needs, self._finish = (), None, None  # they hold every layer, and the result one
+        assert self._result is not None  # whoever finishes says with what
         return self._result
 
 
@@ -68,9 +70,9 @@ class Conditioner:
         self._tokenizer = tokenizer
         self._max_chunks = max_chunks
         self._cache_bytes = cache_bytes
-        self._layers: int = calls.engine.tensor("context").shape[0]
-        self._known: OrderedDict[tuple[str, int], Encoding] = OrderedDict()  # under way, or kept
-        self._kept_bytes: dict[tuple[str, int], int] = {}
+        self._layers, *_, self._features = calls.engine.tensor("context").shape
+        self._known: OrderedDict[tuple[str, int], Encoding] = OrderedDict()  # under way or done, latest used last
+        self._bytes: dict[tuple[str, int], int] = {}  # of the same
 
     def begin(self, prompt: str, clip_skip: int) -> Encoding:
         """Put a prompt into the text encoder's stream, unless it is known or under way.
@@ -106,30 +108,25 @@ class Conditioner:
                     z_empty = empty.result().context
                     z = (z - z_empty) * chunks.weights[:, :, np.newaxis] + z_empty
             except EngineError:
-                self._known.pop(key, None)
+                if self._known.get(key) is encoding:
+                    self._forget(key)
                 raise
             context = z.reshape(-1, z.shape[-1])
             context.flags.writeable = False
-            self._keep(key, context.nbytes)
             return Conditioning(context=context, notes=chunks.notes)
 
-        encoding = self._known[key] = Encoding(calls, empty, finish)
+        encoding = Encoding(calls, empty, finish)
+        self._keep(key, encoding, chunks.ids.size * self._features * 4)
         return encoding
 
-    def _keep(self, key: tuple[str, int], size: int) -> None:
-        """Make room for a context that has come back; the longest unused leave."""
-        if key not in self._known:  # it was thrown out while it was under way
-            return
-        if size > self._cache_bytes:
-            del self._known[key]
-            return
-        self._kept_bytes[key] = size
-        excess = sum(self._kept_bytes.values()) - self._cache_bytes
-        for oldest in [one for one in self._known if one in self._kept_bytes]:
-            if excess <= 0:
-                break
-            del self._known[oldest]
-            excess -= self._kept_bytes.pop(oldest)
+    def _keep(self, key: tuple[str, int], encoding: Encoding, size: int) -> None:
+        """Know an encoding from its beginning, for nobody may ever ask for its result; the longest unused leave."""
+        self._known[key], self._bytes[key] = encoding, size
+        while sum(self._bytes.values()) > self._cache_bytes:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        del self._known[key], self._bytes[key]
 
 
 def common_tokens(*tokens: int) -> int:

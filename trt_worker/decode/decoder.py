@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
+from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event, Stream
 from trt_engines.devices.memory import ALIGNMENT, Buffer, Place, aligned
 from trt_engines.errors import EngineError
@@ -158,20 +159,29 @@ class Decoder(Generic[Tag]):
             self._take()
         if self._free:
             return self._free.popleft()
+        slot = self._make_slot(self._made + 1)
         self._made += 1
-        return self._make_slot(self._made)
+        return slot
 
     def _make_slot(self, number: int) -> _Slot:
         device = self._device
         bytes_of_pixels = self._height * self._width * 3
-        latent = device.allocate(self._size * 4)
-        pixels, flag = device.allocate(bytes_of_pixels), device.allocate(_FLAG.itemsize)
+        latent, pixels, flag, host_pixels, host_flag = allocate_together(
+            device,
+            (
+                (self._size * 4, Place.DEVICE),
+                (bytes_of_pixels, Place.DEVICE),
+                (_FLAG.itemsize, Place.DEVICE),
+                (bytes_of_pixels, Place.HOST),
+                (_FLAG.itemsize, Place.HOST),
+            ),
+        )
         return _Slot(
             latent=latent,
             pixels=pixels,
             flag=flag,
-            host_pixels=device.allocate(bytes_of_pixels, Place.HOST),
-            host_flag=device.allocate(_FLAG.itemsize, Place.HOST),
+            host_pixels=host_pixels,
+            host_flag=host_flag,
             kept=device.create_event(f"latent {number} is kept"),
             begun=device.create_event(f"picture {number} is begun", timed=True),
             decoded=device.create_event(f"picture {number} is decoded", timed=True),
@@ -196,7 +206,8 @@ class Decoder(Generic[Tag]):
         )
 
     def _upload_constants(self) -> Buffer:
-        source, target = (self._device.allocate(_UNCHANGED.itemsize, place) for place in (Place.HOST, Place.DEVICE))
+        size = _UNCHANGED.itemsize
+        source, target = allocate_together(self._device, ((size, Place.HOST), (size, Place.DEVICE)))
         self._device.view(source, _UNCHANGED, (1,), write=True)[0] = (0, 1.0)
         self._device.copy(target, source, self._stream)
         self._device.synchronize(self._stream)

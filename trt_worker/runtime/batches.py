@@ -33,6 +33,16 @@ class Batches:
         self._batches: dict[BatchKey, StepBatch] = {}
         self._under_way = StepsUnderWay(clock)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether any step is."""
+        return bool(self._under_way)
+
+    @property
+    def with_rows(self) -> bool:
+        """Whether any batch has rows."""
+        return any(batch.rows for batch in self._batches.values())
+
     def get(self, key: BatchKey) -> StepBatch | None:
         """The batch of a size, if there is one with rows."""
         batch = self._batches.get(key)
@@ -42,6 +52,7 @@ class Batches:
         """The batch of a size with rows, or one for so many images. Raises: OutOfMemory, DeviceUnavailable."""
         batch = self._batches.get(key)
         if batch is not None and (batch.rows or batch.capacity == images):
+            self._batches[key] = self._batches.pop(key)  # last, as the one that was used last
             return batch
         if batch is not None:
             self.close(key)

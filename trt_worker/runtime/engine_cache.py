@@ -114,10 +114,13 @@ class EngineCache:
         network = _Network(backend=backend, model=model, component=component)
         return self._load_seconds.get(network, FIRST_LOAD_SECONDS)
 
+    def holds(self, backend: str, model: str, component: Component) -> bool:
+        """Whether a network is in memory."""
+        return _Network(backend=backend, model=model, component=component) in self._networks
+
     def load_seconds(self, backend: str, model: str, component: Component) -> float:
         """Until a network is in memory: 0 when it is, else what loading it took the last time."""
-        network = _Network(backend=backend, model=model, component=component)
-        return 0.0 if network in self._networks else self.usual_load_seconds(backend, model, component)
+        return 0.0 if self.holds(backend, model, component) else self.usual_load_seconds(backend, model, component)
 
     def get(self, backend: EngineBackend, specs: Sequence[EngineSpec], stream: Stream) -> Engine:
         """The engine of the first of some shapes of a network for which there is room.

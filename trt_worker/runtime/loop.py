@@ -56,12 +56,14 @@ class _Job:
     waiting: dict[int, Row] = field(default_factory=dict)
     sent: set[int] = field(default_factory=set)  # images whose pixels have left
     engine_seconds: float = 0.0
+    stages: int = 0  # of all its rows, that the device is through with
     denoised: float = 0.0
     reported: float = 0.0
 
     @property
     def fraction(self) -> float:
-        return sum(row.fraction for row in self.rows.values()) / len(self.rows)
+        """Share of its rows' stages that are done; rows themselves say what the host has asked for."""
+        return self.stages / sum(len(row.program.c_in) for row in self.rows.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +127,9 @@ class DeviceLoop:
 
     @property
     def busy(self) -> bool:
-        """Whether any job is unfinished."""
-        return bool(self._jobs)
+        """Whether any job is unfinished, or a step is under way, even of a job that was withdrawn: how long it took is
+        only known to who looks at its end."""
+        return bool(self._jobs) or self._batches.under_way
 
     def take(self, run: frames.Run, source: bytes) -> None:
         """Accept a job: its prompts and source are encoded, and then its images wait for a place."""
@@ -152,7 +155,12 @@ class DeviceLoop:
         self._enter_prepared()
         now = self._clock()
         full = self._batches.full()
-        decision = self._scheduler.decide(now, switch_seconds=self._networks.switch_seconds, stepping=full)
+        decision = self._scheduler.decide(
+            now,
+            switch_seconds=self._networks.switch_seconds,
+            stepping=full,
+            loads=lambda key: not self._networks.has_denoiser(key),
+        )
         for joining in decision.join:
             if (job := self._jobs.get(joining.job)) is not None:
                 self._join(joining.key, job.waiting.pop(joining.index))
@@ -171,13 +179,13 @@ class DeviceLoop:
         model, backend = self._models.get(run.model), self._backends.get(run.backend)
         if model is None or backend is None:
             raise UnservableJob(f"this device has no {run.model if model is None else run.backend}")
+        encoded = None
+        if source:  # first: one that is no image costs nothing else
+            encoder = self._networks.source_encoder(model, backend, batch_key(run))
+            encoded = encoder.begin(source, crop=run.source_crop)
         conditioner = self._networks.conditioner(model, backend)
         positive = conditioner.begin(run.prompt, run.clip_skip)
         negative = conditioner.begin(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None
-        encoded = None
-        if source:
-            encoder = self._networks.source_encoder(model, backend, batch_key(run))
-            encoded = encoder.begin(source, crop=run.source_crop)
         return Preparation(run=run, model=model, positive=positive, negative=negative, source=encoded)
 
     def _enter_prepared(self, *, wait: bool = False) -> None:
@@ -196,7 +204,7 @@ class DeviceLoop:
         if (job := self._jobs.get(run.id)) is None:
             return
         backend = self._backends[run.backend]
-        if self._batches.get(key) is None:
+        if self._batches.get(key) is None and not self._waits_for_its_turn(key):
             denoiser = self._with_room(lambda: self._networks.denoiser(model, backend, key, self._max_rows))
             self._scheduler.limit(key, images_of(denoiser))
         for tokens in {tokens for row in rows.values() for tokens in row.context_lengths}:
@@ -206,6 +214,12 @@ class DeviceLoop:
             job.rows[index] = job.waiting[index] = row
             stages = len(row.program.c_in)
             self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=stages)
+
+    def _waits_for_its_turn(self, key: BatchKey) -> bool:
+        """Whether a size's denoiser, which says how many images it takes, would be loaded amid the steps of others, and
+        what it said before will do."""
+        known = self._scheduler.limited(key)
+        return known and self._batches.with_rows and not self._networks.has_denoiser(key)
 
     def _could_not_prepare(self, job_id: str, error: Exception) -> None:
         kind = next(kind for known, kind in _KINDS.items() if isinstance(error, known))
@@ -224,8 +238,8 @@ class DeviceLoop:
         stream = self._networks.denoise_stream(backend, key)
         latent = latent_shape(model, key.width, key.height)
 
-        def engine_for(tokens: int) -> Engine:
-            return self._networks.denoiser(model, backend, key, images, tokens)
+        def engine_for(tokens: int, rows: int) -> Engine:
+            return self._networks.denoiser(model, backend, key, images, tokens, rows)
 
         self._networks.reserve(backend, key, device_bytes(images, latent))
         try:
@@ -273,7 +287,11 @@ class DeviceLoop:
 
         def hand_out(row: Row, latent: Buffer) -> None:
             try:
-                self._with_room(lambda: decode(row, latent))
+                try:
+                    self._with_room(lambda: decode(row, latent))
+                except OutOfMemory:
+                    batch.release_engines()  # all of the step's calls are in the stream: they may leave for a decoder
+                    self._with_room(lambda: decode(row, latent))
             except EngineError as error:
                 self._undecoded.append((row.job, str(error)))
 
@@ -321,6 +339,7 @@ class DeviceLoop:
             if (job := self._jobs.get(row.job)) is None:
                 continue
             job.engine_seconds += measured.engine_seconds / images
+            job.stages += 1
             job.denoised = now
             if now - job.reported >= PROGRESS_SECONDS:
                 job.reported = now

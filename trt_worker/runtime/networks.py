@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from loguru import logger
+
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Device, Stream
-from trt_engines.errors import EngineRefused
+from trt_engines.errors import EngineRefused, OutOfMemory
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
 from trt_engines.residency import Memory
@@ -109,6 +111,10 @@ class Networks(Generic[Tag]):
         components = (Component.DENOISER, Component.VAE_DECODER)
         return sum(cache.load_seconds(key.backend, key.model, component) for component in components)
 
+    def has_denoiser(self, key: BatchKey) -> bool:
+        """Whether images of a batch can step without another network's having to be loaded."""
+        return self._caches[self._memories[key.backend]].holds(key.backend, key.model, Component.DENOISER)
+
     @property
     def taken(self) -> int:
         """Bytes that engines, batches and pictures take, as far as it is known."""
@@ -158,11 +164,18 @@ class Networks(Generic[Tag]):
         return self._source_encoders[engine]
 
     def denoiser(
-        self, model: Model, backend: EngineBackend, size: BatchKey, images: int, tokens: int = CLIP_TOKENS
+        self,
+        model: Model,
+        backend: EngineBackend,
+        size: BatchKey,
+        images: int,
+        tokens: int = CLIP_TOKENS,
+        rows: int = 1,
     ) -> Engine:
         """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short, or
         no engine takes as many.
 
+        Args: rows: that it should take; a smaller one is only given when no such engine finds room.
         Raises: EngineError.
         """
         buckets = denoiser_buckets(size.width, size.height, images, tokens)
@@ -171,7 +184,15 @@ class Networks(Generic[Tag]):
         if all(refusals):
             raise EngineRefused(f"{backend.name}: {refusals[-1]}")
         fit = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
-        return self._cache_of(backend).get(backend, fit, self.denoise_stream(backend, size))
+        stream, cache = self.denoise_stream(backend, size), self._cache_of(backend)
+        enough = [spec for spec in fit if spec.bucket.rows >= rows]
+        fewer = [spec for spec in fit if spec.bucket.rows < rows]
+        if enough and fewer:
+            try:
+                return cache.get(backend, enough, stream)
+            except OutOfMemory as error:
+                logger.info("{}. The rows take several calls of a smaller one.", error)
+        return cache.get(backend, fewer or enough, stream)
 
     def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
         """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""

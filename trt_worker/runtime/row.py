@@ -27,7 +27,7 @@ class Row:
     noise: StepNoise
     positive: NDArray[np.float32]  # [tokens, features]
     negative: NDArray[np.float32] | None  # None: guidance 1, no second evaluation
-    stage: int = 0
+    stage: int = 0  # that it is asked for next; the device may be some behind
     shared_rows: int = 0  # images in the same calls, summed over its stages
     _asked: tuple[int, PhiloxDraw | NDArray[np.float32] | None] = (-1, None)
 
@@ -53,11 +53,6 @@ class Row:
     @property
     def finished(self) -> bool:
         return self.stage == len(self.program.c_in)
-
-    @property
-    def fraction(self) -> float:
-        """Share of its stages that are done."""
-        return self.stage / len(self.program.c_in)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

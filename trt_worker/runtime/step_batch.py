@@ -12,6 +12,7 @@ the call itself, and one kernel that turns its outputs into every row's next reg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
+from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event, Stream
-from trt_engines.devices.memory import Buffer, aligned
+from trt_engines.devices.memory import Buffer, Place, aligned
 from trt_engines.devices.staging import StagingRing
-from trt_engines.errors import EngineFault
+from trt_engines.interface import TensorSpec
 from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
@@ -32,6 +34,9 @@ from trt_worker.runtime.row import Evaluation, Row, evaluations_by_tokens
 
 STEPS_AHEAD = 3
 """Steps that the host may have put into the stream beyond what it knows to be done."""
+
+CONTEXT_LENGTHS = 4
+"""Lengths of prompts for whose contexts a batch keeps pinned memory: up to hundreds of MB for the longest ones."""
 
 _ABSENT = -1
 
@@ -67,6 +72,7 @@ class _Call:
     engine: Engine
     first: int  # of its rows among the rows of all calls
     members: tuple[Evaluation, ...]
+    contexts: _Copy | None  # before every call, where the engine takes the length's rows in several; None: they stay
     scale: KernelCall
     timesteps: _Copy
     outputs: _Copy | None  # to those of the other calls; None: there is no other
@@ -74,7 +80,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Marks:
-    """Events of one step: around each of its engine calls, and at its end."""
+    """Events of one step: around each of its engine calls, and where all rows have advanced."""
 
     calls: list[tuple[Event, Event]]
     end: Event
@@ -123,8 +129,9 @@ class StepBatch:
 
     Args:
         latent: channels, height and width.
-        engine_for: denoiser for a context length in tokens, on `stream`; made once and kept by the caller.
-    Raises: OutOfMemory.
+        engine_for: denoiser for a context length in tokens and for so many engine rows, on `stream`; made once and kept
+            by the caller as long as it is among `engines`. One that takes fewer rows is called several times.
+    Raises: OutOfMemory: nothing stays allocated then.
     """
 
     def __init__(
@@ -134,7 +141,7 @@ class StepBatch:
         latent: tuple[int, int, int],
         device: Device,
         stream: Stream,
-        engine_for: Callable[[int], Engine],
+        engine_for: Callable[[int, int], Engine],
     ) -> None:
         self.key = key
         self.capacity = capacity
@@ -144,14 +151,21 @@ class StepBatch:
         self._engine_for = engine_for
         self._size = int(np.prod(latent))
         self._fields = _coefficients(capacity)
-        self._state = device.allocate(capacity * TENSORS * self._bytes)
         self._outputs: Buffer | None = None  # of several calls; most batches need one call only
-        self._coefficients = device.allocate(self._fields.itemsize)
         self._noise_offset = aligned(self._fields.itemsize)
-        self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
-        self._starts = StagingRing(device, self._bytes, capacity)
+        with ExitStack() as undo:
+            sizes = capacity * TENSORS * self._bytes, self._fields.itemsize
+            self._state, self._coefficients = allocate_together(device, [(size, Place.DEVICE) for size in sizes])
+            undo.callback(device.free, self._state)
+            undo.callback(device.free, self._coefficients)
+            self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
+            undo.callback(self._steps.free)
+            self._starts = StagingRing(device, self._bytes, capacity)
+            undo.pop_all()
         self._contexts: dict[int, StagingRing] = {}
+        self._split_contexts: list[Buffer] = []  # pinned, of the layout's calls that upload theirs every time
         self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
+        self._engines: dict[int, Engine] = {}  # of the layout, or found for the next one so far; by context length
         self._marks = [_Marks(calls=[], end=device.create_event(f"step {turn} is done")) for turn in range(STEPS_AHEAD)]
         self._turn = 0
 
@@ -161,13 +175,18 @@ class StepBatch:
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """Engines that hold its rows' contexts; none while the membership has changed since the last step."""
-        return tuple(call.engine for call in self._layout.calls) if self._layout else ()
+        """Engines that its rows need together; none while the membership has changed since the last step."""
+        return tuple(self._engines.values())
 
     def forget(self, engine: Engine) -> None:
         """An engine was closed: if it held contexts of these rows, the next step asks for engines anew."""
         if engine in self.engines:
-            self._layout = None
+            self.release_engines()
+
+    def release_engines(self) -> None:
+        """Need no engine until the next step, which asks for engines anew."""
+        self._layout = None
+        self._engines = {}
 
     def join(self, row: Row) -> None:
         """Take a row in before the next step. Raises: ValueError: the batch is full."""
@@ -180,7 +199,7 @@ class StepBatch:
         self._device.copy(self._tensor(place, X), staging, self.stream)
         self._starts.sent(self.stream)
         self.rows.append(row)
-        self._layout = None
+        self.release_engines()
 
     def leave(self, job: str) -> None:
         """Drop all rows of a job."""
@@ -200,6 +219,8 @@ class StepBatch:
         if self._upload(calls):
             self._device.launch(self._layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
+            if call.contexts is not None:
+                self._copy(call.contexts)
             self._device.launch(call.scale, self.stream)
             self._copy(call.timesteps)
             self._device.record(began, self.stream)
@@ -212,7 +233,7 @@ class StepBatch:
         for row in rows:
             row.stage += 1
             row.shared_rows += len(rows)
-        self._device.record(marks.end, self.stream)
+        self._device.record(marks.end, self.stream)  # before latents leave: whose picture is back, its step is done
         self._turn = (self._turn + 1) % STEPS_AHEAD
         return Step(rows=rows, _device=self._device, _calls=tuple(marks.calls[: len(calls)]), _end=marks.end)
 
@@ -226,6 +247,7 @@ class StepBatch:
     def close(self) -> None:
         """Wait for the stream and give the memory back."""
         self._device.synchronize(self.stream)
+        self._free_split_contexts()
         for ring in (self._steps, self._starts, *self._contexts.values()):
             ring.free()
         for buffer in (self._state, self._coefficients, self._outputs):
@@ -281,17 +303,26 @@ class StepBatch:
     def _lay_out(self) -> _Layout:
         """Group what all images need of the network by context length, and upload the contexts: once per membership."""
         groups = evaluations_by_tokens(self.rows)
-        engines = {tokens: self._engine_for(tokens) for tokens in groups}
-        for tokens, members in groups.items():
-            if len(members) > engines[tokens].rows:
-                raise EngineFault(f"{engines[tokens].label}: {len(members)} rows do not fit")
+        engines = self._engines
+        for tokens, members in groups.items():  # one by one: what makes room for the next keeps those before
+            engines[tokens] = self._engine_for(tokens, len(members))
         (value,) = {engine.tensor("noise_pred").dtype for engine in engines.values()}
-        together = self._together(value) if len(groups) > 1 else None
+        parts = [
+            (tokens, tuple(members[start : start + engines[tokens].rows]))
+            for tokens, members in groups.items()
+            for start in range(0, len(members), engines[tokens].rows)
+        ]
+        together = self._together(value) if len(parts) > 1 else None
+        self._free_split_contexts()
         calls, first = [], 0
-        for tokens, members in groups.items():
-            self._upload_contexts(engines[tokens], tokens, members)
-            calls.append(self._call(engines[tokens], first, tuple(members), together))
-            first += len(members)
+        for tokens, part in parts:
+            engine, contexts = engines[tokens], None
+            if len(part) == len(groups[tokens]):
+                self._upload_contexts(engine, tokens, part)
+            else:
+                contexts = self._split_context(engine, part)
+            calls.append(self._call(engine, first, part, contexts, together))
+            first += len(part)
         outputs = (
             together.part(0, first * self._size * value.itemsize)
             if together
@@ -320,7 +351,14 @@ class StepBatch:
         )
         return _Layout(noise=noise, calls=tuple(calls), combine=combine)
 
-    def _call(self, engine: Engine, first: int, members: tuple[Evaluation, ...], together: Buffer | None) -> _Call:
+    def _call(
+        self,
+        engine: Engine,
+        first: int,
+        members: tuple[Evaluation, ...],
+        contexts: _Copy | None,
+        together: Buffer | None,
+    ) -> _Call:
         rows = len(members)
         scale = row_scale(
             engine.tensor("sample").dtype,
@@ -336,7 +374,15 @@ class StepBatch:
         if together is not None:
             output = engine.part("noise_pred", rows)
             outputs = _Copy(source=output, destination=together.part(first * output.size // rows, output.size))
-        return _Call(engine=engine, first=first, members=members, scale=scale, timesteps=timesteps, outputs=outputs)
+        return _Call(
+            engine=engine,
+            first=first,
+            members=members,
+            contexts=contexts,
+            scale=scale,
+            timesteps=timesteps,
+            outputs=outputs,
+        )
 
     def _together(self, value: np.dtype[Any]) -> Buffer:
         """Memory for the outputs of several calls, one after another."""
@@ -347,14 +393,39 @@ class StepBatch:
     def _upload_contexts(self, engine: Engine, tokens: int, members: Sequence[Evaluation]) -> None:
         spec = engine.tensor("context")
         target = engine.part("context", len(members))
-        if tokens not in self._contexts:
-            self._contexts[tokens] = StagingRing(self._device, engine.part("context", engine.rows).size, 2)
-        staging = self._contexts[tokens].next().part(0, target.size)
-        written: NDArray[Any] = self._device.view(staging, spec.dtype, spec.at(len(members)), write=True)
+        ring = self._contexts.pop(tokens, None) or self._context_ring(spec)
+        self._contexts[tokens] = ring  # the latest used is the last
+        staging = ring.next().part(0, target.size)
+        self._write_contexts(staging, spec, members)
+        self._device.copy(target, staging, self.stream)
+        ring.sent(self.stream)
+
+    def _split_context(self, engine: Engine, members: Sequence[Evaluation]) -> _Copy:
+        """Contexts of some of a length's rows in memory of their own, for the other rows use the engine in between."""
+        target = engine.part("context", len(members))
+        block = self._device.allocate(target.size, Place.HOST)
+        self._split_contexts.append(block)
+        self._write_contexts(block, engine.tensor("context"), members)
+        return _Copy(source=block, destination=target)
+
+    def _write_contexts(self, block: Buffer, spec: TensorSpec, members: Sequence[Evaluation]) -> None:
+        written: NDArray[Any] = self._device.view(block, spec.dtype, spec.at(len(members)), write=True)
         for position, member in enumerate(members):
             written[position] = member.context
-        self._device.copy(target, staging, self.stream)
-        self._contexts[tokens].sent(self.stream)
+
+    def _free_split_contexts(self) -> None:
+        if self._split_contexts:
+            self._device.synchronize(self.stream)
+        while self._split_contexts:
+            self._device.free(self._split_contexts.pop())
+
+    def _context_ring(self, spec: TensorSpec) -> StagingRing:
+        """Staging for contexts of a length that has none; the longest unused leaves."""
+        if len(self._contexts) == CONTEXT_LENGTHS:
+            self._device.synchronize(self.stream)
+            self._contexts.pop(next(iter(self._contexts))).free()
+        # For all rows that there can be: the next engine for these tokens may take more than this one.
+        return StagingRing(self._device, spec.bytes_at(2 * self.capacity), 2)
 
     def _remove(self, place: int) -> None:
         """Take a row out; the last one moves into its place."""
@@ -362,7 +433,7 @@ class StepBatch:
         if place < len(self.rows):
             self.rows[place] = last
             self._device.copy(self._row(place), self._row(len(self.rows)), self.stream)
-        self._layout = None
+        self.release_engines()
 
     def _copy(self, copy: _Copy) -> None:
         self._device.copy(copy.destination, copy.source, self.stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer, Place
 
@@ -12,11 +13,12 @@ class StagingRing:
     Args:
         size: bytes of each block.
         blocks: how far the host may run ahead of the device before it waits.
+    Raises: OutOfMemory.
     """
 
     def __init__(self, device: Device, size: int, blocks: int) -> None:
         self._device = device
-        self._blocks = [device.allocate(size, Place.HOST) for _ in range(blocks)]
+        self._blocks = allocate_together(device, [(size, Place.HOST)] * blocks)
         self._sent = [device.create_event(f"block {number} is uploaded") for number in range(blocks)]
         self._in_flight = [False] * blocks
         self._current = -1

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
+from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event
 from trt_engines.devices.memory import Buffer, Place
 from trt_engines.errors import EngineError
@@ -136,8 +137,9 @@ class HostCalls:
         if self._free:
             return self._free.popleft()
         tensors = (*self.engine.interface.inputs, *self.engine.interface.outputs)
+        blocks = allocate_together(self._device, ((one.bytes, Place.HOST) for one in tensors))
         slot = _Slot(
-            blocks={one.name: self._device.allocate(one.bytes, Place.HOST) for one in tensors},
+            blocks=dict(zip((one.name for one in tensors), blocks, strict=True)),
             done=self._device.create_event(f"a call of {self.engine.label} is back"),
         )
         self._made += 1
