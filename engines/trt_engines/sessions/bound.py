@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import ExitStack
 
 from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer
 from trt_engines.interface import Interface, TensorSpec
-from trt_engines.sessions.activation import SharedActivation, share_activation
+from trt_engines.sessions.activation import SharedActivation
 from trt_engines.sessions.replay import Replay
 from trt_engines.sessions.session import Session
+
+MOST_CONTEXTS = 8
+"""Numbers of rows that keep a context each; one more closes that which was called longest ago."""
 
 
 class BoundEngine:
     """What a device's loop calls: rows are written into `tensors`, `run` puts the call into the stream.
+
+    Every number of rows has a context of its own, made when it is first called; all of them work in one block of
+    memory, in turn.
 
     Args:
         activation: memory shared with the engines of this stream; None: its own.
@@ -35,21 +42,17 @@ class BoundEngine:
         self.interface = interface
         self.rows = max(tensor.shape[tensor.row_axis] for tensor in interface.inputs)
         self._device = device
+        self._session = session
+        self._activation = activation or SharedActivation(device, stream)
         self._specs = {tensor.name: tensor for tensor in (*interface.inputs, *interface.outputs)}
-        context = session.context(interface, stream)
         self._buffers: dict[str, Buffer] = {}
+        self._calls: OrderedDict[int, Replay] = OrderedDict()  # by rows, called longest ago first
         with ExitStack() as allocated:
-            allocated.callback(context.close)  # whoever still holds this engine, or the error, must not hold weights
             for name, one in self._specs.items():
                 self._buffers[name] = device.allocate(one.bytes)
                 allocated.callback(device.free, self._buffers[name])
-            self._replay = Replay(device, context, stream)
-            if activation is None:
-                allocated.callback(device.free, share_activation(device, [context]))
-            else:
-                activation.add(self._replay)
-                allocated.callback(activation.remove, self._replay)
-            self._replay.bind(self._buffers)
+            self._open(self.rows)  # the greediest: others find the memory that it needs
+            allocated.callback(self._close_contexts)
             self._allocated = allocated.pop_all()
 
     def tensor(self, name: str) -> TensorSpec:
@@ -70,10 +73,36 @@ class BoundEngine:
         """Put one call into the stream. Raises: EngineFault. ValueError: more rows than there are, or none."""
         if not 1 <= rows <= self.rows:
             raise ValueError(f"{self.label}: {rows} rows asked of {self.rows}")
-        self._replay.run(rows)
+        if rows not in self._calls:
+            if len(self._calls) == MOST_CONTEXTS:
+                self._close_context(next(iter(self._calls)))
+            self._open(rows)
+        self._calls.move_to_end(rows)
+        self._calls[rows].run()
 
     def close(self) -> None:
         """Wait for the stream and give the memory back."""
         self._device.synchronize(self.stream)
-        self._replay.forget()
         self._allocated.close()
+
+    def _open(self, rows: int) -> None:
+        """Raises: OutOfMemory, EngineFault, EngineRefused: nothing was kept."""
+        context = self._session.context(self.interface, self.stream)
+        with ExitStack() as made:
+            made.callback(context.close)  # whoever still holds this engine, or the error, must not hold weights
+            replay = Replay(self._device, context, self.stream, rows)
+            self._activation.add(replay)
+            made.callback(self._activation.remove, replay)
+            replay.bind(self._buffers)
+            made.pop_all()
+        self._calls[rows] = replay
+
+    def _close_context(self, rows: int) -> None:
+        replay = self._calls.pop(rows)
+        replay.forget()
+        self._activation.remove(replay)
+        replay.context.close()
+
+    def _close_contexts(self) -> None:
+        for rows in tuple(self._calls):
+            self._close_context(rows)

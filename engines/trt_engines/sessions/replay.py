@@ -14,26 +14,29 @@ from trt_engines.sessions.session import Context
 
 
 class Replay:
-    """A context with a graph of its calls with as many rows as it was last called with.
+    """A context whose calls all have the same rows.
 
-    The first call with a number of rows runs plainly, as libraries demand after a change of shape, and is captured
-    right after; calls with the same rows launch what was captured. A context has one graph at most: a graph holds
-    state of its context, and is void once that is given other rows (NVIDIA/TensorRT#3798). Where a call cannot be
-    captured, every call is plain.
+    The first one runs plainly, as libraries demand after a change of shape, and is captured right after; later ones
+    launch what was captured. A graph holds state of its context and is void once that is given other rows
+    (NVIDIA/TensorRT#3798), so other rows take a context of their own. Where a call cannot be captured, every call is
+    plain.
+
+    Args: rows: of every call.
     """
 
-    def __init__(self, device: Device, context: Context, stream: Stream) -> None:
+    def __init__(self, device: Device, context: Context, stream: Stream, rows: int) -> None:
         self.context = context
         self._device = device
         self._stream = stream
+        self._label = f"{rows} rows"
         self._graph: Graph | None = None
-        self._rows: int | None = None  # that the context is set to
         self._refused = False  # what was tried and failed is not tried with every call
+        context.set_rows(rows)
 
     @property
-    def captured_rows(self) -> int | None:
-        """Rows for which there is a graph."""
-        return self._rows if self._graph is not None else None
+    def captured(self) -> bool:
+        """Whether there is a graph."""
+        return self._graph is not None
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """Set the tensors' places; the host waits for the stream if there is a graph to be dropped."""
@@ -45,22 +48,14 @@ class Replay:
         self.forget()
         self.context.use_activation(memory)
 
-    def run(self, rows: int) -> None:
-        """Put one call into the stream; the host waits for it if there is a graph of other rows.
-
-        Raises: EngineFault.
-        """
-        if self._rows != rows:
-            self.forget()
-            self._rows = None  # until all tensors have them
-            self.context.set_rows(rows)
-            self._rows = rows
+    def run(self) -> None:
+        """Put one call into the stream. Raises: EngineFault, OutOfMemory."""
         if self._graph is not None:
             self._device.launch_graph(self._graph, self._stream)
             return
         self.context.enqueue(self._stream)
         if self.context.capturable and not self._refused:
-            self._capture(f"{rows} rows")
+            self._capture()
 
     def forget(self) -> None:
         """Drop the graph, once the stream is done with it."""
@@ -69,10 +64,10 @@ class Replay:
             self._device.free(self._graph)
             self._graph = None
 
-    def _capture(self, label: str) -> None:
+    def _capture(self) -> None:
         """The call was just run: that it cannot be captured costs speed, and nothing else."""
         try:
-            self._graph = self._device.capture(self._stream, lambda: self.context.enqueue(self._stream), label)
+            self._graph = self._device.capture(self._stream, lambda: self.context.enqueue(self._stream), self._label)
         except (CaptureRefused, EngineFault) as error:
             self._refused = True
             logger.warning("Calls cannot be captured into a graph, and each is launched anew, slower: {}", error)

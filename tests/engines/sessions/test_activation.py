@@ -1,4 +1,4 @@
-"""One block of activation memory for the engines of a stream."""
+"""One block of activation memory for the engines of a stream, and a context for every number of their rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from trt_engines.devices.memory import Place
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
 from trt_engines.sessions.activation import SharedActivation
-from trt_engines.sessions.bound import BoundEngine
-from trt_engines.sessions.host import HostSession
+from trt_engines.sessions.bound import MOST_CONTEXTS, BoundEngine
+from trt_engines.sessions.host import HostContext, HostSession
+from trt_engines.sessions.session import ShapeRange
 
 TENSORS = 2 * 256  # bytes of an engine's tensors, as a card gives them out
 
@@ -86,3 +87,40 @@ def test_an_engine_without_room_leaves_the_others_as_they_were(shelf: Shelf) -> 
 
     assert shelf.used == used
     assert shelf.doubles(small, 3)
+
+
+def test_rows_may_change_while_calls_with_others_are_under_way_and_nothing_waits(shelf: Shelf) -> None:
+    engine = shelf.engine(1024)
+    for rows in (5, 2, 7):
+        assert shelf.doubles(engine, rows)
+    before = shelf.device.clock
+
+    for rows in (5, 2, 7, 5, 2, 7):
+        engine.run(rows)
+
+    assert shelf.device.clock == before
+    assert shelf.doubles(engine, 2)
+
+
+def test_the_context_that_was_called_longest_ago_leaves_for_one_more_number_of_rows(
+    device: HostComputingDevice, make_plan: Any, make_interface: Any
+) -> None:
+    whole = ShapeRange(min=(1, 4), opt=(4, 4), max=(32, 4))
+    made: list[Any] = []
+
+    class Noting(HostSession):
+        def context(self, interface: Any, stream: Any) -> HostContext:
+            made.append(super().context(interface, stream))
+            return made[-1]
+
+    session = Noting(device, make_plan(profiles=({"x": whole},)))
+    stream = device.create_stream("engine")
+    engine = BoundEngine(device, session, make_interface(rows=32), stream)
+    device.fill(engine.part("x", 32), 0, stream)
+    for rows in range(1, MOST_CONTEXTS + 1):  # and the one of all rows, which is there from the beginning
+        engine.run(rows)
+    for rows in range(1, MOST_CONTEXTS + 1):
+        engine.run(rows)
+
+    assert len(made) == MOST_CONTEXTS + 1
+    engine.close()

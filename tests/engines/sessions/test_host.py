@@ -20,7 +20,6 @@ from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
 from trt_engines.interface import interface_of
 from trt_engines.model import Component, find_models
-from trt_engines.sessions.activation import share_activation
 from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_engines.sessions.replay import Replay
@@ -107,9 +106,9 @@ def test_an_input_that_nothing_has_written_is_found(card: SimulatedDevice, bench
 
 def test_contexts_that_share_activation_memory_run_in_turn_or_race(card: SimulatedDevice, bench: Any) -> None:
     first, second = bench(card), bench(card, activation_bytes=2048)
-    block = share_activation(card, [first.context, second.context])
-    assert block.size == 2048
+    block = card.allocate(2048)
     for one in (first, second):
+        one.context.use_activation(block)
         one.give(some(1))
         one.context.set_rows(1)
     first.context.enqueue(first.stream)
@@ -147,78 +146,76 @@ def test_the_cost_model_is_told_the_shapes_of_a_call(bench: Any) -> None:
 
 def test_replayed_calls_give_what_plain_ones_give(device: HostComputingDevice, bench: Any) -> None:
     one = bench(device)
-    replay = Replay(device, one.context, one.stream)
+    replay = Replay(device, one.context, one.stream, 5)
 
-    for rows in (2, 5, 2, 5, 5, 2):
-        one.give(some(rows) + rows)
-        replay.run(rows)
-        np.testing.assert_array_equal(one.take(rows), 2 * (some(rows) + rows))
+    for number in range(4):
+        one.give(some(5) + number)
+        replay.run()
+        np.testing.assert_array_equal(one.take(5), 2 * (some(5) + number))
 
-    assert replay.captured_rows == 2
+    assert replay.captured
 
 
 def test_a_call_that_cannot_be_captured_is_plain_every_time(device: HostComputingDevice, bench: Any) -> None:
     one = bench(device)
     one.context.capturable = False
-    replay = Replay(device, one.context, one.stream)
+    replay = Replay(device, one.context, one.stream, 5)
 
-    for rows in (2, 5, 2):
-        one.give(some(rows))
-        replay.run(rows)
-        np.testing.assert_array_equal(one.take(rows), 2 * some(rows))
+    for number in range(3):
+        one.give(some(5) + number)
+        replay.run()
+        np.testing.assert_array_equal(one.take(5), 2 * (some(5) + number))
 
-    assert replay.captured_rows is None
+    assert not replay.captured
 
 
 def test_binding_anew_drops_the_graphs(device: HostComputingDevice, bench: Any) -> None:
     one = bench(device)
-    replay = Replay(device, one.context, one.stream)
+    replay = Replay(device, one.context, one.stream, 1)
     one.give(some(1))
-    replay.run(1)
-    replay.run(1)
+    replay.run()
+    replay.run()
 
     device.synchronize(one.stream)
     device.free(one.y)
     one.y = device.allocate(8 * 4 * 4)
     replay.bind({"y": one.y})
-    replay.run(1)
+    replay.run()
 
     np.testing.assert_array_equal(one.take(1), 2 * some(1))
 
 
 def test_graphs_in_flight_are_waited_for_before_they_are_dropped(card: SimulatedDevice, bench: Any) -> None:
     one = bench(card)
-    replay = Replay(card, one.context, one.stream)
+    replay = Replay(card, one.context, one.stream, 1)
     one.give(some(1))
-    replay.run(1)
-    replay.run(1)
+    replay.run()
+    replay.run()
 
     replay.forget()
 
-    assert replay.captured_rows is None
+    assert not replay.captured
 
 
-def test_a_change_of_rows_or_memory_is_followed_by_a_plain_call_before_anything_is_captured(
+def test_a_change_of_memory_is_followed_by_a_plain_call_before_anything_is_captured(
     card: SimulatedDevice, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, asked = bench(card), []
     for owner, name in ((one.context, "set_rows"), (one.context, "enqueue"), (card, "capture"), (card, "launch_graph")):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, real=real, name=name: (asked.append(name), real(*args))[1])
-    replay = Replay(card, one.context, one.stream)
+    replay = Replay(card, one.context, one.stream, 5)
     one.give(some(5))
 
-    replay.run(5)
-    replay.run(5)
-    replay.run(2)
+    replay.run()
+    replay.run()
     replay.use_activation(one.activation)
-    replay.run(2)
+    replay.run()
 
     plain_then_captured = ["enqueue", "capture", "enqueue"]
     assert asked == [
         *("set_rows", *plain_then_captured),
         "launch_graph",
-        *("set_rows", *plain_then_captured),
         *plain_then_captured,
     ]
 
@@ -232,26 +229,14 @@ def test_a_call_that_fails_to_be_captured_is_not_tried_again_and_was_run(
 
     one, tried = bench(device), []
     monkeypatch.setattr(device, "capture", refuse)
-    replay = Replay(device, one.context, one.stream)
+    replay = Replay(device, one.context, one.stream, 5)
 
-    for rows in (2, 2, 5):
-        one.give(some(rows))
-        replay.run(rows)
-        np.testing.assert_array_equal(one.take(rows), 2 * some(rows))
+    for number in range(3):
+        one.give(some(5) + number)
+        replay.run()
+        np.testing.assert_array_equal(one.take(5), 2 * (some(5) + number))
 
     assert len(tried) == 1
-
-
-def test_rows_may_change_while_a_graph_of_others_is_under_way(card: SimulatedDevice, bench: Any) -> None:
-    one = bench(card)
-    replay = Replay(card, one.context, one.stream)
-    one.give(some(5))
-    for _ in range(3):
-        replay.run(5)
-
-    replay.run(2)
-
-    np.testing.assert_array_equal(one.take(2), 2 * some(2))
 
 
 def test_a_context_that_changed_since_its_graph_was_captured_is_found(card: SimulatedDevice, bench: Any) -> None:
@@ -280,14 +265,14 @@ def test_a_context_that_changes_while_its_graph_is_under_way_is_found(card: Simu
 
 def test_memory_that_moved_under_a_captured_call_is_found(card: SimulatedDevice, bench: Any) -> None:
     one = bench(card)
-    replay = Replay(card, one.context, one.stream)
+    replay = Replay(card, one.context, one.stream, 1)
     one.give(some(1))
-    replay.run(1)
+    replay.run()
     card.synchronize(one.stream)
     card.free(one.y)
 
     with pytest.raises(hazards.GraphAddressChanged):
-        replay.run(1)
+        replay.run()
 
 
 def test_a_profile_that_takes_fewer_rows_too_comes_before_one_for_full_rows(make_interface: Any) -> None:
@@ -315,7 +300,7 @@ def test_a_real_graph_gives_what_onnxruntime_gives(device: HostComputingDevice) 
     source, target = (device.allocate(int(np.prod(one.shape)) * 4, Place.HOST) for one in (latent, pixels))
     places = {one.name: device.allocate(int(np.prod(one.shape)) * 4) for one in (latent, pixels)}
     context = HostSession(device, plan).context(interface, stream)
-    share_activation(device, [context])
+    context.use_activation(device.allocate(context.activation_bytes))
     context.bind(places)
     context.set_rows(2)
 
