@@ -25,7 +25,7 @@ from trt_engines.devices.operations import Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
 from trt_engines.model import Component, find_models
-from trt_engines.residency import Footprint
+from trt_engines.residency import Footprint, Memory
 from trt_perf.schedules import CARD, NAMES, a_job
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
@@ -123,7 +123,7 @@ def test_whatever_memory_is_refused_jobs_end_and_what_is_made_is_right(seed: int
         MODELS,
         {ROWWISE: Refusing(card, seed, refused)},
         max_rows=random.randint(1, 4),
-        memory=random.choice(BUDGETS),
+        budgets=dict.fromkeys(Memory, random.choice(BUDGETS)),
         emit=said.emit,
         clock=lambda: card.clock,
     )
@@ -162,7 +162,7 @@ def drive(loop: DeviceLoop, jobs: list[Any], said: Said, random: Random) -> set[
 def on_the_processor(jobs: list[Any]) -> dict[tuple[str, int], NDArray[np.uint8]]:
     said = Said()
     backend = rowwise_backend(CpuDevice())
-    loop = DeviceLoop(MODELS, {ROWWISE: backend}, max_rows=4, memory=2**40, emit=said.emit)
+    loop = DeviceLoop(MODELS, {ROWWISE: backend}, max_rows=4, budgets=dict.fromkeys(Memory, 2**40), emit=said.emit)
     for run, source in jobs:
         loop.take(run, source)
     while loop.busy:

@@ -11,48 +11,27 @@ the call itself, and one kernel that turns its outputs into every row's next reg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trt_engines.backend import Engine
-from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event, Stream
-from trt_engines.devices.memory import Buffer, Place, aligned
+from trt_engines.devices.memory import Buffer
 from trt_engines.devices.staging import StagingRing
-from trt_engines.interface import TensorSpec
 from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
-from trt_worker.denoise.noise import PhiloxDraw
-from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, X
+from trt_worker.denoise.program import NOISE, REGISTERS, TENSORS, X
+from trt_worker.runtime.context_staging import ContextStaging
 from trt_worker.runtime.row import Evaluation, Row, evaluations_by_tokens
+from trt_worker.runtime.step_coefficients import StepCoefficients, coefficient_bytes
 
 STEPS_AHEAD = 3
 """Steps that the host may have put into the stream beyond what it knows to be done."""
-
-CONTEXT_LENGTHS = 4
-"""Lengths of prompts for whose contexts a batch keeps pinned memory: up to hundreds of MB for the longest ones."""
-
-_ABSENT = -1
-
-_ENTRIES: dict[str, np.dtype[Any]] = {
-    "outputs": np.dtype(np.int64),  # first element of an image's conditional output, then those of the others
-    "mix": np.dtype((np.float32, (REGISTERS, TENSORS))),
-    "place": np.dtype(np.int32),  # the image that an engine row belongs to
-    "scale": np.dtype(np.float32),
-    "timestep": np.dtype(np.float32),
-    "seed": np.dtype(np.uint64),  # of the noise that the device draws for an image, with its place in the stream
-    "call": np.dtype(np.int64),  # negative: it draws none
-    "first": np.dtype(np.int64),
-}
-"""What a step uploads: two of `outputs` per image, the entries of `_PER_IMAGE`, and the others per engine row."""
-
-_PER_IMAGE = ("mix", "seed", "call", "first")
 
 HandOut = Callable[[Row, Buffer], None]
 """Takes a finished row's latent, float32 [channels, height, width]: whatever it does to it, it puts into the batch's
@@ -121,7 +100,7 @@ class _Layout:
 def device_bytes(capacity: int, latent: tuple[int, int, int]) -> int:
     """Device memory that a batch takes at most. Args: see `StepBatch`."""
     row = int(np.prod(latent)) * 4
-    return capacity * TENSORS * row + _coefficients(capacity).itemsize + 2 * capacity * row
+    return capacity * TENSORS * row + coefficient_bytes(capacity) + 2 * capacity * row
 
 
 class StepBatch:
@@ -150,20 +129,15 @@ class StepBatch:
         self.stream = stream
         self._engine_for = engine_for
         self._size = int(np.prod(latent))
-        self._fields = _coefficients(capacity)
         self._outputs: Buffer | None = None  # of several calls; most batches need one call only
-        self._noise_offset = aligned(self._fields.itemsize)
         with ExitStack() as undo:
-            sizes = capacity * TENSORS * self._bytes, self._fields.itemsize
-            self._state, self._coefficients = allocate_together(device, [(size, Place.DEVICE) for size in sizes])
+            self._state = device.allocate(capacity * TENSORS * self._bytes)
             undo.callback(device.free, self._state)
-            undo.callback(device.free, self._coefficients)
-            self._steps = StagingRing(device, self._noise_offset + capacity * self._bytes, STEPS_AHEAD)
-            undo.callback(self._steps.free)
+            self._coefficients = StepCoefficients(device, stream, capacity, self._size, STEPS_AHEAD)
+            undo.callback(self._coefficients.free)
             self._starts = StagingRing(device, self._bytes, capacity)
             undo.pop_all()
-        self._contexts: dict[int, StagingRing] = {}
-        self._split_contexts: list[Buffer] = []  # pinned, of the layout's calls that upload theirs every time
+        self._contexts = ContextStaging(device, stream, 2 * capacity)
         self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
         self._engines: dict[int, Engine] = {}  # of the layout, or found for the next one so far; by context length
         self._marks = [_Marks(calls=[], end=device.create_event(f"step {turn} is done")) for turn in range(STEPS_AHEAD)]
@@ -216,7 +190,8 @@ class StepBatch:
             self._layout = self._lay_out()
         calls = self._layout.calls
         marks = self._marks_of(len(calls))
-        if self._upload(calls):
+        members = [member for call in calls for member in call.members]
+        if self._coefficients.upload(self.rows, members, lambda place: self._tensor(place, NOISE)):
             self._device.launch(self._layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
             if call.contexts is not None:
@@ -247,10 +222,10 @@ class StepBatch:
     def close(self) -> None:
         """Wait for the stream and give the memory back."""
         self._device.synchronize(self.stream)
-        self._free_split_contexts()
-        for ring in (self._steps, self._starts, *self._contexts.values()):
-            ring.free()
-        for buffer in (self._state, self._coefficients, self._outputs):
+        self._coefficients.free()
+        self._starts.free()
+        self._contexts.free()
+        for buffer in (self._state, self._outputs):
             if buffer is not None:
                 self._device.free(buffer)
         for marks in self._marks:
@@ -265,41 +240,6 @@ class StepBatch:
             marks.calls.append((began, ended))
         return marks
 
-    def _upload(self, calls: Sequence[_Call]) -> bool:
-        """Everything that this step needs of the host. Returns: whether the device has noise to draw."""
-        staging = self._steps.next()
-        block = staging.part(0, self._fields.itemsize)
-        fields = self._device.view(block, self._fields, (1,), write=True)[0]
-        rows = self.rows
-        members = [rows[member.place] for call in calls for member in call.members]
-        fields["mix"][: len(rows)] = [row.program.mix[row.stage] for row in rows]
-        fields["scale"][: len(members)] = [row.program.c_in[row.stage] for row in members]
-        fields["timestep"][: len(members)] = [row.program.timestep[row.stage] for row in members]
-        fields["place"][: len(members)] = [member.place for call in calls for member in call.members]
-        fields["outputs"] = _ABSENT
-        for call in calls:
-            for position, member in enumerate(call.members, call.first):
-                half = (member.column - CONDITIONAL) * self.capacity
-                fields["outputs"][half + member.place] = position * self._size
-        fields["call"] = _ABSENT
-        device_draws = False
-        for place, row in enumerate(rows):
-            noise = row.step_noise()
-            if isinstance(noise, PhiloxDraw):
-                device_draws = True
-                fields["seed"][place], fields["call"][place], fields["first"][place] = (
-                    noise.seed,
-                    noise.call,
-                    noise.first,
-                )
-            elif noise is not None:
-                part = staging.part(self._noise_offset + place * self._bytes, self._bytes)
-                self._device.view(part, np.dtype(np.float32), (self._size,), write=True)[:] = noise.reshape(-1)
-                self._device.copy(self._tensor(place, NOISE), part, self.stream)
-        self._device.copy(self._coefficients, block, self.stream)
-        self._steps.sent(self.stream)
-        return device_draws
-
     def _lay_out(self) -> _Layout:
         """Group what all images need of the network by context length, and upload the contexts: once per membership."""
         groups = evaluations_by_tokens(self.rows)
@@ -313,14 +253,15 @@ class StepBatch:
             for start in range(0, len(members), engines[tokens].rows)
         ]
         together = self._together(value) if len(parts) > 1 else None
-        self._free_split_contexts()
+        self._contexts.free_kept()
         calls, first = [], 0
         for tokens, part in parts:
             engine, contexts = engines[tokens], None
             if len(part) == len(groups[tokens]):
-                self._upload_contexts(engine, tokens, part)
+                self._contexts.upload(engine, tokens, part)
             else:
-                contexts = self._split_context(engine, part)
+                kept = self._contexts.keep(engine, part)
+                contexts = _Copy(source=kept, destination=engine.part("context", len(part)))
             calls.append(self._call(engine, first, part, contexts, together))
             first += len(part)
         outputs = (
@@ -333,18 +274,18 @@ class StepBatch:
             value,
             state=self._state.part(0, count * TENSORS * self._bytes),
             outputs=outputs,
-            mix=self._field("mix", count),
-            conditional=self._field("outputs", count),
-            unconditional=self._field("outputs", count, self.capacity),
+            mix=self._coefficients.field("mix", count),
+            conditional=self._coefficients.field("outputs", count),
+            unconditional=self._coefficients.outputs_of_others(count),
             size=self._size,
             registers=REGISTERS,
             tensors=TENSORS,
         )
         noise = philox_normal(
             state=self._state.part(0, count * TENSORS * self._bytes),
-            seed=self._field("seed", count),
-            call=self._field("call", count),
-            first=self._field("first", count),
+            seed=self._coefficients.field("seed", count),
+            call=self._coefficients.field("call", count),
+            first=self._coefficients.field("first", count),
             size=self._size,
             tensor=NOISE,
             tensors=TENSORS,
@@ -364,12 +305,14 @@ class StepBatch:
             engine.tensor("sample").dtype,
             sample=engine.part("sample", rows),
             state=self._state.part(0, len(self.rows) * TENSORS * self._bytes),
-            place=self._field("place", rows, first),
-            scale=self._field("scale", rows, first),
+            place=self._coefficients.field("place", rows, first),
+            scale=self._coefficients.field("scale", rows, first),
             size=self._size,
             tensors=TENSORS,
         )
-        timesteps = _Copy(source=self._field("timestep", rows, first), destination=engine.part("timestep", rows))
+        timesteps = _Copy(
+            source=self._coefficients.field("timestep", rows, first), destination=engine.part("timestep", rows)
+        )
         outputs = None
         if together is not None:
             output = engine.part("noise_pred", rows)
@@ -389,43 +332,6 @@ class StepBatch:
         if self._outputs is None:
             self._outputs = self._device.allocate(2 * self.capacity * self._size * value.itemsize)
         return self._outputs
-
-    def _upload_contexts(self, engine: Engine, tokens: int, members: Sequence[Evaluation]) -> None:
-        spec = engine.tensor("context")
-        target = engine.part("context", len(members))
-        ring = self._contexts.pop(tokens, None) or self._context_ring(spec)
-        self._contexts[tokens] = ring  # the latest used is the last
-        staging = ring.next().part(0, target.size)
-        self._write_contexts(staging, spec, members)
-        self._device.copy(target, staging, self.stream)
-        ring.sent(self.stream)
-
-    def _split_context(self, engine: Engine, members: Sequence[Evaluation]) -> _Copy:
-        """Contexts of some of a length's rows in memory of their own, for the other rows use the engine in between."""
-        target = engine.part("context", len(members))
-        block = self._device.allocate(target.size, Place.HOST)
-        self._split_contexts.append(block)
-        self._write_contexts(block, engine.tensor("context"), members)
-        return _Copy(source=block, destination=target)
-
-    def _write_contexts(self, block: Buffer, spec: TensorSpec, members: Sequence[Evaluation]) -> None:
-        written: NDArray[Any] = self._device.view(block, spec.dtype, spec.at(len(members)), write=True)
-        for position, member in enumerate(members):
-            written[position] = member.context
-
-    def _free_split_contexts(self) -> None:
-        if self._split_contexts:
-            self._device.synchronize(self.stream)
-        while self._split_contexts:
-            self._device.free(self._split_contexts.pop())
-
-    def _context_ring(self, spec: TensorSpec) -> StagingRing:
-        """Staging for contexts of a length that has none; the longest unused leaves."""
-        if len(self._contexts) == CONTEXT_LENGTHS:
-            self._device.synchronize(self.stream)
-            self._contexts.pop(next(iter(self._contexts))).free()
-        # For all rows that there can be: the next engine for these tokens may take more than this one.
-        return StagingRing(self._device, spec.bytes_at(2 * self.capacity), 2)
 
     def _remove(self, place: int) -> None:
         """Take a row out; the last one moves into its place."""
@@ -448,20 +354,3 @@ class StepBatch:
 
     def _tensor(self, place: int, tensor: int) -> Buffer:
         return self._row(place).part(tensor * self._bytes, self._bytes)
-
-    def _field(self, name: str, count: int, first: int = 0) -> Buffer:
-        """Some entries of a field of the coefficients, one after another."""
-        offset = self._fields.fields[name][1]  # type: ignore[index]  # it has fields
-        size = _ENTRIES[name].itemsize
-        return self._coefficients.part(offset + first * size, count * size)
-
-
-def _coefficients(capacity: int) -> np.dtype[Any]:
-    """What a step uploads, each field aligned. An image has at most two engine rows."""
-    counts = {name: capacity if name in _PER_IMAGE else 2 * capacity for name in _ENTRIES}
-    offsets, end = [], 0
-    for name, count in counts.items():
-        offsets.append(end)
-        end += aligned(count * _ENTRIES[name].itemsize)
-    formats = [(_ENTRIES[name], count) for name, count in counts.items()]
-    return np.dtype({"names": list(counts), "formats": formats, "offsets": offsets, "itemsize": end})
