@@ -332,7 +332,7 @@ def test_a_batch_keeps_staging_for_few_lengths_of_prompts() -> None:
             one.batch.join(a_row(f"{chunks}", steps=1, guidance=1.0, chunks=chunks))
             one.step()
 
-    assert list(bench.batch._contexts) == [77 * chunks for chunks in (4, 5, 6, 1)]
+    assert list(bench.batch._contexts._rings) == [77 * chunks for chunks in (4, 5, 6, 1)]
     for job, latent in alone.latents.items():
         np.testing.assert_allclose(bench.latents[job], latent, atol=1e-5)
 
