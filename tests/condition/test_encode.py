@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from trt_engines.errors import EngineFault
-from trt_engines.sessions.host_calls import HostCall
+from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.condition.encode import Conditioner, common_tokens, repeat_to
 from trt_worker.condition.tokenizer import ClipTokenizer
 
@@ -149,18 +150,29 @@ def test_encodings_that_nobody_asks_for_are_forgotten_too(an_encoder: AnEncoder,
 
 
 def test_what_is_remembered_of_a_prompt_is_its_layer_alone(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
-    conditioner = Conditioner(an_encoder().conditioned, tokenizer)
-    before = living_calls()
+    encoder = an_encoder()
+    calls = WatchedCalls(encoder.conditioned)
+    conditioner = Conditioner(calls, tokenizer)
 
     for prompt in ("red", "(blue:1.2)"):
         conditioner.begin(prompt, 1).result()
-
-    assert living_calls() == before
-
-
-def living_calls() -> int:
     gc.collect()
-    return sum(isinstance(one, HostCall) for one in gc.get_objects())
+
+    assert len(encoder.calls) == len(calls.begun) == 3
+    assert [call for call in calls.begun if call() is not None] == []
+
+
+class WatchedCalls(HostCalls):
+    """Calls of an engine, and which of them somebody still holds."""
+
+    def __init__(self, calls: HostCalls) -> None:
+        super().__init__(calls._device, calls.engine)
+        self.begun: list[weakref.ref[HostCall]] = []
+
+    def begin(self, rows: int, inputs: Mapping[str, NDArray[Any]]) -> HostCall:
+        call = super().begin(rows, inputs)
+        self.begun.append(weakref.ref(call))
+        return call
 
 
 def test_notes_of_what_was_left_out_come_with_the_context(an_encoder: AnEncoder, tokenizer: ClipTokenizer) -> None:
