@@ -35,7 +35,9 @@ SOUND_SECONDS = 60.0
 """A process that worked this long is no failure of the one before it: the row ends."""
 
 _FAILED_STARTS = 3
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 15.0
+"""What a process may take to end once its connection is closed: a card's memory is given back meanwhile."""
+
 _NOTHING = frames.Totals(calls=0, rows=0, engine_seconds=0.0, loop_seconds=0.0, megapixel_steps=0.0)
 
 
