@@ -45,9 +45,14 @@ class Interface:
     outputs: tuple[TensorSpec, ...]
 
     @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Inputs and outputs."""
+        return (*self.inputs, *self.outputs)
+
+    @property
     def bytes(self) -> int:
         """Size of all tensors at full rows."""
-        return sum(tensor.bytes for tensor in (*self.inputs, *self.outputs))
+        return sum(tensor.bytes for tensor in self.tensors)
 
 
 _FLOAT = np.dtype(np.float32)

@@ -18,11 +18,11 @@ from time import perf_counter
 from typing import Any
 
 import onnx
-import psutil
 
 from trt_engines.builders.builder import BuildRequest
 from trt_engines.builders.footprint import build_memory
 from trt_engines.cards import card
+from trt_engines.machine_memory import machine_memory
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.profile import Profile, Range
 from trt_engines.store.files import require_room
@@ -119,7 +119,7 @@ def build_unet(subject: Subject, graphs: Path, checkpoint: Path, plan: Path, pro
     """
     component = architecture(subject.architecture).component("denoiser")
     needed = build_memory(component.parameters * 2, 1)
-    if (free := psutil.virtual_memory().available) < needed:
+    if (free := machine_memory().free) < needed:
         raise RuntimeError(
             f"building the {subject.architecture} denoiser takes about {needed / GB:.1f} GB of memory and "
             f"{free / GB:.1f} GB are free; stop other programs"

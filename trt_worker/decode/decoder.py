@@ -54,9 +54,15 @@ class _Slot:
 
 def device_bytes(engine: Engine, slots: int) -> int:
     """Device memory that a decoder takes at most beside its engine. Args: see `Decoder`."""
-    latent = engine.tensor("latent").bytes_at(1) // engine.tensor("latent").dtype.itemsize * 4
+    latent = _latent_values(engine) * 4
     _, _, height, width = engine.tensor("pixels").shape
     return slots * (aligned(latent) + aligned(height * width * 3) + aligned(_FLAG.itemsize)) + ALIGNMENT
+
+
+def _latent_values(engine: Engine) -> int:
+    """Values of one latent."""
+    latent = engine.tensor("latent")
+    return latent.bytes_at(1) // latent.dtype.itemsize
 
 
 class Decoder(Generic[Tag]):
@@ -75,10 +81,9 @@ class Decoder(Generic[Tag]):
         self.engine = engine
         self._device = device
         self._most = slots
-        self._made = 0
         self._stream, self._copies = engine.stream, copies
         _, _, self._height, self._width = engine.tensor("pixels").shape
-        self._size = engine.tensor("latent").bytes_at(1) // engine.tensor("latent").dtype.itemsize
+        self._size = _latent_values(engine)
         self._constants = self._upload_constants()
         self._free: deque[_Slot] = deque()
         self._running: deque[tuple[Tag, _Slot]] = deque()
@@ -155,13 +160,9 @@ class Decoder(Generic[Tag]):
         self._back.append(Decoded(tag=tag, pixels=pixels, finite=not flag, seconds=seconds))
 
     def _slot(self) -> _Slot:
-        if not self._free and self._made == self._most:
+        if not self._free and len(self._running) == self._most:
             self._take()
-        if self._free:
-            return self._free.popleft()
-        slot = self._make_slot(self._made + 1)
-        self._made += 1
-        return slot
+        return self._free.popleft() if self._free else self._make_slot(len(self._running) + 1)
 
     def _make_slot(self, number: int) -> _Slot:
         device = self._device

@@ -80,7 +80,7 @@ class Batches:
         self._under_way.add(batch.stream, batch.key, step, began=began, loads=loads)
 
     def wait(self) -> bool:
-        """Wait for the step that was begun first. Returns: False: none is under way."""
+        """Wait for the step that is likely to be done first. Returns: False: none is under way."""
         if self._under_way:
             self._under_way.wait()
             return True

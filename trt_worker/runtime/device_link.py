@@ -131,9 +131,7 @@ class DeviceLink:
         self._earlier = _NOTHING  # what the processes before this one did
         self._resident: frozenset[str] = frozenset()  # models of which something is in its memory
         self._load_seconds: dict[tuple[str, str], float] = {}  # by backend and model
-        self._expected: float | None = (
-            None  # when a process should be ready; time.monotonic() seconds. None: none begun
-        )
+        self._expected: float | None = None  # when, on the clock, a process should be ready; None: none was begun
         self._usual_start = 0.0  # seconds that the last process took until it was ready
         self._sending = anyio.Lock()
 

@@ -94,6 +94,7 @@ class _Layout:
 
     noise: KernelCall  # for steps in which a row draws what the device can draw
     calls: tuple[_Call, ...]
+    members: tuple[Evaluation, ...]  # of all calls
     combine: KernelCall
 
 
@@ -190,8 +191,7 @@ class StepBatch:
             self._layout = self._lay_out()
         calls = self._layout.calls
         marks = self._marks_of(len(calls))
-        members = [member for call in calls for member in call.members]
-        if self._coefficients.upload(self.rows, members, lambda place: self._tensor(place, NOISE)):
+        if self._coefficients.upload(self.rows, self._layout.members, lambda place: self._tensor(place, NOISE)):
             self._device.launch(self._layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
             if call.contexts is not None:
@@ -290,7 +290,8 @@ class StepBatch:
             tensor=NOISE,
             tensors=TENSORS,
         )
-        return _Layout(noise=noise, calls=tuple(calls), combine=combine)
+        rows = tuple(member for call in calls for member in call.members)
+        return _Layout(noise=noise, calls=tuple(calls), members=rows, combine=combine)
 
     def _call(
         self,

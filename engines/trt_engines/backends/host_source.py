@@ -9,7 +9,7 @@ from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
-from trt_engines.interface import interface_of
+from trt_engines.interface import Interface, interface_of
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostPlan, HostSession
 from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange
@@ -29,6 +29,11 @@ def any_size(spec: EngineSpec) -> ProfileShapes:
     }
 
 
+def declared(interface: Interface) -> dict[str, Declared]:
+    """The tensors of a network that declares none itself, by name."""
+    return {one.name: Declared(dtype=one.dtype, shape=one.shape) for one in interface.tensors}
+
+
 def network_plan(
     spec: EngineSpec, network: Network, tensors: Mapping[str, Declared] | None = None, *, weight_bytes: int = 0
 ) -> HostPlan:
@@ -38,13 +43,11 @@ def network_plan(
         tensors: as the network declares them; None: those of `interface_of`, with one layer of a text encoder.
         weight_bytes: device memory that it fills beside what the network itself holds.
     """
-    interface = interface_of(spec)
-    declared = {one.name: Declared(dtype=one.dtype, shape=one.shape) for one in (*interface.inputs, *interface.outputs)}
     return HostPlan(
         label=f"{spec.model.name}/{spec.component.value}",
         network=network,
         profiles=(any_size(spec),),
-        tensors=tensors if tensors is not None else declared,
+        tensors=tensors if tensors is not None else declared(interface_of(spec)),
         weight_bytes=weight_bytes,
     )
 

@@ -108,7 +108,7 @@ def declared_interface(spec: EngineSpec, session: Session) -> Interface:
     if spec.component is Component.TEXT_ENCODER and "context" in declared:
         layers = declared["context"].shape[0]
     interface = interface_of(spec, text_layers=layers)
-    if other := declared.keys() ^ {tensor.name for tensor in (*interface.inputs, *interface.outputs)}:
+    if other := declared.keys() ^ {tensor.name for tensor in interface.tensors}:
         raise EngineRefused(
             f"{session.label} and this worker do not have the tensors {', '.join(sorted(other))} in common: "
             f"the worker does not run this kind of {spec.component.value}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import single_precision
-from trt_engines.backends.host_source import memory_of, network_plan
+from trt_engines.backends.host_source import declared, memory_of, network_plan
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
@@ -25,7 +25,6 @@ from trt_engines.interface import interface_of
 from trt_engines.model import Component
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostSession
-from trt_engines.sessions.session import Declared
 
 _ARCHITECTURES = frozenset({"stable_diffusion_1"})
 
@@ -78,10 +77,7 @@ class PyTorchSource:
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineFault(f"PyTorch cannot load {spec.label}: {error}") from error
         layers = module.config.num_hidden_layers if spec.component is Component.TEXT_ENCODER else 1
-        interface = interface_of(spec, text_layers=layers)
-        tensors = {
-            one.name: Declared(dtype=one.dtype, shape=one.shape) for one in (*interface.inputs, *interface.outputs)
-        }
+        tensors = declared(interface_of(spec, text_layers=layers))
         return HostSession(self.device, network_plan(spec, _network(spec, module, device), tensors))
 
 

@@ -44,7 +44,7 @@ class BoundEngine:
         self._device = device
         self._session = session
         self._activation = activation or SharedActivation(device, stream)
-        self._specs = {tensor.name: tensor for tensor in (*interface.inputs, *interface.outputs)}
+        self._specs = {tensor.name: tensor for tensor in interface.tensors}
         self._buffers: dict[str, Buffer] = {}
         self._calls: OrderedDict[int, Replay] = OrderedDict()  # by rows, called longest ago first
         with ExitStack() as allocated:

@@ -65,7 +65,6 @@ class HostCalls:
         self.engine = engine
         self._device = device
         self._most = slots
-        self._made = 0
         self._free: deque[_Slot] = deque()
         self._running: deque[HostCall] = deque()
 
@@ -112,7 +111,6 @@ class HostCalls:
             for block in slot.blocks.values():
                 self._device.free(block)
             self._device.free(slot.done)
-        self._made = 0
 
     def is_done(self, slot: _Slot) -> bool:
         """Whether a call's results are in its memory."""
@@ -132,15 +130,13 @@ class HostCalls:
         return results
 
     def _slot(self) -> _Slot:
-        if not self._free and self._made == self._most:
+        if not self._free and len(self._running) == self._most:
             self._running[0].results()
         if self._free:
             return self._free.popleft()
-        tensors = (*self.engine.interface.inputs, *self.engine.interface.outputs)
+        tensors = self.engine.interface.tensors
         blocks = allocate_together(self._device, ((one.bytes, Place.HOST) for one in tensors))
-        slot = _Slot(
+        return _Slot(
             blocks=dict(zip((one.name for one in tensors), blocks, strict=True)),
             done=self._device.create_event(f"a call of {self.engine.label} is back"),
         )
-        self._made += 1
-        return slot
