@@ -70,7 +70,13 @@ class Delivery(Protocol):
         """Hand in the result; images with a slot are already uploaded. None: that image could not be made."""
 
     async def fail(self, public: str) -> Receipt:
-        """Give the job up. `public` may be shown to the customer."""
+        """End the job for its customer, because nobody can run it as it is. `public` may be shown to the customer."""
+
+    async def give_back(self, reason: str) -> Receipt:
+        """Hand the job to another worker, because this rig cannot run it now. `reason` is for the operator's log.
+
+        A network that gives the same job to this worker again gets it back as failed: it would circle otherwise.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,11 @@ class Target:
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
     def __str__(self) -> str:
-        return f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
+        bounds = (
+            f">= {self.least:g}" if self.least is not None else "",
+            f"<= {self.most:g}" if self.most is not None else "",
+        )
+        return ", ".join(filter(None, bounds))
 
 
 TARGETS = {
@@ -54,4 +58,17 @@ TARGETS = {
     "schedules_hazards": Target(most=0),
     "faults_answered_once": Target(least=1000),
     "faults_wrong_images": Target(most=0),
+    "unexpected_points_missing": Target(most=0),
+    "jobs_lost": Target(most=0),
+    "ordinary_answered": Target(least=1000),
+    "devices_lost": Target(most=0),
+    "damaged_model_errors": Target(most=5),
+    "long_prompts_alike": Target(least=300),
+    "layouts_bound_missing": Target(most=0),
+    "layouts_refused_rightly_missing": Target(most=0),
+    "restart_gap_s": Target(most=12),
+    "lost_on_reload": Target(most=0),
+    "build_seconds_over_planned_shapes_tiny": Target(least=0.75, most=1.3),
+    "build_seconds_over_planned_sd15": Target(least=0.75, most=1.3),
+    "certify_share": Target(most=0.5),
 }

@@ -14,7 +14,7 @@ from trt_engines.errors import EngineRefused
 from trt_engines.model import Model, find_models
 from trt_worker.delivery import EncodedImage, Offer, Receipt, Settlement, UploadSlot
 from trt_worker.encode.encoder import Encoder
-from trt_worker.errors import BadJob, LateJob, UnservableJob
+from trt_worker.errors import BadJob, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.pace import Pace
 from trt_worker.plan.route import Plan, denoiser_buckets
@@ -41,6 +41,7 @@ class Way:
         self.withdrawn = anyio.Event()
         self.delivered: list[Sequence[EncodedImage | None]] = []
         self.failed: list[str] = []
+        self.given_back: list[str] = []
 
     async def progress(self, fraction: float) -> None:
         return
@@ -52,6 +53,10 @@ class Way:
     async def fail(self, public: str) -> Receipt:
         self.failed.append(public)
         return Receipt(settlement=Settlement.FAILED)
+
+    async def give_back(self, reason: str) -> Receipt:
+        self.given_back.append(reason)
+        return Receipt(settlement=Settlement.RETURNED)
 
 
 class Scripted:
@@ -128,7 +133,6 @@ async def test_a_job_becomes_encoded_images_and_a_paid_record() -> None:
         (BadJob("a secret path"), BadJob.public),
         (UnservableJob("a secret path"), UnservableJob.public),
         (LateJob("a secret path"), "The job could not be run."),
-        (EngineRefused("a secret path"), "The job could not be run."),
     ],
 )
 async def test_a_job_that_cannot_be_made_is_failed_with_a_text_that_tells_nothing(
@@ -139,6 +143,14 @@ async def test_a_job_that_cannot_be_made_is_failed_with_a_text_that_tells_nothin
     assert way.failed == [public]
     assert not way.delivered
     assert (record.settlement, record.images) == (Settlement.FAILED, 0)
+
+
+@pytest.mark.parametrize("error", [EngineRefused("no backend is left"), DeviceUnusable("no device is left")])
+async def test_a_job_that_only_this_rig_cannot_make_goes_back_to_the_network(error: Exception) -> None:
+    way, (record,) = await serve(a_job(), Scripted(error))
+
+    assert (way.given_back, way.failed, way.delivered) == ([str(error)], [], [])
+    assert (record.settlement, record.images) == (Settlement.RETURNED, 0)
 
 
 async def test_a_withdrawn_job_stops_at_once_and_is_neither_delivered_nor_failed() -> None:

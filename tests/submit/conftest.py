@@ -128,6 +128,7 @@ class RememberingDelivery:
         self.withdrawn = anyio.Event()
         self.delivered: list[list[EncodedImage | None]] = []
         self.failed: list[str] = []
+        self.given_back: list[str] = []
         self._trouble = trouble
 
     async def progress(self, fraction: float) -> None:
@@ -142,6 +143,10 @@ class RememberingDelivery:
     async def fail(self, public: str) -> Receipt:
         self.failed.append(public)
         return Receipt(settlement=Settlement.FAILED)
+
+    async def give_back(self, reason: str) -> Receipt:
+        self.given_back.append(reason)
+        return Receipt(settlement=Settlement.RETURNED)
 
 
 @pytest.fixture

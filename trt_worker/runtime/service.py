@@ -125,9 +125,12 @@ class Service:
                 except BadJob as error:
                     logger.warning("Job {} is given up: {}", job.id, error)
                     receipt = await delivery.fail(error.public)
-                except (LateJob, EngineError, DeviceUnusable) as error:
+                except LateJob as error:
                     logger.error("Job {} is given up: {}", job.id, error)
                     receipt = await delivery.fail(COULD_NOT)
+                except (EngineError, DeviceUnusable) as error:
+                    logger.error("Job {} goes back to the network: {}", job.id, error)
+                    receipt = await delivery.give_back(str(error))
             scope.cancel_scope.cancel()
         now = monotonic()
         if making is not None and encoded_at is not None:

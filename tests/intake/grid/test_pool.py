@@ -370,6 +370,22 @@ async def test_a_job_the_gate_refuses_goes_to_somebody_else(at_work, gate) -> No
 # Stopping
 
 
+async def test_a_job_given_back_goes_to_somebody_else_and_is_failed_when_it_comes_back(at_work) -> None:
+    async with at_work(automatic=False) as work:
+        handle = await work.grid.submit_grid(ImageRequest())
+        first = await work.offer()
+        receipt = await first.delivery.give_back("no backend is left")
+
+        again = await work.offer(2)
+        assert (receipt.settlement, handle.has_ended) == (Settlement.RETURNED, False)
+        assert again.job.id == first.job.id
+
+        receipt = await again.delivery.give_back("no backend is left")
+        result = await handle.result()
+        assert (receipt.settlement, result.status, result.message) == (Settlement.FAILED, 502, BadJob.public)
+        assert work.transports[0].stats().settlements == {Settlement.RETURNED: 1, Settlement.FAILED: 1}
+
+
 async def test_stopping_closes_idle_connections_and_lets_a_busy_one_finish(at_work) -> None:
     async with at_work(connections=3, automatic=False) as work:
         await work.grid.connected(3)

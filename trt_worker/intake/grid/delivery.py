@@ -25,6 +25,9 @@ class Line(Protocol):
     async def say(self, delivery: GridDelivery, text: str) -> bool:
         """Send a frame about a job; False, and nothing sent, if it is not the connection's current one any more."""
 
+    async def give_back(self, delivery: GridDelivery, reason: str) -> Receipt:
+        """Hand a job to another worker; as failed if this worker has given it back before."""
+
     def settled(self, delivery: GridDelivery, receipt: Receipt) -> None:
         """A job is closed, and the connection free for the next."""
 
@@ -87,6 +90,12 @@ class GridDelivery:
         if await self._line.say(self, frames.error_frame(self.job_id, public)):
             return self.settle(Settlement.FAILED, public)
         return self.settle(Settlement.RETURNED, "the connection was gone")
+
+    async def give_back(self, reason: str) -> Receipt:
+        """Hand the job to another worker, which the grid does when its connection closes."""
+        if self.receipt is not None:
+            return self.receipt
+        return await self._line.give_back(self, reason)
 
     async def _signature(self, digests: Sequence[str]) -> str | None:
         if self._signer is None:

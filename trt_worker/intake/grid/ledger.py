@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trt_worker.delivery import Receipt, Settlement
+
+_REMEMBERED = 4096
+"""Jobs given back whose ids are kept: more than a grid gives one worker in the time that a customer waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,16 @@ class Ledger:
     settlements: Counter[Settlement] = field(default_factory=Counter)
     den: float = 0.0
     reconnects: int = 0
+    _given_back: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def give_back(self, job_id: str) -> bool:
+        """Note that a job goes to another worker. False: it did before, and came back."""
+        if job_id in self._given_back:
+            return False
+        self._given_back[job_id] = None
+        if len(self._given_back) > _REMEMBERED:
+            self._given_back.popitem(last=False)
+        return True
 
     def settled(self, receipt: Receipt) -> None:
         """A job is closed."""

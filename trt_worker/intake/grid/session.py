@@ -111,6 +111,12 @@ class Session:
         """Send a frame about a job, unless it is not the current one: the server does not look at its id."""
         return delivery is self._current and await self._send(text)
 
+    async def give_back(self, delivery: GridDelivery, reason: str) -> Receipt:
+        """Hand a job to another worker by closing the connection, the first time; the second time it is failed."""
+        if delivery is self._current:
+            await self._give_back(delivery.job_id, reason)
+        return delivery.settle(Settlement.RETURNED, reason)  # what it was settled with, if it was
+
     def settled(self, delivery: GridDelivery, receipt: Receipt) -> None:
         """A job is closed."""
         self._shop.ledger.settled(receipt)
@@ -163,7 +169,7 @@ class Session:
         shop, received = self._shop, time.monotonic()
         model = find_model(frame.model, shop.catalogue.offered())
         if model is None:
-            self._refuse(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
+            await self._give_back(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
             return
         try:
             draft = to_draft(
@@ -212,7 +218,7 @@ class Session:
             return
         reason = shop.gate.refusal(job)
         if reason is not None:
-            self._refuse(job.id, reason)
+            await self._give_back(job.id, reason)
             return
         if delivery.receipt is not None:
             return  # taken back meanwhile
@@ -221,19 +227,31 @@ class Session:
                 await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT))
             self.took_jobs = True
         except TimeoutError:
-            self._refuse(job.id, "it found no place in the queue in time")
+            await self._give_back(job.id, "it found no place in the queue in time")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            self._refuse(job.id, "the worker is going down")
+            await self._give_back(job.id, "the worker is going down")
             shop.stop()
 
     # Ends
 
-    def _refuse(self, job_id: str, reason: str) -> None:
-        """Give the job to somebody else: an error would end it for its customer, a closed connection does not."""
-        logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
-        self._leave(Leaving.REFUSED)
-        if self._current is not None:
-            self._current.settle(Settlement.RETURNED, reason)
+    async def _give_back(self, job_id: str, reason: str) -> None:
+        """Hand a job to another worker by closing the connection: an error would end it for its customer.
+
+        The grid hands it to any connection, this worker's other ones too. A job that comes back is failed: no other
+        worker is there to run it, and it would circle until its customer gives up.
+        """
+        if self._shop.ledger.give_back(job_id):
+            logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
+            self._leave(Leaving.REFUSED)
+            settlement = Settlement.RETURNED
+        else:
+            logger.warning("Grid {}: job {} came back and is failed: {}", self._name, job_id, reason)
+            sent = await self._send(frames.error_frame(job_id, BadJob.public))
+            settlement = Settlement.FAILED if sent else Settlement.RETURNED
+        if self._current is not None and self._current.job_id == job_id:
+            self._current.settle(settlement, reason)
+        else:
+            self._shop.ledger.settlements[settlement] += 1
 
     def _leave(self, why: Leaving) -> None:
         if self.leaving is None:

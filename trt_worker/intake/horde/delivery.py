@@ -112,6 +112,11 @@ class HordeDelivery:
         """Submit every image as faulted; the Horde has no place for a reason."""
         return await self.deliver([])
 
+    async def give_back(self, reason: str) -> Receipt:
+        """Submit every image as faulted: the Horde gives it to another worker."""
+        logger.warning("Horde: job {} goes back: {}", self._ids[0], reason)
+        return await self.fail(reason)
+
     def give_up(self) -> None:
         """The server has aborted the job for certain by now: nobody waits for it."""
         for _ in self._ids:
