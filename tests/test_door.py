@@ -224,7 +224,7 @@ def test_the_demo_serves_both_networks_and_checks_every_image(tmp_path: Path) ->
     assert figures["images"] == figures["verified"] == 13
     assert figures["occupancy"] >= 1
     assert (tmp_path / "logs" / "demo.png").exists()
-    assert (tmp_path / "logs" / "bridge_1.log").exists()
+    assert (tmp_path / "logs" / "demo" / "bridge_1.log").exists()
 
 
 def test_what_drives_a_card_is_installed_for_everybody_in_versions_that_pytorch_of_a_card_takes() -> None:
