@@ -382,4 +382,6 @@ def run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
         received=job.received,
         due=job.due,
         shift=job.shift,
+        sampler_node=job.sampler_node,
+        end_step=job.end_step,
     )

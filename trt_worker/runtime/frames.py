@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from trt_worker.errors import DeviceLost
+from trt_worker.job import SamplerNode
 
 PREFIX: Final = struct.Struct("<II")
 MAX_HEADER = 1 << 20
@@ -65,6 +66,8 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     received: float
     due: float
     shift: float | None = None  # time shift of a flow model; None: the model's own
+    sampler_node: SamplerNode = SamplerNode.KSAMPLER
+    end_step: int | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):

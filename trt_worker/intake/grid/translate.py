@@ -87,6 +87,8 @@ def to_draft(frame: frames.Job, model: Model, *, received: float, due: float, al
         guidance=drawing.guidance,
         sampler=drawing.sampler,
         scheduler=drawing.scheduler,
+        sampler_node=drawing.sampler_node,
+        end_step=drawing.end_step,
         strength=drawing.strength,
         clip_skip=drawing.clip_skip,
         shift=drawing.shift,
