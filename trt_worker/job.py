@@ -22,6 +22,19 @@ class ImageFormat(StrEnum):
         return "image/jpeg" if self is ImageFormat.JPEG else f"image/{self.value}"
 
 
+class SourceFit(StrEnum):
+    """How a source image is brought to the size of the picture."""
+
+    STRETCH = "stretch"
+    """Scaled to the size, whatever becomes of its proportions."""
+
+    COVER = "cover"
+    """Scaled until it covers the size; what sticks out is cut off, evenly on both sides."""
+
+    CUT = "cut"
+    """Not scaled: its middle."""
+
+
 class SamplerNode(StrEnum):
     """The ComfyUI node that samples a job: nodes differ in which of a scheduler's noise levels they run.
 
@@ -71,7 +84,7 @@ class JobSpec:
     shift: float | None = None  # time shift of flow models when the job overrides the model's own
     seeds: tuple[ImageSeed, ...]  # one image each, at least one
     source: bytes | None = None  # encoded source image as fetched, already size-checked
-    source_crop: bool = False  # True: cover and crop to size (lanczos); False: stretch to size
+    source_fit: SourceFit = SourceFit.STRETCH
     format: ImageFormat = ImageFormat.WEBP
     received: float  # time.monotonic() seconds at arrival
     due: float  # time.monotonic() seconds: the acknowledgement should have left by then

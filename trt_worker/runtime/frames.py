@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from trt_worker.errors import DeviceLost
-from trt_worker.job import SamplerNode
+from trt_worker.job import SamplerNode, SourceFit
 
 PREFIX: Final = struct.Struct("<II")
 MAX_HEADER = 1 << 20
@@ -61,7 +61,7 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     scheduler: str
     strength: float
     clip_skip: int
-    source_crop: bool
+    source_fit: SourceFit
     images: tuple[Image, ...]
     received: float
     due: float

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import OUTPUTS, UnreadableRecipe
 from trt_worker.intake.grid.recipe import flux2_shift, read_recipe
-from trt_worker.job import SamplerNode
+from trt_worker.job import SamplerNode, SourceFit
 from trt_worker.local_grid import shipped_recipes
 
 FILES = ("unet.safetensors", "clip.safetensors", "vae.safetensors")
@@ -86,7 +86,7 @@ def test_a_split_schedule_is_the_tail_of_a_longer_one(a_model) -> None:
     drawing = read_recipe(flow_graph(), a_model(files=FILES, prediction="flow"))
 
     assert (drawing.steps, int(drawing.steps / drawing.strength)) == (5, 8)
-    assert (drawing.size, drawing.source_crop, drawing.takes_source) == ((1024, 768), True, True)
+    assert (drawing.size, drawing.source_fit, drawing.takes_source) == ((1024, 768), SourceFit.COVER, True)
     assert (drawing.scheduler, drawing.shift) == ("simple", flux2_shift(1024, 1024, 8))
     assert drawing.sampler_node is SamplerNode.CUSTOM
     assert (drawing.prompt, drawing.negative_prompt, drawing.seed) == ("a lighthouse", "", 2**64 - 1)
@@ -103,7 +103,7 @@ def test_without_a_resize_the_picture_is_as_large_as_its_source(a_model) -> None
     drawing = read_recipe(flow_graph(n_17_pixels=["15", 0]), a_model(files=FILES, prediction="flow"))
 
     assert drawing.takes_source
-    assert drawing.size is None
+    assert (drawing.size, drawing.source_fit) == (None, SourceFit.CUT)
 
 
 def test_shift_and_clip_layer_are_read_along_the_chain(a_graph, a_model) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph
-from trt_worker.job import SamplerNode
+from trt_worker.job import SamplerNode, SourceFit
 from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
 
 LARGEST_SIDE = 3072  # pixels
@@ -50,14 +50,14 @@ class Drawing:
     shift: float | None
     seed: int
     takes_source: bool
-    source_crop: bool
+    source_fit: SourceFit = SourceFit.STRETCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Latent:
     size: tuple[int, int] | None
     takes_source: bool
-    source_crop: bool = False
+    source_fit: SourceFit = SourceFit.STRETCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         shift=schedule.shift,
         seed=sampling.seed,
         takes_source=latent.takes_source,
-        source_crop=latent.source_crop,
+        source_fit=latent.source_fit,
     )
 
 
@@ -322,7 +322,7 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     _vae(graph, source)
     picture, slot = graph.producer(source, "pixels", "IMAGE")
     if picture.kind == "LoadImage" and slot == 0:
-        return _Latent(size=None, takes_source=True, source_crop=True)
+        return _Latent(size=None, takes_source=True, source_fit=SourceFit.CUT)
     if picture.kind != "ImageScale":
         raise UnreadableRecipe(f"{source}: encodes what {picture} gives; only the source image is served")
     scaled = picture
@@ -333,7 +333,8 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     if method != "lanczos" or crop not in {"center", "disabled"}:
         raise UnreadableRecipe(f"{scaled}: scaling by {method!r} with crop {crop!r} is not served")
     size = (_side(graph, scaled, "width"), _side(graph, scaled, "height"))
-    return _Latent(size=size, takes_source=True, source_crop=crop == "center")
+    fit = SourceFit.COVER if crop == "center" else SourceFit.STRETCH
+    return _Latent(size=size, takes_source=True, source_fit=fit)
 
 
 def _vae(graph: Graph, node: Node) -> None:
