@@ -11,13 +11,16 @@ import anyio
 import msgspec
 from loguru import logger
 
+from trt_worker.capped import read_capped
 from trt_worker.concurrency import Stop
+from trt_worker.errors import AnswerTooLarge
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
 from trt_worker.intake.grid.session import Leaving, Session, Shop
 
 HEARTBEAT_SECONDS = 30.0
 LARGEST_FRAME = 16 * 2**20  # bytes; a graph has some kilobytes
+LARGEST_WORKERS_LIST = 8 * 2**20  # bytes; a worker has some hundred
 
 _TROUBLE = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -188,7 +191,7 @@ class Connection:
                 break
             try:
                 taken = await self._is_online()
-            except (*_TROUBLE, *frames.UNREADABLE) as error:
+            except (*_TROUBLE, *frames.UNREADABLE, AnswerTooLarge) as error:
                 logger.warning("Grid {}: the grid's list of workers cannot be read ({})", self.name, _told(error))
                 continue
             return f"{sentence}; give every worker a name of its own" if taken else ""
@@ -204,7 +207,7 @@ class Connection:
         ) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
-            body = msgspec.json.decode(await response.read())
+            body = msgspec.json.decode(await read_capped(response, LARGEST_WORKERS_LIST))
         workers = body.get("workers") if isinstance(body, dict) else None
         if not isinstance(workers, list):
             raise ValueError("no list of workers")
@@ -226,6 +229,6 @@ def _told(error: BaseException) -> str:
             f"{error.host} shows a certificate that this machine does not trust; if its authority is not a public one, "
             "as with Cloudflare's origin certificates, save that authority as a PEM file and name it in grid_ca_file"
         )
-    if isinstance(error, aiohttp.ClientConnectorError | ValueError):
+    if isinstance(error, aiohttp.ClientConnectorError | ValueError | AnswerTooLarge):
         return f"{error}"
     return f"no connection ({type(error).__name__})"
