@@ -123,6 +123,15 @@ class WorkerSockets:
         while len(self.connections) > count:
             await self._changed.wait()
 
+    async def changed(self) -> None:
+        """Return once a connection came or left, or answered a ping."""
+        await self._changed.wait()
+
+    async def registered(self, count: int) -> None:
+        """Return once at least `count` registrations were accepted, since the start."""
+        while len(self.registrations) < count:
+            await self._changed.wait()
+
     async def ponged(self, count: int) -> None:
         """Return once at least `count` pings were answered."""
         while self.pongs < count:

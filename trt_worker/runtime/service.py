@@ -53,8 +53,17 @@ class Service:
     depth: int
     finished: Callable[[JobRecord], None]
     pace: Pace = field(default_factory=Pace)
+    _known: dict[str, Model] = field(default_factory=dict)  # these, and what was offered before
     _open: list[_Open] = field(default_factory=list)
     _freed: anyio.Event = field(default_factory=anyio.Event)
+
+    def __post_init__(self) -> None:
+        self.offer(self.models)
+
+    def offer(self, models: Mapping[str, Model]) -> None:
+        """Offer these models from now on. Jobs for others that the networks have given out already are still made."""
+        self.models = models
+        self._known |= models
 
     @property
     def jobs(self) -> int:
@@ -72,7 +81,7 @@ class Service:
             await self._freed.wait()
 
     def refusal(self, job: JobSpec) -> str | None:
-        if job.model not in self.models:
+        if job.model not in self._known:
             return f"model {job.model} is not served"
         now = monotonic()
         ahead = sum(entry.left for entry in self._open)
@@ -117,7 +126,7 @@ class Service:
 
             with progress_in:
                 try:
-                    making = await self.maker.make(job, self.models[job.model], progress)
+                    making = await self.maker.make(job, self._known[job.model], progress)
                     images = await self._encode(job, making)
                     encoded_at = monotonic()
                     entry.fraction = 1.0
