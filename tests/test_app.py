@@ -276,11 +276,16 @@ async def test_a_change_of_the_file_takes_effect_while_running_and_closes_only_w
             file.write_text(file.read_text() + "models_to_load: [nothing-of-the-kind]\n")
             process.send_signal(signal.SIGHUP)
             await grid.connected(0)
-            file.write_text(file.read_text().replace("nothing-of-the-kind", "shapes-tiny"))
+            file.write_text(file.read_text().replace("nothing-of-the-kind", "shapes-tiny") + "drain_seconds: 0\n")
             process.send_signal(signal.SIGHUP)
             await grid.connected(CONNECTIONS)
-
             assert (await (await grid.submit_grid(a_request(1))).result()).status == 200
+
+            handle = await grid.submit_grid(a_request(2, steps=80, n=4, width=1024, height=1024))
+            await handle.dispatched()
+            process.send_signal(signal.SIGTERM)  # no job is waited for any more
+            await process.wait()
+            assert not handle.has_ended
 
 
 async def test_what_the_operator_must_mend_ends_the_start_with_two_and_one_clear_line(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ and otherwise during jobs only. Of the jobs fetched for a connection, it hands b
 
 from __future__ import annotations
 
+import math
+
 SHARE = 4
-"""One of so many connections may be away."""
+"""One of so many connections may be away, the last of an uneven number too: all are renewed within so many pings."""
 
 
 class Renewals:
     """The places for connections that are away."""
 
     def __init__(self, connections: int) -> None:
-        self._most = max(1, connections // SHARE)
+        self._most = math.ceil(connections / SHARE)
         self._away: set[str] = set()
 
     def begin(self, name: str) -> bool:
