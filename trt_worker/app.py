@@ -167,15 +167,14 @@ async def open_worker(
                         yield worker
                     finally:
                         worker.stop.set()
-                        with anyio.move_on_after(
-                            worker.config.drain_seconds
-                        ) as drain:  # a second signal cancels this too
+                        seconds = worker.config.drain_seconds
+                        with anyio.move_on_after(seconds) as drain:  # a second signal cancels this too
                             await worker.stopped.wait()
                         if drain.cancelled_caught:
                             logger.error(
                                 "{} job(s) were not finished within {:.0f} s; they go back to the network.",
                                 service.jobs,
-                                worker.config.drain_seconds,
+                                seconds,
                             )
                         intake.cancel_scope.cancel()
                 side.cancel_scope.cancel()

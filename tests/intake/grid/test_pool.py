@@ -347,10 +347,19 @@ async def test_other_models_are_registered_when_a_connection_is_pinged_and_a_qua
             await work.grid.sockets.changed()
             fewest = min(fewest, len(work.grid.sockets.connections))
 
-        assert fewest == 6
+        assert fewest >= 6
         assert all(frame["models"] == ["other", "shapes-tiny"] for frame in work.grid.sockets.registrations[8:])
-        assert work.grid.sockets.pongs > 0
     assert work.grid.coordinator.lost == []
+
+
+async def test_a_connection_leaves_in_place_of_answering_a_ping(at_work, gate, a_model) -> None:
+    async with at_work(server={"ping_seconds": 0.1}) as work:
+        await work.grid.connected()
+        gate.models = {"other": a_model("other")}
+        work.transports[0].look_again()
+        await work.grid.sockets.registered(2)
+
+        assert work.grid.sockets.pings == work.grid.sockets.pongs + 1
 
 
 async def test_a_connection_without_a_ping_is_not_renewed(at_work, gate, a_model) -> None:
@@ -367,7 +376,7 @@ async def test_a_connection_without_a_ping_is_not_renewed(at_work, gate, a_model
 async def test_a_connection_that_is_never_idle_long_enough_is_renewed_when_no_job_follows_an_acknowledgement(
     at_work, gate, a_model
 ) -> None:
-    async with at_work(ping_patience=0.0) as work:
+    async with at_work(server={"dispatch_gap_seconds": 0.02}, ping_patience=0.0, gap_seconds=0.2) as work:
         await work.grid.connected()
         gate.models = {"shapes-tiny": a_model(), "other": a_model("other")}
         work.transports[0].look_again()
