@@ -72,6 +72,9 @@ class NoGate:
     def models_served(self) -> Mapping[str, Model]:
         return {}
 
+    async def models_changed(self) -> None:
+        await anyio.sleep_forever()
+
     def room(self) -> int:
         return 1
 
@@ -95,25 +98,22 @@ class Remembering:
     def __init__(self, settings: Numbers) -> None:
         self.told: list[object] = [settings]
         self.ends = anyio.Event()
-        self.closed = False
+        self.error: Exception | None = None
 
     async def run(self, offers: ObjectSendStream[Offer], **_: object) -> None:
         await self.ends.wait()
-        if self.closed:
-            raise TransportClosed("the key is wrong")
+        if self.error is not None:
+            raise self.error
 
     def stop_taking(self) -> None:
         self.ends.set()
 
-    def close(self) -> None:
-        self.closed = True
+    def end(self, error: Exception) -> None:
+        self.error = error
         self.ends.set()
 
     def adopt(self, settings: Numbers) -> None:
         self.told.append(settings)
-
-    def look_again(self) -> None:
-        self.told.append("other models")
 
 
 class Rig:
@@ -122,7 +122,9 @@ class Rig:
     def __init__(self) -> None:
         self.made: list[Remembering] = []
         network = Network(settings=lambda config, _: Numbers(config.max_power), transport=self._make)
-        self.networks = Networks(NoGate(), self._serve, 1, known={"grid": network, "horde": network})
+        self.networks = Networks(
+            NoGate(), self._serve, 1, known={"grid": network, "horde": network}, reconnect_seconds=0.0
+        )
 
     def _make(self, settings: Numbers, _: object) -> Remembering:
         self.made.append(Remembering(settings))
@@ -135,18 +137,18 @@ class Rig:
 GRID = Config(network="grid")
 
 
-async def test_a_transport_hears_of_other_settings_and_of_other_models_and_of_nothing_else() -> None:
+async def test_a_transport_hears_of_other_settings_and_of_nothing_else() -> None:
     rig = Rig()
     rig.networks.start(GRID)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.networks.run)
-        rig.networks.adopt(edited(GRID, "queue_size"), other_models=False)
-        rig.networks.adopt(edited(GRID, "max_power"), other_models=False)
-        rig.networks.adopt(edited(GRID, "max_power"), other_models=True)
+        rig.networks.adopt(edited(GRID, "queue_size"))
+        rig.networks.adopt(edited(GRID, "max_power"))
+        rig.networks.adopt(edited(edited(GRID, "max_power"), "nsfw"))
         rig.networks.stop_taking()
 
     (transport,) = rig.made
-    assert transport.told == [Numbers(32), Numbers(33), "other models"]
+    assert transport.told == [Numbers(32), Numbers(33)]
 
 
 async def test_a_network_that_was_closed_is_tried_again_after_an_edit_and_the_others_work_on() -> None:
@@ -155,9 +157,9 @@ async def test_a_network_that_was_closed_is_tried_again_after_an_edit_and_the_ot
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.networks.run)
         await anyio.wait_all_tasks_blocked()
-        rig.made[1].close()
+        rig.made[1].end(TransportClosed("the key is wrong"))
         await anyio.wait_all_tasks_blocked()
-        rig.networks.adopt(edited(BOTH, "nsfw"), other_models=False)
+        rig.networks.adopt(edited(BOTH, "nsfw"))
         await anyio.wait_all_tasks_blocked()
         rig.networks.stop_taking()
 
@@ -171,4 +173,20 @@ async def test_the_work_ends_with_the_last_network() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.networks.run)
         await anyio.wait_all_tasks_blocked()
-        rig.made[0].close()
+        rig.made[0].end(TransportClosed("the key is wrong"))
+
+
+async def test_a_transport_that_ends_by_something_unexpected_is_made_anew_and_the_others_work_on() -> None:
+    rig = Rig()
+    rig.networks.start(BOTH)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rig.networks.run)
+        await anyio.wait_all_tasks_blocked()
+        rig.made[0].end(RuntimeError("nobody expected this"))
+        while len(rig.made) < 3:
+            await anyio.wait_all_tasks_blocked()
+        rig.networks.stop_taking()
+
+    assert [transport.told for transport in rig.made] == [[Numbers(32)]] * 3
+    assert rig.made[0].error is not None
+    assert not rig.made[1].error

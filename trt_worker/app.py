@@ -296,11 +296,10 @@ async def _follow_config(worker: Worker, source: ConfigSource) -> None:
             except ModelUnusable as error:
                 logger.error("{} The models offered stay as they are.", error)
                 models = dict(worker.service.models)
-            other_models = models.keys() != worker.service.models.keys()
             worker.config = reload.config
             worker.service.offer(models)
             worker.service.depth = _depth(reload.config, len(worker.links))
-            worker.networks.adopt(reload.config, other_models=other_models)
+            worker.networks.adopt(reload.config)
 
 
 def _depth(config: Config, devices: int) -> int:

@@ -15,6 +15,7 @@ from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
 from trt_worker import AGENT_NAME, __version__
+from trt_worker.concurrency import Stop, first_leaf
 from trt_worker.config.schema import Config
 from trt_worker.delivery import Offer
 from trt_worker.errors import ConfigError, TransportClosed
@@ -25,6 +26,9 @@ if TYPE_CHECKING:  # a network that is not worked for is not imported: that is f
     from trt_worker.intake.horde.settings import HordeSettings
 
 PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
+
+RECONNECT_SECONDS = 10.0
+"""Wait after a transport has ended by something that nobody expected."""
 
 Settings = TypeVar("Settings")
 
@@ -128,13 +132,15 @@ class Networks:
         devices: int,
         *,
         known: Mapping[str, Network[Any]] = NETWORKS,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
+        self._reconnect_seconds = reconnect_seconds
         self._known = known
         self._gate = gate
         self._serve = serve
         self._devices = devices
         self._members: dict[str, _Member[Any]] = {}  # those that take jobs
-        self._stopping = False
+        self._stop = Stop()
         self._tasks: TaskGroup | None = None
         self._offers, self._offered = anyio.create_memory_object_stream[Offer](0)
 
@@ -152,23 +158,24 @@ class Networks:
                 async for offer in self._offered:
                     self._tasks.start_soon(self._serve, offer)
 
-    def adopt(self, config: Config, *, other_models: bool) -> None:
-        """Pass a changed configuration on to those whom it concerns; a network that was closed is tried again.
-
-        Args:
-            other_models: whether the gate serves other models than before.
-        """
-        if self._stopping or not self._members:
+    def adopt(self, config: Config) -> None:
+        """Pass a changed configuration on to those whom it concerns; a network that was closed is tried again."""
+        if self._stop.requested or not self._members:
             return
         for name in sorted(config.networks):
             try:
-                self._adopt(name, config, other_models=other_models)
+                self._adopt(name, config)
             except ConfigError as error:
                 logger.error("{} The network {} goes on as it was.", error, name)
 
+    @property
+    def transports(self) -> list[Transport[Any]]:
+        """Those that are at work."""
+        return [member.transport for member in self._members.values()]
+
     def stop_taking(self) -> None:
         """Take no further job."""
-        self._stopping = True
+        self._stop.request()
         for member in self._members.values():
             member.transport.stop_taking()
 
@@ -177,7 +184,7 @@ class Networks:
         settings = network.settings(config, self._devices)
         return _Member(settings, network.transport(settings, self._gate))
 
-    def _adopt(self, name: str, config: Config, *, other_models: bool) -> None:
+    def _adopt(self, name: str, config: Config) -> None:
         member = self._members.get(name)
         if member is None:
             member = self._members[name] = self._made(name, config)
@@ -188,16 +195,37 @@ class Networks:
         if settings != member.settings:
             member.transport.adopt(settings)
             member.settings = settings
-        if other_models:
-            member.transport.look_again()
 
     async def _keep(self, name: str, member: _Member[Any], offers: ObjectSendStream[Offer]) -> None:
-        """One transport until its end; with the last one, no further offer can come."""
+        """One network until its transport ends for good; with the last one, no further offer can come."""
         async with offers:
             try:
-                await member.transport.run(offers)
-            except TransportClosed as closed:
+                while not await self._lives(name, member, offers):
+                    member.transport = self._known[name].transport(member.settings, self._gate)
+            except (TransportClosed, ConfigError) as closed:
                 logger.error("{}: {}", name, closed)
         del self._members[name]
         if not self._members:
             self._offers.close()
+
+    async def _lives(self, name: str, member: _Member[Any], offers: ObjectSendStream[Offer]) -> bool:
+        """One life of a transport. False: it ended by what nobody expected, and a new one is to take its place.
+
+        Raises: TransportClosed: it is over for good.
+        """
+        try:
+            await member.transport.run(offers)
+        except TransportClosed:
+            raise
+        except Exception as error:  # noqa: BLE001  # said here; no other network's jobs are worth less for it
+            cause = first_leaf(error)
+            logger.opt(exception=cause).error(
+                "{}: an unexpected {}; it is connected anew in {:.0f} s",
+                name,
+                type(cause).__name__,
+                self._reconnect_seconds,
+            )
+            with self._stop.ends():
+                await anyio.sleep(self._reconnect_seconds)
+            return self._stop.requested
+        return True

@@ -221,3 +221,23 @@ async def test_a_job_that_was_given_out_before_its_model_was_taken_off_is_still_
         await service.serve(Offer(job=a_job(), delivery=Way(), transport="grid"))
 
     assert records[0].settlement is Settlement.PAID
+
+
+async def test_whoever_waits_for_other_models_is_woken_by_those_alone() -> None:
+    woken = anyio.Event()
+    async with aiohttp.ClientSession() as session, anyio.create_task_group() as tasks:
+        service = a_service(session, Scripted(), [])
+
+        async def wait() -> None:
+            await service.models_changed()
+            woken.set()
+
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        service.offer(dict(service.models))
+        await anyio.wait_all_tasks_blocked()
+        assert not woken.is_set()
+
+        service.offer({})
+        with anyio.fail_after(10):
+            await woken.wait()

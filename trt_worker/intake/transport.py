@@ -19,6 +19,9 @@ class Gate(Protocol):
     def models_served(self) -> Mapping[str, Model]:
         """Models that can be served now, by our spelling."""
 
+    async def models_changed(self) -> None:
+        """Return once `models_served()` says something else than at this call."""
+
     def room(self) -> int:
         """Images that may still be taken before the queue is as deep as it pays to be; 0 means wait."""
 
@@ -54,9 +57,6 @@ class Transport(Protocol[Settings_contra]):
 
         Raises: ConfigError: they differ in what only a transport made anew could change.
         """
-
-    def look_again(self) -> None:
-        """Other models are served now than before: offer these."""
 
 
 def check_adoptable(old: object, new: object, fixed: Iterable[str]) -> None:

@@ -54,6 +54,7 @@ class Service:
     finished: Callable[[JobRecord], None]
     pace: Pace = field(default_factory=Pace)
     _known: dict[str, Model] = field(default_factory=dict)  # these, and what was offered before
+    _offer_changed: anyio.Event = field(default_factory=anyio.Event)
     _open: list[_Open] = field(default_factory=list)
     _freed: anyio.Event = field(default_factory=anyio.Event)
 
@@ -62,8 +63,11 @@ class Service:
 
     def offer(self, models: Mapping[str, Model]) -> None:
         """Offer these models from now on. Jobs for others that the networks have given out already are still made."""
+        changed = models.keys() != self.models.keys()
         self.models = models
         self._known |= models
+        if changed:
+            self.tell_models_changed()
 
     @property
     def jobs(self) -> int:
@@ -72,6 +76,14 @@ class Service:
 
     def models_served(self) -> Mapping[str, Model]:
         return self.models
+
+    async def models_changed(self) -> None:
+        await self._offer_changed.wait()
+
+    def tell_models_changed(self) -> None:
+        """Wake whoever waits for other models to be served."""
+        self._offer_changed.set()
+        self._offer_changed = anyio.Event()
 
     def room(self) -> int:
         return max(0, self.depth - sum(len(entry.job.seeds) for entry in self._open))

@@ -341,8 +341,7 @@ async def test_other_models_are_registered_when_a_connection_is_pinged_and_a_qua
     fewest = 8
     async with at_work(server={"ping_seconds": 0.05, "loses_held": True}, connections=8) as work:
         await work.grid.connected(8)
-        gate.models = {"shapes-tiny": a_model(), "other": a_model("other")}
-        work.transports[0].look_again()
+        gate.serve(a_model(), a_model("other"))
         while len(work.grid.sockets.registrations) < 16:
             await work.grid.sockets.changed()
             fewest = min(fewest, len(work.grid.sockets.connections))
@@ -355,8 +354,7 @@ async def test_other_models_are_registered_when_a_connection_is_pinged_and_a_qua
 async def test_a_connection_leaves_in_place_of_answering_a_ping(at_work, gate, a_model) -> None:
     async with at_work(server={"ping_seconds": 0.1}) as work:
         await work.grid.connected()
-        gate.models = {"other": a_model("other")}
-        work.transports[0].look_again()
+        gate.serve(a_model("other"))
         await work.grid.sockets.registered(2)
 
         assert work.grid.sockets.pings == work.grid.sockets.pongs + 1
@@ -365,8 +363,7 @@ async def test_a_connection_leaves_in_place_of_answering_a_ping(at_work, gate, a
 async def test_a_connection_without_a_ping_is_not_renewed(at_work, gate, a_model) -> None:
     async with at_work() as work:
         await work.grid.connected()
-        gate.models = {"other": a_model("other")}
-        work.transports[0].look_again()
+        gate.serve(a_model("other"))
         results = [await (await work.grid.submit_grid(ImageRequest())).result() for _ in range(3)]
 
         assert [(result.status, result.requeues) for result in results] == [(200, 0)] * 3
@@ -378,8 +375,7 @@ async def test_a_connection_that_is_never_idle_long_enough_is_renewed_when_no_jo
 ) -> None:
     async with at_work(server={"dispatch_gap_seconds": 0.02}, ping_patience=0.0, gap_seconds=0.2) as work:
         await work.grid.connected()
-        gate.models = {"shapes-tiny": a_model(), "other": a_model("other")}
-        work.transports[0].look_again()
+        gate.serve(a_model(), a_model("other"))
         handles = [await work.grid.submit_grid(ImageRequest()) for _ in range(3)]  # two are held behind the first
         results = [await handle.result() for handle in handles]
         assert len(work.grid.sockets.registrations) == 1

@@ -93,10 +93,6 @@ class GridTransport:
         if self._shop is not None:
             self._shop.settings = settings
 
-    def look_again(self) -> None:
-        """Other models are served now: read their recipes, and have each connection register them in its next gap."""
-        self._served_others.set()
-
     @property
     def looks(self) -> int:
         """How often the grid's list of workers was looked at."""
@@ -133,6 +129,7 @@ class GridTransport:
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]
         async with anyio.create_task_group() as background:
             background.start_soon(self._check_recipes, http)
+            background.start_soon(self._follow_gate)
             background.start_soon(self._pass_on_changes)
             background.start_soon(self._presence.run, http)
             async with anyio.create_task_group() as lives:
@@ -153,6 +150,11 @@ class GridTransport:
                 await self._served_others.wait()
             self._served_others = anyio.Event()  # before looking: what changes meanwhile is looked at next
             await self._catalogue.check(http)
+
+    async def _follow_gate(self) -> None:
+        while True:
+            await self._gate.models_changed()
+            self._served_others.set()
 
     async def _pass_on_changes(self) -> None:
         changed = self._catalogue.changed

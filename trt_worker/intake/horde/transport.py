@@ -111,9 +111,6 @@ class HordeTransport:
         check_adoptable(self._settings, settings, FIXED)
         self._settings = settings
 
-    def look_again(self) -> None:
-        """Nothing: every pop lists the models that are served."""
-
     def stats(self) -> HordeStats:
         """A snapshot for the console and the metrics."""
         return self._ledger.stats()
