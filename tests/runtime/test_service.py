@@ -223,6 +223,18 @@ async def test_a_job_that_was_given_out_before_its_model_was_taken_off_is_still_
     assert records[0].settlement is Settlement.PAID
 
 
+async def test_a_model_that_is_described_as_before_stays_the_same_object() -> None:
+    async with aiohttp.ClientSession() as session:
+        service = a_service(session, Scripted(), [])
+        before = service.models["shapes-tiny"]
+        service.offer(find_models())
+        assert service.models["shapes-tiny"] is before
+
+        other = replace(before, shift=2.0)
+        service.offer({"shapes-tiny": other})
+        assert service.models["shapes-tiny"] is other
+
+
 async def test_whoever_waits_for_other_models_is_woken_by_those_alone() -> None:
     woken = anyio.Event()
     async with aiohttp.ClientSession() as session, anyio.create_task_group() as tasks:

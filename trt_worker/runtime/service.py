@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import monotonic
 
 import anyio
@@ -62,12 +62,20 @@ class Service:
         self.offer(self.models)
 
     def offer(self, models: Mapping[str, Model]) -> None:
-        """Offer these models from now on. Jobs for others that the networks have given out already are still made."""
+        """Offer these models from now on. Jobs for others that the networks have given out already are still made.
+
+        A model that is described as before stays the object that it was: what others noted about it still holds.
+        """
         changed = models.keys() != self.models.keys()
-        self.models = models
-        self._known |= models
+        self.models = {name: self._as_known(model) for name, model in models.items()}
+        self._known |= self.models
         if changed:
             self.tell_models_changed()
+
+    def _as_known(self, model: Model) -> Model:
+        known = self._known.get(model.name)
+        same = known and all(getattr(known, field.name) == getattr(model, field.name) for field in fields(Model))
+        return known if known and same else model
 
     @property
     def jobs(self) -> int:
