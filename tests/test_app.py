@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -15,10 +16,12 @@ import anyio
 import psutil
 import pytest
 from anyio.abc import Process
+from PIL import Image
 
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.requests import GridResult, HordeRequest, ImageRequest
 from trt_worker.local_grid.server import LocalGrid
+from trt_worker.local_grid.settings import GridSettings
 
 pytestmark = pytest.mark.anyio
 CONNECTIONS = 4
@@ -79,6 +82,15 @@ async def said_by(process: Process) -> str:
     """Everything a process prints until it ends."""
     assert process.stdout is not None
     return b"".join([chunk async for chunk in process.stdout]).decode()
+
+
+async def _refused_img2img(grid: LocalGrid) -> None:
+    """Return once the worker takes no job with a source image any more."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    status = 200
+    while status == 200:
+        status = (await (await grid.submit_grid(ImageRequest(source_image=buffer.getvalue()))).result()).status
 
 
 def a_request(seed: int, **changes: object) -> ImageRequest:
@@ -252,19 +264,29 @@ async def test_both_networks_are_served_by_one_worker(tmp_path: Path) -> None:
             assert len((await over_horde.result()).images) == 2
 
 
-async def test_a_change_of_the_file_takes_effect_while_running(tmp_path: Path) -> None:
-    async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
+async def test_a_change_of_the_file_takes_effect_while_running_and_closes_only_what_it_must(tmp_path: Path) -> None:
+    async with LocalGrid(GridSettings(ping_seconds=0.1)) as grid, a_worker(grid, tmp_path) as process:
         with anyio.fail_after(90):
             await grid.connected(CONNECTIONS)
             file = tmp_path / "bridgeData.yaml"
+            file.write_text(file.read_text() + "allow_img2img: false\nqueue_size: 3\n")
+            process.send_signal(signal.SIGHUP)
+            await _refused_img2img(grid)
+            assert len(grid.sockets.registrations) == CONNECTIONS
+
             file.write_text(file.read_text() + "models_to_load: [nothing-of-the-kind]\n")
             process.send_signal(signal.SIGHUP)
             await grid.connected(0)
-            file.write_text(file.read_text().replace("nothing-of-the-kind", "shapes-tiny"))
+            file.write_text(file.read_text().replace("nothing-of-the-kind", "shapes-tiny") + "drain_seconds: 0\n")
             process.send_signal(signal.SIGHUP)
             await grid.connected(CONNECTIONS)
-
             assert (await (await grid.submit_grid(a_request(1))).result()).status == 200
+
+            handle = await grid.submit_grid(a_request(2, steps=80, n=4, width=1024, height=1024))
+            await handle.dispatched()
+            process.send_signal(signal.SIGTERM)  # no job is waited for any more
+            await process.wait()
+            assert not handle.has_ended
 
 
 async def test_what_the_operator_must_mend_ends_the_start_with_two_and_one_clear_line(tmp_path: Path) -> None:

@@ -14,22 +14,20 @@ from time import monotonic
 
 import aiohttp
 import anyio
-from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from loguru import logger
 
 from trt_engines.errors import ModelUnusable
 from trt_engines.machine_memory import machine_memory
 from trt_engines.model import Model, find_models
 from trt_engines.rig import DriverFailed, UnknownGpu
-from trt_worker import AGENT_NAME, __version__
-from trt_worker.concurrency import cancel_when, first_leaf
+from trt_worker.concurrency import first_leaf
 from trt_worker.config.models import resolve_models
 from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
-from trt_worker.delivery import Offer
 from trt_worker.encode.encoder import Encoder
-from trt_worker.errors import ConfigError, DeviceUnusable, TransportClosed
-from trt_worker.intake.transport import Gate, Transport
+from trt_worker.errors import ConfigError, DeviceUnusable
+from trt_worker.networks import Networks
 from trt_worker.plan.devices import plan_rig
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink
@@ -40,7 +38,6 @@ from trt_worker.submit.upload import Uploader
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
-PROJECT_URL = "https://github.com/AIPowerGrid/trt-worker"
 OK, FAILED, BAD_SETUP = 0, 1, 2
 NO_CLASSIFIER = (
     "There is no safety classifier in this version: no picture is looked at for what it shows before it leaves. "
@@ -66,8 +63,8 @@ class Worker:
     links: Sequence[DeviceLink]
     service: Service
     tally: Tally
+    networks: Networks
     stop: anyio.Event = field(default_factory=anyio.Event)
-    changed: anyio.Event = field(default_factory=anyio.Event)
     stopped: anyio.Event = field(default_factory=anyio.Event)
     failure: str = ""
     _counted: tuple[int, int] = (0, 0)
@@ -79,67 +76,6 @@ class Worker:
         self.tally.called(calls=calls - self._counted[0], rows=rows - self._counted[1])
         self._counted = (calls, rows)
         return self.tally.snapshot(monotonic())
-
-
-def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transport]:
-    """The transports a configuration asks for, to keep a number of devices busy.
-
-    Only those are imported, as that is felt when the worker starts.
-    """
-    transports: list[Transport] = []
-    key = config.api_key.get_secret_value()
-    agent = config.bridge_agent or f"{AGENT_NAME}:{__version__}:{PROJECT_URL}"
-    if "grid" in config.networks:
-        from trt_worker.intake.grid.pool import GridTransport
-        from trt_worker.intake.grid.settings import GridSettings, trusting
-
-        transports.append(
-            GridTransport(
-                GridSettings(
-                    url=config.grid_url,
-                    http_url=config.grid_http_url,
-                    api_key=key,
-                    name=config.dreamer_name,
-                    connections=config.connections(devices),
-                    bridge_agent=agent,
-                    ack_seconds=config.ack_seconds,
-                    allow_img2img=config.allow_img2img,
-                    identity_key_file=config.worker_identity_key_file,
-                    delegations_file=config.worker_delegations_file,
-                    ssl_context=trusting(config.grid_url, config.grid_ca_file),
-                ),
-                gate,
-            )
-        )
-    if "horde" in config.networks:
-        from trt_worker.intake.horde.settings import HordeSettings
-        from trt_worker.intake.horde.transport import HordeTransport
-
-        transports.append(
-            HordeTransport(
-                HordeSettings(
-                    url=config.horde_url,
-                    api_key=key,
-                    worker_name=config.dreamer_name,
-                    bridge_agent=agent,
-                    max_power=config.max_power,
-                    max_batch=config.max_batch,
-                    threads=config.max_threads,
-                    nsfw=config.nsfw,
-                    blacklist=config.blacklist,
-                    priority_usernames=config.priority_usernames,
-                    allow_img2img=config.allow_img2img,
-                    allow_unsafe_ipaddr=config.allow_unsafe_ip,
-                    require_upfront_kudos=config.require_upfront_kudos,
-                    extra_slow_worker=config.extra_slow_worker,
-                    limit_max_steps=config.limit_max_steps,
-                    wallet_address=config.wallet_address,
-                    remove_maintenance_on_init=config.remove_maintenance_on_init,
-                ),
-                gate,
-            )
-        )
-    return transports
 
 
 def make_links(
@@ -212,7 +148,8 @@ async def open_worker(
             depth=_depth(config, len(links)),
             finished=_announce,
         )
-        worker = Worker(config=config, links=links, service=service, tally=tally)
+        networks = Networks(service, service.serve, len(links))
+        worker = Worker(config=config, links=links, service=service, tally=tally, networks=networks)
         if config.metrics_port:
             from trt_worker.telemetry.exporter import serve_metrics  # brings a web server: only when asked for
 
@@ -230,13 +167,14 @@ async def open_worker(
                         yield worker
                     finally:
                         worker.stop.set()
-                        with anyio.move_on_after(config.drain_seconds) as drain:  # a second signal cancels this too
+                        seconds = worker.config.drain_seconds
+                        with anyio.move_on_after(seconds) as drain:  # a second signal cancels this too
                             await worker.stopped.wait()
                         if drain.cancelled_caught:
                             logger.error(
                                 "{} job(s) were not finished within {:.0f} s; they go back to the network.",
                                 service.jobs,
-                                config.drain_seconds,
+                                seconds,
                             )
                         intake.cancel_scope.cancel()
                 side.cancel_scope.cancel()
@@ -308,55 +246,27 @@ async def _obey_signals(signals: AsyncIterator[object], worker: Worker, scope: a
 
 
 async def _take_jobs(worker: Worker) -> None:
-    """Run the transports; anew after a change of the configuration, until stopped."""
+    """Work for the networks until stopped, or until none of them is left."""
     try:
-        while not worker.stop.is_set():
-            worker.changed = anyio.Event()
-            try:
-                made = make_transports(worker.config, worker.service, len(worker.links))
-            except ConfigError as error:
-                worker.failure = str(error)
-                worker.stop.set()
-                return
-            alive = await _run_transports(worker, made)
-            if not alive and not worker.changed.is_set() and not worker.stop.is_set():
-                worker.failure = "No network is left to work for; see the errors above."
-                worker.stop.set()
+        try:
+            worker.networks.start(worker.config)
+        except ConfigError as error:
+            worker.failure = str(error)
+            return
+        async with anyio.create_task_group() as both:
+            both.start_soon(_stop_taking_when_told, worker)
+            await worker.networks.run()
+            both.cancel_scope.cancel()
+        if not worker.stop.is_set():
+            worker.failure = "No network is left to work for; see the errors above."
     finally:
+        worker.stop.set()
         worker.stopped.set()
 
 
-async def _run_transports(worker: Worker, transports: Sequence[Transport]) -> list[Transport]:
-    """One life of the transports, from start to the last receipt. Returns those that were not closed for good."""
-    alive = list(transports)
-    offers_in, offers_out = anyio.create_memory_object_stream[Offer](0)
-
-    async def one(transport: Transport, offers: ObjectSendStream[Offer]) -> None:
-        async with offers:
-            try:
-                await transport.run(offers)
-            except TransportClosed as closed:
-                alive.remove(transport)
-                logger.error("{}: {}", transport.name, closed)
-
-    async def tap() -> None:
-        async with anyio.create_task_group() as either:
-            for event in (worker.stop, worker.changed):
-                either.start_soon(cancel_when, event, either.cancel_scope)
-        for transport in transports:
-            transport.stop_taking()
-
-    async with anyio.create_task_group() as life:
-        life.start_soon(tap)
-        async with anyio.create_task_group() as jobs:
-            for transport in transports:
-                jobs.start_soon(one, transport, offers_in.clone())
-            offers_in.close()
-            async with offers_out:
-                async for offer in offers_out:
-                    jobs.start_soon(worker.service.serve, offer)
-        life.cancel_scope.cancel()
-    return alive
+async def _stop_taking_when_told(worker: Worker) -> None:
+    await worker.stop.wait()
+    worker.networks.stop_taking()
 
 
 async def _show_status(worker: Worker) -> None:
@@ -387,9 +297,9 @@ async def _follow_config(worker: Worker, source: ConfigSource) -> None:
                 logger.error("{} The models offered stay as they are.", error)
                 models = dict(worker.service.models)
             worker.config = reload.config
-            worker.service.models, worker.service.depth = models, _depth(reload.config, len(worker.links))
-            if reload.applied:
-                worker.changed.set()
+            worker.service.offer(models)
+            worker.service.depth = _depth(reload.config, len(worker.links))
+            worker.networks.adopt(reload.config)
 
 
 def _depth(config: Config, devices: int) -> int:

@@ -8,6 +8,7 @@ WorkerError
 +-- BackendUnsuited      its backend cannot run a job, which was seen before anything ran: the next one may
 +-- LateJob              the job cannot be finished before it is due
 +-- TransportError       the network could not be talked to
+|   +-- AnswerTooLarge   an HTTP answer is larger than anything expected of it: it was not read
 |   +-- TransportClosed  this transport is over for good (wrong key, retired server): do not retry
 +-- DeviceLost           a device process died or hung: restart it and replay its jobs
 |   +-- DeviceAway       there was no process to take a job, which is none the worse for it: place it anew
@@ -54,6 +55,10 @@ class LateJob(WorkerError):
 
 class TransportError(WorkerError):
     """The network could not be reached or answered something unusable; trying again may help."""
+
+
+class AnswerTooLarge(TransportError):
+    """An HTTP answer holds more bytes, decompressed, than anything that is expected of it; the rest was not read."""
 
 
 class TransportClosed(TransportError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import aiohttp
 import anyio
 import pytest
@@ -337,6 +339,69 @@ async def test_closing_the_grid_closes_its_connections(open_grid) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(place.grid.sockets.close)
             assert await worker.closed() == 1001
+
+
+async def test_the_last_job_held_for_a_connection_is_lost_with_it_where_the_real_one_loses_it(open_grid) -> None:
+    async with open_grid(loses_held=True) as place:
+        worker = await place.worker()
+        handles = [await place.grid.submit_grid(ImageRequest()) for _ in range(3)]
+        await worker.frame("job")
+
+        await worker.socket.close()
+        await place.grid.connected(0)
+
+        assert place.grid.coordinator.queued == 2
+        assert [job.id for job in place.grid.coordinator.lost] == [handles[2].id]
+
+
+async def test_an_idle_connection_that_its_worker_closes_goes_on_taking_jobs_until_one_is_sent(open_grid) -> None:
+    async with open_grid(loses_held=True, dispatch_gap_seconds=0.01) as place:
+        worker = await place.worker()
+        await worker.socket.close()
+        handles = [await place.grid.submit_grid(ImageRequest()) for _ in range(3)]
+        await place.grid.connected(0)
+
+        assert place.grid.coordinator.queued == 2
+        assert [job.id for job in place.grid.coordinator.lost] == [handles[2].id]
+
+
+async def test_a_ping_that_is_answered_by_closing_is_noticed_at_once(open_grid) -> None:
+    async with open_grid(loses_held=True, ping_seconds=0.05) as place:
+        worker = await place.worker()
+        await worker.frame("ping")
+        await worker.socket.close()
+        await place.grid.connected(0)
+        await place.grid.submit_grid(ImageRequest())
+
+        assert place.grid.coordinator.queued == 1
+        assert place.grid.sockets.pings == 1
+
+
+async def test_a_name_is_online_while_it_is_refreshed_and_no_more_once_it_has_closed(open_grid) -> None:
+    async with open_grid(presence_seconds=0.2, presence_refresh_seconds=0.02) as place:
+        worker = await place.worker()
+        await place.grid.sockets.presence_refreshed(20)
+        assert [entry.name for entry in place.grid.sockets.presence.online()] == ["rig"]
+
+        await worker.socket.close()
+        await place.grid.connected(0)
+        assert place.grid.sockets.presence.online() == []
+
+
+@pytest.mark.parametrize("tidy", [True, False])
+async def test_a_grid_that_restarts_comes_back_with_its_queue_and_with_no_presence_that_it_deleted(
+    open_grid, tidy
+) -> None:
+    async with open_grid() as place:
+        worker = await place.worker()
+        handle = await place.grid.submit_grid(ImageRequest())
+        await worker.frame("job")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(place.grid.restart, tidy=tidy))
+            assert await worker.closed() == 1012
+
+        assert [entry.name for entry in place.grid.sockets.presence.online()] == ([] if tidy else ["rig"])
+        assert (await (await place.worker()).frame("job"))["id"] == handle.id
 
 
 async def test_the_read_api_tells_what_is_connected_and_which_recipes_there_are(open_grid) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import monotonic
 
 import aiohttp
@@ -196,15 +197,59 @@ async def test_room_is_what_the_queue_has_left_and_comes_back_when_a_job_ends() 
         assert service.room() == 4
 
 
-async def test_a_job_that_would_be_late_and_a_model_that_is_gone_are_refused_before_they_are_taken() -> None:
+async def test_a_job_that_would_be_late_or_names_no_model_of_ours_is_refused_before_it_is_taken() -> None:
     async with aiohttp.ClientSession() as session:
         service = a_service(session, Scripted(), [])
         assert service.refusal(a_job(due=1)) is None
         service.pace = Pace(seconds_per_megapixel_step=1000.0)
 
         late = service.refusal(a_job(due=1))
-        service.models = {}
 
         assert late is not None
         assert "due" in late
-        assert "not served" in str(service.refusal(a_job()))
+        assert "not served" in str(service.refusal(replace(a_job(), model="another")))
+
+
+async def test_a_job_that_was_given_out_before_its_model_was_taken_off_is_still_made() -> None:
+    records: list[JobRecord] = []
+    async with aiohttp.ClientSession() as session:
+        service = a_service(session, Scripted(), records)
+        service.offer({})
+
+        assert service.models_served() == {}
+        assert service.refusal(a_job()) is None
+        await service.serve(Offer(job=a_job(), delivery=Way(), transport="grid"))
+
+    assert records[0].settlement is Settlement.PAID
+
+
+async def test_a_model_that_is_described_as_before_stays_the_same_object() -> None:
+    async with aiohttp.ClientSession() as session:
+        service = a_service(session, Scripted(), [])
+        before = service.models["shapes-tiny"]
+        service.offer(find_models())
+        assert service.models["shapes-tiny"] is before
+
+        other = replace(before, shift=2.0)
+        service.offer({"shapes-tiny": other})
+        assert service.models["shapes-tiny"] is other
+
+
+async def test_whoever_waits_for_other_models_is_woken_by_those_alone() -> None:
+    woken = anyio.Event()
+    async with aiohttp.ClientSession() as session, anyio.create_task_group() as tasks:
+        service = a_service(session, Scripted(), [])
+
+        async def wait() -> None:
+            await service.models_changed()
+            woken.set()
+
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        service.offer(dict(service.models))
+        await anyio.wait_all_tasks_blocked()
+        assert not woken.is_set()
+
+        service.offer({})
+        with anyio.fail_after(10):
+            await woken.wait()

@@ -13,11 +13,11 @@ from PIL import Image
 from yarl import URL
 
 from trt_worker.addresses import is_loopback
-from trt_worker.errors import BadSourceImage
+from trt_worker.capped import read_capped
+from trt_worker.errors import AnswerTooLarge, BadSourceImage
 from trt_worker.pictures import FORMATS, MAX_PIXELS, UNREADABLE, picture_size
 
 MAX_REDIRECTS = 3
-_CHUNK = 1 << 16
 
 
 async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_bytes: int, timeout: float) -> bytes:
@@ -40,9 +40,11 @@ async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_
                     continue
                 if response.status != 200:
                     raise BadSourceImage(f"{_shown(target)} answered {response.status} instead of the source image")
-                data = await _read(response, limit_bytes)
+                data = await read_capped(response, limit_bytes)
                 check_image_header(data)
                 return data
+    except AnswerTooLarge as error:
+        raise BadSourceImage(f"{_shown(target)} is larger than {limit_bytes} bytes") from error
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise BadSourceImage(f"{_shown(target)} could not be fetched: {type(error).__name__}") from error
     raise BadSourceImage(f"{_shown(target)} redirects more than {MAX_REDIRECTS} times")
@@ -101,12 +103,3 @@ def _allowed(url: str) -> URL:
 
 def _shown(url: URL) -> str:
     return f"{url.scheme}://{url.host or ''}{url.path}"
-
-
-async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        data += chunk
-        if len(data) > limit_bytes:
-            raise BadSourceImage(f"{_shown(response.url)} is larger than {limit_bytes} bytes")
-    return bytes(data)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
 
 from anyio.abc import ObjectSendStream, TaskStatus
 
 from trt_engines.model import Model
 from trt_worker.delivery import Offer
+from trt_worker.errors import ConfigError
 from trt_worker.job import JobSpec
 
 
@@ -17,6 +18,9 @@ class Gate(Protocol):
 
     def models_served(self) -> Mapping[str, Model]:
         """Models that can be served now, by our spelling."""
+
+    async def models_changed(self) -> None:
+        """Return once `models_served()` says something else than at this call."""
 
     def room(self) -> int:
         """Images that may still be taken before the queue is as deep as it pays to be; 0 means wait."""
@@ -28,8 +32,11 @@ class Gate(Protocol):
         """Why this job must not be taken (it would be late, its model is gone), or None."""
 
 
-class Transport(Protocol):
-    """One network this worker earns on."""
+Settings_contra = TypeVar("Settings_contra", contravariant=True)
+
+
+class Transport(Protocol[Settings_contra]):
+    """One network this worker earns on, made of settings of its own."""
 
     name: str
 
@@ -44,3 +51,16 @@ class Transport(Protocol):
 
     def stop_taking(self) -> None:
         """Take no further job. Idle connections close at once, busy ones after their acknowledgement."""
+
+    def adopt(self, settings: Settings_contra) -> None:
+        """Go on with other settings, at the cost of no job.
+
+        Raises: ConfigError: they differ in what only a transport made anew could change.
+        """
+
+
+def check_adoptable(old: object, new: object, fixed: Iterable[str]) -> None:
+    """Raises: ConfigError: one of the `fixed` fields differs in the new settings; a running transport keeps those."""
+    differing = [name for name in fixed if getattr(old, name) != getattr(new, name)]
+    if differing:
+        raise ConfigError(f"{', '.join(differing)} cannot change while the worker runs; start it again.")

@@ -68,6 +68,7 @@ class Coordinator:
     ledger: Ledger
     takers: list[Taker] = field(default_factory=list)
     alive: dict[str, Job] = field(default_factory=dict)  # queued or with a connection
+    lost: list[Job] = field(default_factory=list)  # nobody has them; their customers wait in vain
     _queues: dict[str, deque[tuple[int, Job]]] = field(default_factory=dict)
     _random: Random = field(default_factory=Random)
     _order: int = 0
@@ -119,6 +120,11 @@ class Coordinator:
                 self._place(running)
         for job in held:
             self._place(job)
+
+    def lose(self, job: Job) -> None:
+        """A job was in no queue and with no connection when its connection ended: it is never handed out again."""
+        self.lost.append(job)
+        self.ledger.notes.append(f"job {job.id}: lost when its connection closed")
 
     def fill(self, taker: Taker) -> None:
         """Give a connection the oldest jobs it serves, as many as it has room for."""

@@ -36,8 +36,8 @@ class GridPages:
 
     def _online_models(self) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for connection in self._sockets.connections.values():
-            for model in connection.advertised:
+        for worker in self._sockets.presence.online():
+            for model in worker.models:
                 counts[model] = counts.get(model, 0) + 1
         return counts
 
@@ -55,13 +55,13 @@ class GridPages:
     async def _workers(self, _: web.Request) -> web.Response:
         workers = [
             {
-                "id": connection.worker_id,
-                "name": connection.name,
-                "models": list(connection.advertised),
-                "job_types": list(connection.job_types),
+                "id": worker.worker_id,
+                "name": worker.name,
+                "models": list(worker.models),
+                "job_types": list(worker.job_types),
                 "online": True,
             }
-            for connection in self._sockets.connections.values()
+            for worker in self._sockets.presence.online()
         ]
         return json_response({"count": len(workers), "workers": workers})
 

@@ -17,11 +17,15 @@ from aiohttp import WSMsgType, web
 from trt_worker.local_grid.coordinator import Coordinator, Job
 from trt_worker.local_grid.faults import FaultInjector
 from trt_worker.local_grid.identity import IdentityRefused, IdentityRegister
+from trt_worker.local_grid.presence import Presence, Present
 from trt_worker.local_grid.settings import Account, GridSettings
 
 PATH = "/v1/workers/ws"
 JOB_TYPES = ("text", "image", "video", "audio", "3d")
 RETIRED = "flux.1-krea-dev"  # names that start so are refused
+
+_LISTENS_SECONDS = 0.5
+"""How long the coordinator reads an idle connection's socket after a ping; otherwise it reads during jobs alone."""
 
 _READY_TO_SEND = frozenset({"progress", "done", "error"})
 _PING = '{"type":"ping"}'
@@ -56,7 +60,12 @@ class Connection:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     close_with: int | None = None  # set: the connection is being closed with this code
     last_frame: float = field(default_factory=time.monotonic)
-    since: float = field(default_factory=time.monotonic)
+    listens_until: float = 0.0  # time.monotonic() until which an idle connection's socket is read
+
+    @property
+    def present(self) -> Present:
+        """Its entry in the list of who is online."""
+        return Present(worker_id=self.worker_id, name=self.name, models=self.advertised, job_types=self.job_types)
 
     @property
     def has_room(self) -> bool:
@@ -92,9 +101,12 @@ class WorkerSockets:
         self._owners: dict[str, tuple[str, str]] = {}  # worker name -> account name, worker id
         self._identities = IdentityRegister(required=settings.require_identity)
         self.connections: dict[str, Connection] = {}  # by name
+        self._up: set[Connection] = set()  # these, and those that a newer one of their name has replaced
+        self.presence = Presence(settings.presence_seconds)
         self.registrations: list[Mapping[str, Any]] = []  # register frames accepted, without their keys
         self.pings = 0
         self.pongs = 0
+        self.refreshes = 0  # of presence
         self._changed = anyio.Event()
 
     def routes(self) -> list[web.RouteDef]:
@@ -111,15 +123,29 @@ class WorkerSockets:
         while len(self.connections) > count:
             await self._changed.wait()
 
+    async def changed(self) -> None:
+        """Return once a connection came or left, or answered a ping."""
+        await self._changed.wait()
+
+    async def registered(self, count: int) -> None:
+        """Return once at least `count` registrations were accepted, since the start."""
+        while len(self.registrations) < count:
+            await self._changed.wait()
+
     async def ponged(self, count: int) -> None:
         """Return once at least `count` pings were answered."""
         while self.pongs < count:
             await self._changed.wait()
 
-    async def close(self) -> None:
+    async def presence_refreshed(self, count: int) -> None:
+        """Return once presence was refreshed at least `count` times."""
+        while self.refreshes < count:
+            await self._changed.wait()
+
+    async def close(self, code: int = 1001) -> None:
         """Close every connection, as a server that goes away does."""
-        for connection in list(self.connections.values()):
-            connection.close(1001)
+        for connection in self._up:
+            connection.close(code)
         await self.connected(0)
 
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
@@ -143,10 +169,14 @@ class WorkerSockets:
         try:
             await socket.send_str(_dump({"type": "ready", "worker_id": connection.worker_id}))
             self._coordinator.join(connection)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._push, connection)
-                await self._read(connection)
-                tasks.cancel_scope.cancel()
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self._keep_present, connection)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._push, connection)
+                    await self._read(connection)
+                    if not self._goes_unnoticed(connection):
+                        tasks.cancel_scope.cancel()
+                beside.cancel_scope.cancel()
         except* ConnectionError:  # the socket died under a send
             self._coordinator.ledger.notes.append(f"{connection.name}: connection lost")
         finally:
@@ -217,7 +247,9 @@ class WorkerSockets:
         )
         previous = self.connections.get(name)
         self.connections[name] = connection
-        if previous is not None:
+        self._up.add(connection)
+        self.presence.note(connection.present)
+        if previous is not None and not (self._settings.loses_held and previous.socket.closed):
             previous.close(1012)
         self.registrations.append({field: value for field, value in frame.items() if field != "apikey"})
         self._notify()
@@ -228,10 +260,29 @@ class WorkerSockets:
         connection.running = None
         connection.held.clear()
         connection.close_with = connection.close_with or 1006
+        self._up.discard(connection)
         if self.connections.get(connection.name) is connection:
             del self.connections[connection.name]
-        self._coordinator.leave(connection, running, held)
+            self.presence.delete(connection.name)
+        # One job waits in a queue, which is emptied; the next is in the hands of whoever fills that queue.
+        kept = 1 if self._settings.loses_held else len(held)
+        self._coordinator.leave(connection, running, held[:kept])
+        for job in held[kept:]:
+            self._coordinator.lose(job)
         self._notify()
+
+    def _goes_unnoticed(self, connection: Connection) -> bool:
+        """Whether nobody sees yet that a worker has closed its connection: until something is sent on it."""
+        idle = connection.running is None and connection.close_with is None
+        return self._settings.loses_held and idle and time.monotonic() > connection.listens_until
+
+    async def _keep_present(self, connection: Connection) -> None:
+        while True:
+            await anyio.sleep(self._settings.presence_refresh_seconds)
+            if self.connections.get(connection.name) is connection:
+                self.presence.note(connection.present)
+                self.refreshes += 1
+                self._notify()
 
     def _notify(self) -> None:
         self._changed.set()
@@ -253,6 +304,7 @@ class WorkerSockets:
                     connection.close(fault.code or 1012)
                     continue
                 self.pings += 1
+                connection.listens_until = time.monotonic() + _LISTENS_SECONDS
                 await connection.socket.send_str(_PING)
             elif time.monotonic() - connection.last_frame > self._settings.silence_seconds:
                 connection.abort()
@@ -264,6 +316,7 @@ class WorkerSockets:
             return
         job = connection.running = connection.held.popleft()
         connection.last_frame = time.monotonic()
+        self._coordinator.fill(connection)  # the next ones are fetched while this one is handed out
         if self._settings.dispatch_gap_seconds:
             await anyio.sleep(self._settings.dispatch_gap_seconds)
         if self._faults.strike("malformed_frame"):
@@ -273,7 +326,6 @@ class WorkerSockets:
                 await connection.socket.send_str(frame)
             await connection.socket.send_bytes(b"\x00\x01")
         await connection.socket.send_str(self._coordinator.frame(job, connection.name))
-        self._coordinator.fill(connection)
         if fault := self._faults.strike("drop_mid_job"):
             self._break_later(connection, job, fault.seconds, connection.abort)
         if fault := self._faults.strike("close_mid_job"):
@@ -292,6 +344,7 @@ class WorkerSockets:
     async def _read(self, connection: Connection) -> None:
         async for message in connection.socket:
             connection.last_frame = time.monotonic()
+            connection.listens_until = 0.0
             if message.type is not WSMsgType.TEXT:
                 continue
             try:

@@ -51,24 +51,51 @@ class LocalGrid:
         self.horde_results = HordeResults(self.horde, self.storage, self.ledger)
         self.port = 0  # known once it listens
         self._stack = AsyncExitStack()
+        self._runner: web.AppRunner
+        self._site: web.TCPSite
 
     async def __aenter__(self) -> Self:
+        self.port = self.settings.port
+        await self._listen()
+        self._stack.push_async_callback(self._close)
+        sweeping = asyncio.create_task(self._sweep(), name="local-grid-sweep")
+        self._stack.push_async_callback(_stop, sweeping)
+        return self
+
+    async def restart(self, seconds: float = 0.0, *, tidy: bool = True) -> None:
+        """Go away as a coordinator that is restarted does, and be back under the same address after a while.
+
+        Connections are closed with 1012, and what they had goes back to the queue, which outlives the restart.
+
+        Args:
+            seconds: until it is back.
+            tidy: whether it deletes the presence of its connections; otherwise that ends by itself.
+        """
+        present = [] if tidy else self.sockets.presence.online()
+        await self._close(1012)
+        for entry in present:
+            self.sockets.presence.note(entry)
+        await asyncio.sleep(seconds)
+        await self._listen()
+
+    async def _listen(self) -> None:
         application = web.Application(client_max_size=_LARGEST_BODY)
         pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts)
         horde = HordeApi(self.horde, self.horde_results, HordeViews(self.horde, self.storage), self.injector)
         for part in (self.sockets, self.storage, pages, horde, Counter(self.submit_grid)):
             application.add_routes(part.routes())
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handle_signals=False)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, HOST, self.settings.port)
-        await site.start()
-        self.port = runner.addresses[0][1]
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, HOST, self.port)
+        await self._site.start()
+        self.port = self._runner.addresses[0][1]
         self.storage.base = self.url
-        self._stack.push_async_callback(self.sockets.close)
-        sweeping = asyncio.create_task(self._sweep(), name="local-grid-sweep")
-        self._stack.push_async_callback(_stop, sweeping)
-        return self
+
+    async def _close(self, code: int = 1001) -> None:
+        """Stop listening, then close every worker's connection: none comes back to a server that goes away."""
+        await self._site.stop()
+        await self.sockets.close(code)
+        await self._runner.cleanup()
 
     async def _sweep(self) -> None:
         while True:

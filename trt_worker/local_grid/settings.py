@@ -65,6 +65,8 @@ class GridSettings:
     seed: int = 0  # of job ids, seeds and every random choice
     register_seconds: float = 30.0  # the first frame must arrive within
     ping_seconds: float = 10.0  # between pings while a connection is idle
+    presence_seconds: float = 60.0  # a name counts as online for so long after its last refresh
+    presence_refresh_seconds: float = 20.0  # between two refreshes of a connection's name
     silence_seconds: float = 600.0  # without any frame during a job: the connection is dropped
     client_seconds: float = 300.0  # a customer waits this long for an image
     upload_seconds: int = 900  # life of a presigned upload
@@ -72,6 +74,9 @@ class GridSettings:
     prefetch: int = 2  # further jobs a connection holds while it works on one
     max_requeues: int = 25
     dispatch_gap_seconds: float = 0.0  # acknowledgement to next job; 10 to 30 ms were seen on the real coordinator
+    loses_held: bool = False
+    """Whether closing a connection costs what it costs on the real coordinator: the last job held for it is lost until
+    its customer gives up, and an idle connection that its worker closes is noticed no sooner than something is sent."""
     require_identity: bool = False  # refuse workers without a signed delegation
     compress: bool = False  # offer permessage-deflate on the WebSocket
     horde: HordeSettings = field(default_factory=HordeSettings)

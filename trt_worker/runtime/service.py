@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import monotonic
 
 import anyio
@@ -53,8 +53,29 @@ class Service:
     depth: int
     finished: Callable[[JobRecord], None]
     pace: Pace = field(default_factory=Pace)
+    _known: dict[str, Model] = field(default_factory=dict)  # these, and what was offered before
+    _offer_changed: anyio.Event = field(default_factory=anyio.Event)
     _open: list[_Open] = field(default_factory=list)
     _freed: anyio.Event = field(default_factory=anyio.Event)
+
+    def __post_init__(self) -> None:
+        self.offer(self.models)
+
+    def offer(self, models: Mapping[str, Model]) -> None:
+        """Offer these models from now on. Jobs for others that the networks have given out already are still made.
+
+        A model that is described as before stays the object that it was: what others noted about it still holds.
+        """
+        changed = models.keys() != self.models.keys()
+        self.models = {name: self._as_known(model) for name, model in models.items()}
+        self._known |= self.models
+        if changed:
+            self.tell_models_changed()
+
+    def _as_known(self, model: Model) -> Model:
+        known = self._known.get(model.name)
+        same = known and all(getattr(known, field.name) == getattr(model, field.name) for field in fields(Model))
+        return known if known and same else model
 
     @property
     def jobs(self) -> int:
@@ -64,6 +85,14 @@ class Service:
     def models_served(self) -> Mapping[str, Model]:
         return self.models
 
+    async def models_changed(self) -> None:
+        await self._offer_changed.wait()
+
+    def tell_models_changed(self) -> None:
+        """Wake whoever waits for other models to be served."""
+        self._offer_changed.set()
+        self._offer_changed = anyio.Event()
+
     def room(self) -> int:
         return max(0, self.depth - sum(len(entry.job.seeds) for entry in self._open))
 
@@ -72,7 +101,7 @@ class Service:
             await self._freed.wait()
 
     def refusal(self, job: JobSpec) -> str | None:
-        if job.model not in self.models:
+        if job.model not in self._known:
             return f"model {job.model} is not served"
         now = monotonic()
         ahead = sum(entry.left for entry in self._open)
@@ -117,7 +146,7 @@ class Service:
 
             with progress_in:
                 try:
-                    making = await self.maker.make(job, self.models[job.model], progress)
+                    making = await self.maker.make(job, self._known[job.model], progress)
                     images = await self._encode(job, making)
                     encoded_at = monotonic()
                     entry.fraction = 1.0

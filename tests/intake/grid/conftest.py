@@ -114,9 +114,19 @@ class OpenGate:
 
     models: dict[str, Model] = field(default_factory=lambda: {"shapes-tiny": a_model()})
     refuses: Callable[[JobSpec], str | None] = lambda job: None
+    news: anyio.Event = field(default_factory=anyio.Event)
+
+    def serve(self, *models: Model) -> None:
+        """Serve these from now on."""
+        self.models = {model.name: model for model in models}
+        self.news.set()
+        self.news = anyio.Event()
 
     def models_served(self) -> Mapping[str, Model]:
         return self.models
+
+    async def models_changed(self) -> None:
+        await self.news.wait()
 
     def room(self) -> int:
         return 8
@@ -142,6 +152,7 @@ class Work:
     tasks: TaskGroup
     session: aiohttp.ClientSession
     transports: list[GridTransport] = field(default_factory=list)
+    settings: list[GridSettings] = field(default_factory=list)  # of each of them, as it was started
     offers: list[Offer] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     closed: list[TransportClosed] = field(default_factory=list)
@@ -157,9 +168,13 @@ class Work:
             "first_retry_wait": 0.01,
             "longest_retry_wait": 0.02,
             "eviction_waits": (0.01, 0.02),
-            "takeover_wait": 0.05,
+            "look_seconds": 0.02,
+            "takeover_wait": 0.1,
+            "gap_seconds": 0.02,
         }
-        transport = GridTransport(GridSettings(**quick | fields), gate or self.gate)
+        settings = GridSettings(**quick | fields)
+        transport = GridTransport(settings, gate or self.gate)
+        self.settings.append(settings)
         self.transports.append(transport)
         send, receive = anyio.create_memory_object_stream[Offer](0)
         self.tasks.start_soon(self._work, receive)

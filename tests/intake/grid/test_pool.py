@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from trt_worker.delivery import Settlement
-from trt_worker.errors import BadJob, UnservableJob
+from trt_worker.errors import BadJob, ConfigError, UnservableJob
 from trt_worker.job import SourceFit
 from trt_worker.local_grid import Account, Fault, Faults, ImageRequest, shipped_recipes
 
@@ -290,14 +290,112 @@ async def test_a_name_taken_by_a_newer_connection_is_left_to_it(at_work, gate, l
         assert [frame["name"] for frame in work.grid.sockets.registrations] == ["rig", "rig"]
 
 
-async def test_a_server_that_restarts_does_not_cost_the_name(at_work) -> None:
-    async with at_work(server={"ping_seconds": 0.02}, faults=Faults(close_idle=Fault())) as work:
+async def test_a_name_that_is_free_again_is_taken_back_at_once_and_not_after_the_long_wait(at_work) -> None:
+    faults = Faults(close_idle=Fault())
+    async with at_work(server={"ping_seconds": 0.02}, faults=faults, takeover_wait=3600.0) as work:
         await work.grid.connected()
         await work.grid.connected(0)
         await work.grid.connected()
 
         assert not work.closed
         assert (await (await work.grid.submit_grid(ImageRequest())).result()).status == 200
+
+
+async def test_a_grid_that_restarts_gets_its_connections_back_by_looks_that_they_share(at_work) -> None:
+    async with at_work(connections=8, look_seconds=0.1, takeover_wait=3600.0) as work:
+        await work.grid.connected(8)
+        await work.grid.restart()
+        await work.grid.sockets.registered(16)
+
+        assert not work.closed
+        assert 1 <= work.transports[0].looks < 8
+
+
+async def test_a_name_whose_presence_a_dead_grid_left_behind_is_taken_back_when_that_ends(at_work) -> None:
+    async with at_work(server={"presence_seconds": 0.5}, takeover_wait=3600.0) as work:
+        await work.grid.connected()
+        await work.grid.restart(tidy=False)
+        assert work.grid.sockets.presence.online()
+        await work.grid.connected()
+
+        assert not work.closed
+
+
+async def test_a_list_of_workers_that_cannot_be_read_is_looked_at_until_it_can(at_work, lines) -> None:
+    async with at_work(takeover_wait=0.01) as work:
+        await work.grid.connected()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work.grid.restart, 0.3)
+            await lines.until("the list of workers cannot be read")
+        await work.grid.connected()
+
+        assert not work.closed
+        assert sum("cannot be read" in line for line in lines) == 1
+
+
+# Renewals
+
+
+async def test_other_models_are_registered_when_a_connection_is_pinged_and_a_quarter_at_a_time(
+    at_work, gate, a_model
+) -> None:
+    fewest = 8
+    async with at_work(server={"ping_seconds": 0.05, "loses_held": True}, connections=8) as work:
+        await work.grid.connected(8)
+        gate.serve(a_model(), a_model("other"))
+        while len(work.grid.sockets.registrations) < 16:
+            await work.grid.sockets.changed()
+            fewest = min(fewest, len(work.grid.sockets.connections))
+
+        assert fewest >= 6
+        assert all(frame["models"] == ["other", "shapes-tiny"] for frame in work.grid.sockets.registrations[8:])
+    assert work.grid.coordinator.lost == []
+
+
+async def test_a_connection_leaves_in_place_of_answering_a_ping(at_work, gate, a_model) -> None:
+    async with at_work(server={"ping_seconds": 0.1}) as work:
+        await work.grid.connected()
+        gate.serve(a_model("other"))
+        await work.grid.sockets.registered(2)
+
+        assert work.grid.sockets.pings == work.grid.sockets.pongs + 1
+
+
+async def test_a_connection_without_a_ping_is_not_renewed(at_work, gate, a_model) -> None:
+    async with at_work() as work:
+        await work.grid.connected()
+        gate.serve(a_model("other"))
+        results = [await (await work.grid.submit_grid(ImageRequest())).result() for _ in range(3)]
+
+        assert [(result.status, result.requeues) for result in results] == [(200, 0)] * 3
+        assert len(work.grid.sockets.registrations) == 1
+
+
+async def test_a_connection_that_is_never_idle_long_enough_is_renewed_when_no_job_follows_an_acknowledgement(
+    at_work, gate, a_model
+) -> None:
+    async with at_work(server={"dispatch_gap_seconds": 0.02}, ping_patience=0.0, gap_seconds=0.2) as work:
+        await work.grid.connected()
+        gate.serve(a_model(), a_model("other"))
+        handles = [await work.grid.submit_grid(ImageRequest()) for _ in range(3)]  # two are held behind the first
+        results = [await handle.result() for handle in handles]
+        assert len(work.grid.sockets.registrations) == 1
+        await work.grid.sockets.registered(2)
+
+        assert [(result.status, result.requeues) for result in results] == [(200, 0)] * 3
+
+
+async def test_other_settings_reach_connections_without_closing_them(at_work, a_picture) -> None:
+    async with at_work() as work:
+        await work.grid.connected()
+        (transport,) = work.transports
+        transport.adopt(dataclasses.replace(work.settings[0], allow_img2img=False))
+        handle = await work.grid.submit_grid(ImageRequest(source_image=a_picture("PNG")))
+
+        assert (await handle.result()).message == UnservableJob.public
+        assert transport.stats().reconnects == 0
+        with pytest.raises(ConfigError, match="name cannot change while the worker runs"):
+            transport.adopt(dataclasses.replace(work.settings[0], name="another"))
 
 
 # Recipes and the gate
@@ -312,7 +410,8 @@ async def test_a_model_whose_recipe_cannot_be_read_is_not_offered_until_it_can(a
     gate.models["other"] = a_model("other")
     recipes = [*shipped_recipes()]
     recipes[0] = unreadable(recipes[0])
-    async with at_work(recipes=recipes, recipe_check_seconds=0.05) as work:
+    server = {"ping_seconds": 0.05}
+    async with at_work(recipes=recipes, server=server, recipe_check_seconds=0.05) as work:
         await work.grid.connected()
         assert work.grid.sockets.registrations[0]["models"] == ["other"]
         assert "FaceSwap" in work.transports[0].stats().withdrawn["shapes-tiny"]
@@ -368,7 +467,16 @@ async def test_a_job_the_gate_refuses_goes_to_somebody_else(at_work, gate) -> No
     assert work.grid.violations() == []
 
 
-# Stopping
+async def test_a_job_that_can_never_be_made_in_time_closes_one_connection_and_is_then_failed(at_work, gate) -> None:
+    gate.refuses = lambda job: "it would be late"
+    async with at_work(connections=4) as work:
+        await work.grid.connected(4)
+        handle = await work.grid.submit_grid(ImageRequest())
+        result = await handle.result()
+
+        assert (result.status, result.message, result.requeues) == (502, BadJob.public, 1)
+        assert work.transports[0].stats().settlements == {Settlement.RETURNED: 1, Settlement.FAILED: 1}
+        assert len(work.grid.sockets.connections) == 3
 
 
 async def test_a_job_given_back_goes_to_somebody_else_and_is_failed_when_it_comes_back(at_work) -> None:
@@ -378,6 +486,7 @@ async def test_a_job_given_back_goes_to_somebody_else_and_is_failed_when_it_come
         receipt = await first.delivery.give_back("no backend is left")
 
         again = await work.offer(2)
+        work.transports[0].adopt(dataclasses.replace(work.settings[0], allow_img2img=False))  # an edit forgets nothing
         assert (receipt.settlement, handle.has_ended) == (Settlement.RETURNED, False)
         assert again.job.id == first.job.id
 
@@ -385,6 +494,18 @@ async def test_a_job_given_back_goes_to_somebody_else_and_is_failed_when_it_come
         result = await handle.result()
         assert (receipt.settlement, result.status, result.message) == (Settlement.FAILED, 502, BadJob.public)
         assert work.transports[0].stats().settlements == {Settlement.RETURNED: 1, Settlement.FAILED: 1}
+
+
+async def test_the_gate_is_asked_before_a_source_image_is_fetched(at_work, gate, a_picture) -> None:
+    gate.refuses = lambda job: "it would be late"
+    async with at_work(faults=Faults(source_error=Fault(count=None))) as work:
+        result = await (await work.grid.submit_grid(ImageRequest(source_image=a_picture("PNG")))).result()
+
+        assert (result.status, result.requeues) == (502, 1)
+        assert work.grid.injector.struck["source_error"] == 0
+
+
+# Stopping
 
 
 async def test_stopping_closes_idle_connections_and_lets_a_busy_one_finish(at_work) -> None:

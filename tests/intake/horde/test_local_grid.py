@@ -111,3 +111,15 @@ async def test_a_job_with_a_feature_not_served_is_never_handed_out(
 
         assert (await served.result()).done
         assert len(offers) == 1
+
+
+async def test_a_job_that_can_never_be_made_comes_back_once_and_is_then_over(
+    dialect: Dialect, gate: Any, a_settings: Callable[..., HordeSettings], an_image: AnImage
+) -> None:
+    gate.refuses = lambda job: "it would be late"
+    async with at_work(dialect, gate, a_settings, an_image) as (grid, offers, _):
+        handle = await grid.submit_horde(HordeRequest(models=("stable_diffusion",)))
+        result = await handle.result()
+
+        assert (result.done, result.images, offers) == (True, (), [])
+        assert len(grid.ledger[handle.id].dispatched) == 2

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from trt_worker.delivery import EncodedImage, Offer, Settlement
-from trt_worker.errors import TransportClosed
+from trt_worker.errors import ConfigError, TransportClosed
 from trt_worker.intake.horde import transport as module
 from trt_worker.intake.horde.settings import HordeSettings
 from trt_worker.intake.horde.transport import HordeTransport
@@ -651,6 +651,33 @@ async def test_a_stopped_transport_waits_for_the_receipts_of_open_jobs_and_takes
         assert (await late.delivery.deliver([an_image()])).settlement is Settlement.PAID
         assert (await offer.delivery.deliver([an_image()])).settlement is Settlement.PAID
     assert len(horde.of("pop")) == 2
+
+
+async def test_a_job_whose_model_is_taken_off_while_it_is_popped_is_made(
+    horde: Any, running: Run, gate: Any, a_pop: APop, an_image: AnImage
+) -> None:
+    horde.held["pop"] = anyio.Event()
+    horde.answer("pop", (200, a_pop()))
+    async with running(open_pops=1) as worker:
+        await horde.until("pop")
+        gate.models = {}
+        horde.held.pop("pop").set()
+        offer = await worker.next_offer()
+
+        assert (await offer.delivery.deliver([an_image()])).settlement is Settlement.PAID
+
+
+async def test_other_settings_hold_from_the_next_pop_on(
+    horde: Any, running: Run, a_settings: Callable[..., HordeSettings]
+) -> None:
+    async with running(open_pops=1) as worker:
+        await horde.until("pop")
+        worker.transport.adopt(a_settings(url=horde.url, open_pops=1, nsfw=False))
+        pops = await horde.until("pop", 3)
+
+        assert [pop.body["nsfw"] for pop in (pops[0], pops[-1])] == [True, False]
+        with pytest.raises(ConfigError, match="worker_name cannot change while the worker runs"):
+            worker.transport.adopt(a_settings(url=horde.url, open_pops=1, worker_name="another"))
 
 
 async def test_a_job_that_ran_out_of_time_is_withdrawn_and_counts_as_a_drop(

@@ -11,10 +11,15 @@ import msgspec
 from loguru import logger
 
 from trt_engines.model import Model
+from trt_worker.capped import read_capped
+from trt_worker.errors import AnswerTooLarge
 from trt_worker.intake.grid.frames import UNREADABLE
 from trt_worker.intake.grid.recipe import refusal
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.transport import Gate
+
+LARGEST_LIST = 4 * 2**20
+"""Bytes of a model's recipes; each has some kilobytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,7 @@ class Catalogue:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             logger.warning("Grid: the recipes of {} could not be read ({}); left as it is", name, type(error).__name__)
             return
-        except UNREADABLE as error:
+        except (*UNREADABLE, AnswerTooLarge) as error:
             logger.warning("Grid: the recipes of {} are not as expected ({}); left as it is", name, error)
             return
         for recipe in recipes:
@@ -98,7 +103,7 @@ class Catalogue:
                 return []
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
-            body = msgspec.json.decode(await response.read())
+            body = msgspec.json.decode(await read_capped(response, LARGEST_LIST))
         recipes = body.get("recipes") if isinstance(body, dict) else None
         if not isinstance(recipes, list) or not all(isinstance(recipe, dict) for recipe in recipes):
             raise ValueError("no list of recipes")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import aiohttp
 import anyio
-import msgspec
 from loguru import logger
 
+from trt_engines.model import Model
 from trt_worker.concurrency import Stop
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
@@ -47,9 +47,9 @@ class Connection:
             self.session.stop()
 
     def refresh(self) -> None:
-        """Other models may be offered now."""
+        """Other models may be offered now: register with them, in the next gap."""
         if self.session is not None:
-            self.session.rest()
+            self.session.refresh()
 
     async def run(self) -> str:
         """Until stopped. Returns: why this name is over for good; empty: it was stopped."""
@@ -65,16 +65,21 @@ class Connection:
                 return ended
         return ""
 
-    async def _models(self) -> frozenset[str]:
+    def _settle_in(self) -> None:
+        """It is registered, or waits for something."""
+        self._shop.renewals.end(self.name)
+        self._settled_in()
+
+    async def _models(self) -> Mapping[str, Model]:
         """What to register with, once there is something."""
-        while not (offered := frozenset(self._shop.catalogue.offered())) and not self._stop.requested:
-            self._settled_in()
+        while not (offered := self._shop.catalogue.offered()) and not self._stop.requested:
+            self._settle_in()
             changed = self._shop.catalogue.changed
             with self._stop.ends():
                 await changed.wait()
         return offered
 
-    async def _live(self, offered: frozenset[str]) -> Reaction | None:
+    async def _live(self, offered: Mapping[str, Model]) -> Reaction | None:
         """One life; None: there is nothing to react to, just connect again."""
         settings = self._shop.settings
         socket: aiohttp.ClientWebSocketResponse | None = None
@@ -104,7 +109,7 @@ class Connection:
                 with anyio.CancelScope(shield=True):
                     await socket.close()
 
-    async def _register(self, socket: aiohttp.ClientWebSocketResponse, offered: frozenset[str]) -> str | None:
+    async def _register(self, socket: aiohttp.ClientWebSocketResponse, offered: Mapping[str, Model]) -> str | None:
         """None: we are in. Otherwise what the grid said before it closed."""
         settings = self._shop.settings
         models, agent = sorted(offered), settings.bridge_agent
@@ -130,7 +135,7 @@ class Connection:
                 said = str(frame.message)
         return said
 
-    async def _serve(self, socket: aiohttp.ClientWebSocketResponse, offered: frozenset[str]) -> Reaction | None:
+    async def _serve(self, socket: aiohttp.ClientWebSocketResponse, offered: Mapping[str, Model]) -> Reaction | None:
         ledger = self._shop.ledger
         ledger.reconnects += bool(self._lives)
         self._lives += 1
@@ -138,7 +143,7 @@ class Connection:
         self._evictions = 0
         logger.info("Grid {}: connected, offering {}", self.name, ", ".join(sorted(offered)))
         session = self.session = Session(self.name, socket, offered, self._shop)
-        self._settled_in()
+        self._settle_in()
         try:
             await session.run()
         finally:
@@ -165,53 +170,34 @@ class Connection:
             case _:
                 seconds = self._lost.next_wait()
         logger.warning("Grid {}: {}; next try in {:.1f} s", self.name, reaction.sentence, seconds)
-        self._settled_in()
+        self._settle_in()
         await self._wait(seconds)
         return ""
 
     async def _stand_aside(self, sentence: str) -> str:
-        """Leave the name to whoever has it. A server that restarts closes with the same code, so look who is there.
+        """Wait until nobody has the name. A server that restarts closes with the same code as a newer connection does.
 
         Source: RFC 6455's registry calls 1012 "service restart", and uvicorn sends it to every socket when it stops.
         """
-        settings = self._shop.settings
+        settings, began = self._shop.settings, time.monotonic()
         logger.warning(
-            "Grid {}: {}, or the grid restarts; looking who has it in {:.0f} s",
+            "Grid {}: {}, or the grid restarts; looking every {:g} s whether it is free",
             self.name,
             sentence,
-            settings.takeover_wait,
+            settings.look_seconds,
         )
-        self._settled_in()
+        self._settle_in()
         while not self._stop.requested:
-            await self._wait(settings.takeover_wait)
-            if self._stop.requested:
-                break
-            try:
-                taken = await self._is_online()
-            except (*_TROUBLE, *frames.UNREADABLE) as error:
-                logger.warning("Grid {}: the grid's list of workers cannot be read ({})", self.name, _told(error))
-                continue
-            return f"{sentence}; give every worker a name of its own" if taken else ""
+            online: frozenset[str] | None = None
+            with self._stop.ends():
+                online = await self._shop.presence.online()
+            if online is None:
+                continue  # not readable, or we are told to stop
+            if self.name not in online:
+                return ""
+            if time.monotonic() - began >= settings.takeover_wait:
+                return f"{sentence}; give every worker a name of its own"
         return ""
-
-    async def _is_online(self) -> bool:
-        """Whether the grid has a worker of our name. Raises: ValueError: the answer is no list of workers."""
-        settings = self._shop.settings
-        async with self._shop.http.get(
-            settings.workers_url,
-            timeout=aiohttp.ClientTimeout(total=settings.call_timeout),
-            ssl=settings.ssl_context or True,
-        ) as response:
-            if response.status != 200:
-                raise ValueError(f"HTTP {response.status}")
-            body = msgspec.json.decode(await response.read())
-        workers = body.get("workers") if isinstance(body, dict) else None
-        if not isinstance(workers, list):
-            raise ValueError("no list of workers")
-        return any(
-            isinstance(worker, dict) and worker.get("name") == self.name and worker.get("online") is True
-            for worker in workers
-        )
 
     async def _wait(self, seconds: float) -> None:
         with self._stop.ends():

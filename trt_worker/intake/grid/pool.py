@@ -16,10 +16,12 @@ from trt_worker.intake.grid.catalogue import Catalogue
 from trt_worker.intake.grid.connection import Connection
 from trt_worker.intake.grid.delegation import read_delegations
 from trt_worker.intake.grid.ledger import GridStats, Ledger
+from trt_worker.intake.grid.presence import Presence
+from trt_worker.intake.grid.renewals import Renewals
 from trt_worker.intake.grid.session import TRANSPORT, Shop
-from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.intake.grid.settings import FIXED, GridSettings
 from trt_worker.intake.grid.signer import read_rig_key
-from trt_worker.intake.transport import Gate
+from trt_worker.intake.transport import Gate, check_adoptable
 
 
 class GridTransport:
@@ -44,6 +46,10 @@ class GridTransport:
         self._host = URL(settings.worker_url).host
         self._ledger = Ledger()
         self._catalogue = Catalogue(settings, gate)
+        self._presence = Presence(settings)
+        self._renewals = Renewals(settings.connections)
+        self._shop: Shop | None = None
+        self._served_others = anyio.Event()
         self._connections: list[Connection] = []
         self._ended: dict[str, str] = {}
         self._stopping = False
@@ -77,6 +83,21 @@ class GridTransport:
         for connection in self._connections:
             connection.stop()
 
+    def adopt(self, settings: GridSettings) -> None:
+        """Go on with other settings; no connection closes for it.
+
+        Raises: ConfigError: they differ in what connections are made of.
+        """
+        check_adoptable(self._settings, settings, FIXED)
+        self._settings = settings
+        if self._shop is not None:
+            self._shop.settings = settings
+
+    @property
+    def looks(self) -> int:
+        """How often the grid's list of workers was looked at."""
+        return self._presence.looks
+
     def stats(self) -> GridStats:
         """A snapshot for the console and the metrics."""
         sessions = [connection.session for connection in self._connections if connection.session is not None]
@@ -92,11 +113,13 @@ class GridTransport:
         )
 
     async def _serve(self, http: aiohttp.ClientSession, offers: ObjectSendStream[Offer], started: _StartedOnce) -> None:
-        shop = Shop(
+        shop = self._shop = Shop(
             settings=self._settings,
             gate=self._gate,
             catalogue=self._catalogue,
             ledger=self._ledger,
+            presence=self._presence,
+            renewals=self._renewals,
             http=http,
             offers=offers,
             signer=self._signer,
@@ -106,7 +129,9 @@ class GridTransport:
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]
         async with anyio.create_task_group() as background:
             background.start_soon(self._check_recipes, http)
+            background.start_soon(self._follow_gate)
             background.start_soon(self._pass_on_changes)
+            background.start_soon(self._presence.run, http)
             async with anyio.create_task_group() as lives:
                 for connection in self._connections:
                     lives.start_soon(self._keep, connection)
@@ -115,19 +140,28 @@ class GridTransport:
 
     async def _keep(self, connection: Connection) -> None:
         ended = await connection.run()
+        self._renewals.end(connection.name)
         if ended:
             self._ended[connection.name] = ended
 
     async def _check_recipes(self, http: aiohttp.ClientSession) -> None:
         while True:
-            await anyio.sleep(self._settings.recipe_check_seconds)
+            with anyio.move_on_after(self._settings.recipe_check_seconds):
+                await self._served_others.wait()
+            self._served_others = anyio.Event()  # before looking: what changes meanwhile is looked at next
             await self._catalogue.check(http)
+
+    async def _follow_gate(self) -> None:
+        while True:
+            await self._gate.models_changed()
+            self._served_others.set()
 
     async def _pass_on_changes(self) -> None:
         changed = self._catalogue.changed
         while True:
             await changed.wait()
             changed = self._catalogue.changed  # before acting: what changes meanwhile is seen next
+            logger.info("Grid {}: other models are offered; each connection registers them in its next gap", self._host)
             for connection in self._connections:
                 connection.refresh()
 

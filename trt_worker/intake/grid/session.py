@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
+from trt_engines.model import Model
 from trt_worker.delivery import Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
@@ -21,6 +22,8 @@ from trt_worker.intake.grid.delegation import Delegations
 from trt_worker.intake.grid.delivery import GridDelivery
 from trt_worker.intake.grid.graph import UnreadableRecipe
 from trt_worker.intake.grid.ledger import Ledger
+from trt_worker.intake.grid.presence import Presence
+from trt_worker.intake.grid.renewals import Renewals
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.grid.signer import RigKey
 from trt_worker.intake.grid.translate import MOST_PIXELS, Draft, find_model, to_draft, with_source
@@ -38,14 +41,16 @@ class Leaving(StrEnum):
     REFUSED = "refused"  # a job must go to somebody else: closing gives it back
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Shop:
     """What all connections share."""
 
-    settings: GridSettings
+    settings: GridSettings  # replaced by others while it runs; read anew wherever it is used
     gate: Gate
     catalogue: Catalogue
     ledger: Ledger
+    presence: Presence
+    renewals: Renewals
     http: aiohttp.ClientSession
     offers: ObjectSendStream[Offer]
     signer: RigKey | None
@@ -56,10 +61,12 @@ class Shop:
 class Session:
     """A registered socket; `run` returns when it is over."""
 
-    def __init__(self, name: str, socket: aiohttp.ClientWebSocketResponse, models: frozenset[str], shop: Shop) -> None:
+    def __init__(
+        self, name: str, socket: aiohttp.ClientWebSocketResponse, models: Mapping[str, Model], shop: Shop
+    ) -> None:
         """
         Args:
-            models: names it was registered with.
+            models: what it was registered with, by name.
         """
         self.leaving: Leaving | None = None
         self.took_jobs = False
@@ -70,6 +77,8 @@ class Session:
         self._current: GridDelivery | None = None
         self._told_to_leave = anyio.Event()
         self._stopping = False
+        self._outdated_since: float | None = None  # time.monotonic() when other models were offered first
+        self._jobs = 0
 
     @property
     def busy(self) -> bool:
@@ -79,23 +88,22 @@ class Session:
     def stop(self) -> None:
         """Take no further job: leave now, or after the receipt."""
         self._stopping = True
-        self.rest()
+        self._rest()
 
-    def rest(self) -> None:
-        """Between two jobs: leave if there is a reason to."""
-        if self.busy:
-            return
-        if self._stopping:
-            self._leave(Leaving.STOP)
-        elif self._models != frozenset(self._shop.catalogue.offered()):
-            self._leave(Leaving.RENEW)
+    def refresh(self) -> None:
+        """Leave in the next gap if other models are offered than it was registered with."""
+        if self._models.keys() == self._shop.catalogue.offered().keys():
+            self._outdated_since = None
+        elif self._outdated_since is None:
+            self._outdated_since = time.monotonic()
 
     async def run(self) -> None:
         """Read frames until the socket is closed, by either side."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._close_when_told)
-                self.rest()  # something may have changed while we registered
+                self._rest()  # something may have changed while we registered
+                self.refresh()
                 async for message in self._socket:
                     if message.type is aiohttp.WSMsgType.ERROR:
                         break
@@ -122,7 +130,33 @@ class Session:
         self._shop.ledger.settled(receipt)
         if delivery is self._current:
             self._current = None
-            self.rest()
+            self._rest()
+
+    # Gaps
+
+    def _rest(self) -> None:
+        """Between two jobs: leave if no further one is wanted."""
+        if self._stopping and not self.busy:
+            self._leave(Leaving.STOP)
+
+    def _renew(self) -> bool:
+        """In a gap: leave to register with other models, if it has to and is its turn."""
+        if self._outdated_since is None or self.busy or not self._shop.renewals.begin(self._name):
+            return False
+        self._leave(Leaving.RENEW)
+        return True
+
+    async def _renew_in_gap(self) -> None:
+        """After an acknowledgement: a job that follows at once was held for this connection, and more may be."""
+        jobs = self._jobs
+        await anyio.sleep(self._shop.settings.gap_seconds)
+        if self._jobs == jobs:
+            self._renew()
+
+    def _waits_in_vain(self) -> bool:
+        """Whether no ping has come for long enough, since there is something to leave for."""
+        since = self._outdated_since
+        return since is not None and time.monotonic() - since >= self._shop.settings.ping_patience
 
     # Frames
 
@@ -132,9 +166,12 @@ class Session:
             case frames.Ping():
                 if current is not None and current.handed_in:
                     current.settle(Settlement.UNACKNOWLEDGED, "the grid takes the connection for idle")
-                await self._send(frames.PONG)
+                if not self._renew():  # an answer would end the moment in which the grid sees it close
+                    await self._send(frames.PONG)
             case frames.Ack():
                 self._acknowledged(frame)
+                if self._waits_in_vain():
+                    tasks.start_soon(self._renew_in_gap)
             case frames.Job():
                 await self._take_job(frame, tasks)
             case frames.Cancel():
@@ -166,8 +203,10 @@ class Session:
             current.settle(Settlement.RETURNED, "the grid sent another job in its place")
         if self.leaving is not None:
             return  # closing gives the job back
+        self._jobs += 1
         shop, received = self._shop, time.monotonic()
-        model = find_model(frame.model, shop.catalogue.offered())
+        # What it was registered with is made until it is registered anew: returning it could cost another job.
+        model = find_model(frame.model, {**self._models, **shop.catalogue.offered()})
         if model is None:
             await self._give_back(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
             return
@@ -202,22 +241,24 @@ class Session:
     async def _offer(self, draft: Draft, delivery: GridDelivery) -> None:
         """Fetch what the job needs, ask the gate, and pass it on."""
         shop, job = self._shop, draft.job
-        try:
-            if draft.source_url is not None:
-                settings = shop.settings
+        # Asked before anything is fetched: the longer a job is kept, the more the grid holds for this connection, and
+        # loses with it.
+        reason = shop.gate.refusal(job)
+        if reason is None and draft.source_url is not None:
+            try:
                 source = await fetch_source_image(
                     shop.http,
                     draft.source_url,
-                    limit_bytes=settings.source_limit_bytes,
-                    timeout=settings.source_timeout,
+                    limit_bytes=shop.settings.source_limit_bytes,
+                    timeout=shop.settings.source_timeout,
                 )
                 size = await measure_source_image(source, MOST_PIXELS) if draft.sized_by_source else None
                 job = with_source(draft, source, size)
-        except BadJob as error:
-            logger.warning("Grid {}: job {} is given up: {}", self._name, job.id, error)
-            await delivery.fail(error.public)
-            return
-        reason = shop.gate.refusal(job)
+            except BadJob as error:
+                logger.warning("Grid {}: job {} is given up: {}", self._name, job.id, error)
+                await delivery.fail(error.public)
+                return
+            reason = shop.gate.refusal(job)  # time has passed, and only now its size is known
         if reason is not None:
             await self._give_back(job.id, reason)
             return

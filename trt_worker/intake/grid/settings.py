@@ -24,6 +24,10 @@ ORIGIN_CA = Path(__file__).parent / "cloudflare_origin_ca.pem"
 """That authority's root for RSA keys, as Cloudflare publishes it; valid until 2029-08-15."""
 
 
+FIXED = ("url", "http_url", "api_key", "name", "connections", "bridge_agent", "identity_key_file", "delegations_file")
+"""Settings that connections are made of: a transport keeps them for its life."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridSettings:
     """One grid, one worker, as many connections as it has names for."""
@@ -40,7 +44,10 @@ class GridSettings:
     first_retry_wait: float = 1.0  # seconds after a lost connection; doubles up to the longest, with jitter
     longest_retry_wait: float = 60.0
     eviction_waits: tuple[float, ...] = (30.0, 120.0, 600.0, 3600.0)  # seconds; the grid's own ladder
-    takeover_wait: float = 90.0  # seconds until a name that was taken over is looked up; presence lives 60 s
+    look_seconds: float = 3.0  # between two looks whether a name that was closed with 1012 is online
+    takeover_wait: float = 90.0  # seconds after which a name that is online still is somebody else's; presence lives 60
+    gap_seconds: float = 0.2  # a job that the grid holds follows an acknowledgement within 10 to 30 ms
+    ping_patience: float = 30.0  # seconds without a ping until a gap after an acknowledgement is taken instead
     recipe_check_seconds: float = 300.0
     progress_seconds: float = 2.0  # between two progress frames of a job
     open_seconds: float = 30.0  # for connecting, and again for being registered
@@ -48,7 +55,7 @@ class GridSettings:
     source_timeout: float = 30.0  # seconds for fetching a source image
     source_limit_bytes: int = 12 * 1024 * 1024  # the grid's own limit
     allow_img2img: bool = True
-    ssl_context: ssl.SSLContext | None = None  # None: the system's trust store
+    ssl_context: ssl.SSLContext | None = field(default=None, compare=False)  # None: the system's trust store
     identity_key_file: Path | None = None  # signs results; see `signer.read_rig_key`
     delegations_file: Path | None = None  # proves whose rig this is; see `delegation.read_delegations`
 

@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from trt_worker.capped import read_capped
 from trt_worker.errors import TransportError
 from trt_worker.intake.horde.messages import PopRequest, Submission
 from trt_worker.intake.horde.settings import HordeSettings
@@ -72,22 +73,13 @@ class HordeClient:
             ) as response:
                 return Answer(
                     status=response.status,
-                    body=await _whole(response, f"{method} {path}"),
+                    body=await read_capped(response, MAX_ANSWER_BYTES),
                     retry_after=_seconds(response.headers.get("Retry-After")),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise TransportError(
                 f"{method} {path} at {URL(self._base).host} got no answer ({type(error).__name__})"
             ) from error
-
-
-async def _whole(response: aiohttp.ClientResponse, call: str) -> bytes:
-    parts = bytearray()
-    async for part in response.content.iter_chunked(1 << 16):
-        parts += part
-        if len(parts) > MAX_ANSWER_BYTES:
-            raise TransportError(f"{call} answered more than {MAX_ANSWER_BYTES} bytes; the rest was not read")
-    return bytes(parts)
 
 
 def _seconds(header: str | None) -> float | None:

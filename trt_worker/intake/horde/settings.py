@@ -16,6 +16,10 @@ WALLET_CHARACTERS = 42
 """A wallet address of any other length is dropped by the server without a word."""
 
 
+FIXED = ("url", "api_key", "worker_name", "bridge_agent", "open_pops")
+"""Settings that a transport keeps for its life."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HordeSettings:
     """One Horde, one worker name.

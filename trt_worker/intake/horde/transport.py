@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -12,6 +12,7 @@ from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
 from yarl import URL
 
+from trt_engines.model import Model
 from trt_worker.concurrency import Clock, Stop
 from trt_worker.delivery import Offer
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
@@ -30,10 +31,10 @@ from trt_worker.intake.horde.messages import (
 )
 from trt_worker.intake.horde.pace import Backoff, Pace
 from trt_worker.intake.horde.reactions import Endpoint, Reaction, Verdict, react
-from trt_worker.intake.horde.settings import HordeSettings
+from trt_worker.intake.horde.settings import FIXED, HordeSettings
 from trt_worker.intake.horde.source import fetch_source
 from trt_worker.intake.horde.translate import expires, to_job, with_source
-from trt_worker.intake.transport import Gate
+from trt_worker.intake.transport import Gate, check_adoptable
 from trt_worker.job import JobSpec
 from trt_worker.sampler_names import run_as
 
@@ -101,6 +102,14 @@ class HordeTransport:
     def stop_taking(self) -> None:
         """Take no further job; a pop under way is still waited for, as it may bring one."""
         self._stop.request()
+
+    def adopt(self, settings: HordeSettings) -> None:
+        """Go on with other settings, from the next pop on.
+
+        Raises: ConfigError: they differ in what this worker is to the server.
+        """
+        check_adoptable(self._settings, settings, FIXED)
+        self._settings = settings
 
     def stats(self) -> HordeStats:
         """A snapshot for the console and the metrics."""
@@ -212,7 +221,8 @@ class HordeTransport:
         asked = time.monotonic()
         kept = 0
         try:
-            request = pop_request(self._settings, list(self._gate.models_served()), amount)
+            models = self._gate.models_served()  # others may be served when the answer comes
+            request = pop_request(self._settings, list(models), amount)
             answer, reaction = await _ask(Endpoint.POP, lambda: lines.client.pop(request))
             if answer is None or reaction.verdict is not Verdict.DONE:
                 self._refused(reaction)
@@ -226,7 +236,7 @@ class HordeTransport:
             if popped.ids:
                 kept = len(popped.ids)
                 self._reserved += kept
-                lines.jobs.start_soon(self._see_through, popped, asked, lines)
+                lines.jobs.start_soon(self._see_through, popped, models, asked, lines)
         finally:
             self._release(amount)
 
@@ -273,13 +283,13 @@ class HordeTransport:
 
     # One job
 
-    async def _see_through(self, popped: Popped, asked: float, lines: _Lines) -> None:
+    async def _see_through(self, popped: Popped, models: Mapping[str, Model], asked: float, lines: _Lines) -> None:
         job: JobSpec | None = None
         metadata: tuple[Metadata, ...] = ()
         lives_until = expires(popped.job, asked)
         try:
             try:
-                job, metadata = await self._understood(popped, asked, lines.session)
+                job, metadata = await self._understood(popped, models, asked, lines.session)
             except BadJob as error:
                 logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
             delivery = HordeDelivery(
@@ -306,7 +316,7 @@ class HordeTransport:
             delivery.give_up()
 
     async def _understood(
-        self, popped: Popped, asked: float, session: aiohttp.ClientSession
+        self, popped: Popped, models: Mapping[str, Model], asked: float, session: aiohttp.ClientSession
     ) -> tuple[JobSpec, tuple[Metadata, ...]]:
         """The job, and what its submits have to mention. Raises: BadJob: it cannot or must not be run."""
         if popped.job is None:
@@ -314,7 +324,7 @@ class HordeTransport:
         job = to_job(
             popped.job,
             popped.ids,
-            self._gate.models_served(),
+            models,
             received=time.monotonic(),
             asked=asked,
             due_margin=self._settings.due_margin,
