@@ -12,7 +12,6 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from time import monotonic
 
-import aiohttp
 import anyio
 from anyio.abc import ObjectSendStream, TaskGroup, TaskStatus
 from loguru import logger
@@ -36,6 +35,7 @@ from trt_worker.runtime.device_link import DeviceLink
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.service import Service
 from trt_worker.runtime.spawn import DeviceProcess
+from trt_worker.sessions import GuardedSessions
 from trt_worker.submit.upload import Uploader
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
@@ -201,13 +201,13 @@ async def open_worker(
     links = make_links(config, log_directory=log_directory, verbosity=verbosity, started=started)
     tally = Tally(began=monotonic())
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        sessions = await stack.enter_async_context(GuardedSessions(auto_decompress=False))
         maker = JobMaker(links, max_rows=config.max_batch, fell_back=tally.fell_back)
         service = Service(
             models=models,
             maker=maker,
             encoder=Encoder(),
-            uploader=Uploader(session),
+            uploader=Uploader(sessions),
             tally=tally,
             depth=_depth(config, len(links)),
             finished=_announce,

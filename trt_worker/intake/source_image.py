@@ -13,6 +13,7 @@ from yarl import URL
 
 from trt_worker.addresses import is_loopback
 from trt_worker.errors import BadSourceImage
+from trt_worker.sessions import AddressRefused
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 8192 * 8192
@@ -24,6 +25,7 @@ async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_
     """Download a source image.
 
     Args:
+        session: a guarded one; see `sessions.open_guarded_session`.
         url: https, or http to this machine; its query string is a credential and never logged.
         limit_bytes: more is refused while it arrives, whatever the server announced.
         timeout: seconds for everything.
@@ -43,6 +45,8 @@ async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_
                 data = await _read(response, limit_bytes)
                 check_image_header(data)
                 return data
+    except AddressRefused as error:
+        raise BadSourceImage(f"{_shown(target)}: {error}") from error
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise BadSourceImage(f"{_shown(target)} could not be fetched: {type(error).__name__}") from error
     raise BadSourceImage(f"{_shown(target)} redirects more than {MAX_REDIRECTS} times")

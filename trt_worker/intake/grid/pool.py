@@ -20,6 +20,7 @@ from trt_worker.intake.grid.session import TRANSPORT, Shop
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.intake.transport import Gate
+from trt_worker.sessions import open_guarded_session, open_session
 
 
 class GridTransport:
@@ -41,7 +42,7 @@ class GridTransport:
             )
         self._settings = settings
         self._gate = gate
-        self._host = URL(settings.worker_url).host
+        self._host = URL(settings.worker_url).host or ""
         self._ledger = Ledger()
         self._catalogue = Catalogue(settings, gate)
         self._connections: list[Connection] = []
@@ -59,11 +60,11 @@ class GridTransport:
         Raises: TransportClosed: not one of the names can be used any more; says what to change.
         """
         started = _StartedOnce(task_status)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        async with open_session(connections=0) as http, open_guarded_session(self._host) as sources:
             with anyio.CancelScope() as self._opening:
                 await self._catalogue.check(http)
             if not self._stopping:
-                await self._serve(http, offers, started)
+                await self._serve(http, sources, offers, started)
         if not self._stopping:
             reasons = "; ".join(dict.fromkeys(self._ended.values()))
             raise TransportClosed(f"grid {self._host}: {reasons}")
@@ -91,13 +92,21 @@ class GridTransport:
             ended=dict(self._ended),
         )
 
-    async def _serve(self, http: aiohttp.ClientSession, offers: ObjectSendStream[Offer], started: _StartedOnce) -> None:
+    async def _serve(
+        self,
+        http: aiohttp.ClientSession,
+        sources: aiohttp.ClientSession,
+        offers: ObjectSendStream[Offer],
+        started: _StartedOnce,
+    ) -> None:
         shop = Shop(
             settings=self._settings,
             gate=self._gate,
             catalogue=self._catalogue,
             ledger=self._ledger,
             http=http,
+            sources=sources,
+            host=self._host,
             offers=offers,
             signer=self._signer,
             delegations=self._delegations,

@@ -46,7 +46,9 @@ class Shop:
     gate: Gate
     catalogue: Catalogue
     ledger: Ledger
-    http: aiohttp.ClientSession
+    http: aiohttp.ClientSession  # to the grid
+    sources: aiohttp.ClientSession  # to where customers' images are
+    host: str  # the grid's own
     offers: ObjectSendStream[Offer]
     signer: RigKey | None
     delegations: Delegations | None
@@ -206,7 +208,7 @@ class Session:
             if draft.source_url is not None:
                 settings = shop.settings
                 source = await fetch_source_image(
-                    shop.http,
+                    shop.sources,
                     draft.source_url,
                     limit_bytes=settings.source_limit_bytes,
                     timeout=settings.source_timeout,
@@ -224,7 +226,7 @@ class Session:
             return  # taken back meanwhile
         try:
             with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
-                await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT))
+                await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT, network=shop.host))
             self.took_jobs = True
         except TimeoutError:
             await self._give_back(job.id, "it found no place in the queue in time")
