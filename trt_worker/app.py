@@ -37,6 +37,7 @@ from trt_worker.runtime.service import Service
 from trt_worker.runtime.spawn import DeviceProcess
 from trt_worker.sessions import GuardedSessions
 from trt_worker.submit.upload import Uploader
+from trt_worker.telemetry.logs import CONTINUED
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
@@ -363,7 +364,7 @@ async def _show_status(worker: Worker) -> None:
     while True:
         await anyio.sleep(worker.config.stats_output_frequency or 30.0)
         if worker.config.stats_output_frequency:
-            width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+            width = min(shutil.get_terminal_size((100, 24)).columns, 120) - len(CONTINUED)
             lines = status_block(worker.snapshot(), width, advise=not worker.config.suppress_speed_warnings)
             logger.success("Status\n{}", "\n".join(lines))
 

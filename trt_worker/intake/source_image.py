@@ -11,6 +11,7 @@ import aiohttp
 from PIL import Image, UnidentifiedImageError
 from yarl import URL
 
+from trt_engines.text import shown
 from trt_worker.addresses import is_loopback
 from trt_worker.errors import BadSourceImage
 from trt_worker.sessions import AddressRefused
@@ -93,7 +94,7 @@ def _allowed(url: str) -> URL:
 
 
 def _shown(url: URL) -> str:
-    return f"{url.scheme}://{url.host or ''}{url.path}"
+    return shown(f"{url.scheme}://{url.host or ''}{url.path}")
 
 
 async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:

@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
+from trt_engines.text import shown
 from trt_worker.delivery import Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
@@ -143,7 +144,7 @@ class Session:
                 if current is not None and frame.id == current.job_id and not current.handed_in:
                     current.settle(Settlement.RETURNED, "nobody waits for it any more")
             case frames.Error():
-                logger.warning("Grid {}: the grid says: {}", self._name, str(frame.message)[:200])
+                logger.warning("Grid {}: the grid says: {}", self._name, shown(frame.message))
             case frames.Unreadable():
                 logger.debug("Grid {}: a frame was ignored: {}", self._name, frame.reason)
             case frames.Ready():
