@@ -9,6 +9,7 @@ set -euo pipefail
 home=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 venv=$home/.venv
 log=$home/logs/install.log
+export ORT_DISABLE_TELEMETRY=1 # ONNX Runtime's; the packages set it as well, for those who come by another door
 
 fail() { printf 'horde-bridge: %s\n' "$1" >&2; exit 1; }
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from urllib.parse import urlsplit
 
 import pytest
+
+import trt_engines  # noqa: F401 - before any test imports ONNX Runtime, whose telemetry it switches off
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread each: workers share the cores. Numerical libraries read it when they are first imported.
@@ -34,3 +42,64 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
     return install
+
+
+@dataclass
+class LittleProxy:
+    """An HTTP proxy on loopback: tunnels for CONNECT, and requests with whole addresses passed on."""
+
+    port: int = 0
+    hosts: dict[str, int] = field(default_factory=dict)  # the port on loopback that stands for a host
+    status: int = 200  # of its own answers to CONNECT
+    asked: list[str] = field(default_factory=list)  # first lines of requests
+    passwords: list[str] = field(default_factory=list)  # what came as Proxy-Authorization
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class _Passing(StreamRequestHandler):
+    def handle(self) -> None:
+        proxy: LittleProxy = self.server.proxy  # type: ignore[attr-defined]
+        head = [line.decode() for line in iter(self.rfile.readline, b"\r\n")]
+        method, target, version = head[0].split()
+        proxy.asked.append(f"{method} {target}")
+        proxy.passwords += [line.split(": ")[1].strip() for line in head if line.startswith("Proxy-Authorization")]
+        address = urlsplit(target if "://" in target else f"//{target}")
+        if proxy.status != 200:
+            self.wfile.write(f"HTTP/1.1 {proxy.status} Refused\r\nContent-Length: 0\r\n\r\n".encode())
+            return
+        with socket.create_connection(("127.0.0.1", proxy.hosts[address.hostname or ""])) as further:
+            if method == "CONNECT":
+                self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                head[0] = f"{method} {address.path or '/'} {version}\r\n"
+                further.sendall(("".join(head) + "\r\n").encode())
+            self.pass_on(further)
+
+    def pass_on(self, further: socket.socket) -> None:
+        ends = {self.connection: further, further: self.connection}
+        try:
+            while True:
+                for readable in select.select(list(ends), [], [])[0]:
+                    if not (data := readable.recv(65536)):
+                        return
+                    ends[readable].sendall(data)
+        except ConnectionError:
+            return
+
+
+@pytest.fixture
+def little_proxy() -> Iterator[LittleProxy]:
+    """A proxy in threads of its own."""
+    proxy = LittleProxy()
+    with ThreadingTCPServer(("127.0.0.1", 0), _Passing) as server:
+        server.proxy = proxy  # type: ignore[attr-defined]
+        server.daemon_threads = True
+        proxy.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield proxy
+        server.shutdown()
+        thread.join()

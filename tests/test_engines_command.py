@@ -17,9 +17,17 @@ from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
 
 
-def an_engine(root: Path, *, precision: str = "float16", version: str = "0.1", passed: bool = True) -> Stored:
+def an_engine(
+    root: Path,
+    *,
+    precision: str = "float16",
+    version: str = "0.1",
+    passed: bool = True,
+    model: str = "Deliberate",
+    architecture: str = "stable_diffusion_1",
+) -> Stored:
     identity = Identity(
-        architecture="stable_diffusion_1",
+        architecture=architecture,
         component="denoiser",
         graph="a" * 64,
         weights="b" * 64,
@@ -34,7 +42,7 @@ def an_engine(root: Path, *, precision: str = "float16", version: str = "0.1", p
         staging.write("engine.plan", b"plan" * 1000)
         staging.phase_done("build", ("engine.plan",), seconds=12.0, peak_bytes=10**9)
         certificate = Certificate(verdict="passed" if passed else "failed", figures={"psnr": 48.0})
-        return staging.publish(models=("Deliberate",), certificate=certificate, files=("engine.plan",))
+        return staging.publish(models=(model,), certificate=certificate, files=("engine.plan",))
 
 
 def engines(*arguments: str | Path, root: Path) -> subprocess.CompletedProcess[str]:
@@ -74,6 +82,18 @@ def test_engines_are_listed_with_what_they_are_for(root: Path, tmp_path: Path) -
         bad.digest: "failed",
         damaged.digest: "damaged",
     }
+
+
+def test_nothing_that_a_manifest_says_steers_the_terminal_or_makes_a_row(root: Path) -> None:
+    forged = an_engine(root, model="A\x1b[2J\nready" + "x" * 5000, architecture="b\x1b[31m\r", version="1\x9b")
+
+    listed, inspected = engines("list", root=root), engines("inspect", forged.digest[:8], root=root)
+
+    assert len(listed.stdout.splitlines()) == 3
+    for text in (listed.stdout, inspected.stdout):
+        assert "A\\x1b[2J\\nready" in text
+        assert not {"\x1b", "\x9b", "\r"} & set(text)
+        assert max(map(len, text.splitlines())) <= 600
 
 
 def test_an_empty_store_is_no_error(root: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from time import monotonic
 
-import aiohttp
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from loguru import logger
@@ -34,7 +33,9 @@ from trt_worker.runtime.device_link import DeviceLink
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.service import Service
 from trt_worker.runtime.spawn import DeviceProcess
+from trt_worker.sessions import GuardedSessions
 from trt_worker.submit.upload import Uploader
+from trt_worker.telemetry.logs import CONTINUED
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
@@ -137,13 +138,13 @@ async def open_worker(
     links = make_links(config, log_directory=log_directory, verbosity=verbosity, started=started)
     tally = Tally(began=monotonic())
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        sessions = await stack.enter_async_context(GuardedSessions(auto_decompress=False))
         maker = JobMaker(links, max_rows=config.max_batch, fell_back=tally.fell_back)
         service = Service(
             models=models,
             maker=maker,
             encoder=Encoder(),
-            uploader=Uploader(session),
+            uploader=Uploader(sessions),
             tally=tally,
             depth=_depth(config, len(links)),
             finished=_announce,
@@ -273,7 +274,7 @@ async def _show_status(worker: Worker) -> None:
     while True:
         await anyio.sleep(worker.config.stats_output_frequency or 30.0)
         if worker.config.stats_output_frequency:
-            width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+            width = min(shutil.get_terminal_size((100, 24)).columns, 120) - len(CONTINUED)
             lines = status_block(worker.snapshot(), width, advise=not worker.config.suppress_speed_warnings)
             logger.success("Status\n{}", "\n".join(lines))
 

@@ -149,13 +149,14 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
     """Look at this rig and say what works, what does not, and what mends it."""
     from dataclasses import asdict
 
+    from trt_engines.text import shown
     from trt_worker.doctor.examine import examine
 
     findings = examine(config, os.environ, HOME)
     for finding in findings:
-        typer.echo(f"{finding.mark:>5}  {finding.what:<14} {finding.text}")
+        typer.echo(f"{finding.mark:>5}  {finding.what:<14} {shown(finding.text, 1000)}")
         if finding.mend:
-            typer.echo(f"{'':>5}  {'':<14} -> {finding.mend}")
+            typer.echo(f"{'':>5}  {'':<14} -> {shown(finding.mend, 1000)}")
     if json:
         from trt_engines.figures import write_figures
 

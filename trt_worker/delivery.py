@@ -86,3 +86,4 @@ class Offer:
     job: JobSpec
     delivery: Delivery
     transport: str  # "grid" or "horde": a log field and metric label, nothing decides by it
+    network: str = ""  # the network's own host: what it may name as a place for images is judged by it

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trt_engines.store.place import DEFAULT_STORE, VARIABLE
+from trt_engines.text import escaped, message, shown
 
 if TYPE_CHECKING:
     from trt_engines.store.store import Entry, Unfinished
@@ -24,6 +25,8 @@ app = typer.Typer(
 StorePath = Annotated[Path, typer.Option("--store", envvar=VARIABLE, help="Folder of the engines.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 _DIGEST_SHOWN = 12
+_CELL = 100  # characters of a cell of the table
+_LINE = 500  # characters of a line about one engine
 _HEAD = ("ENGINE", "STATE", "MODEL", "PART", "TYPE", "CARDS", "LIBRARY", "MB", "LAST USED", "CERTIFICATE")
 _LIBRARIES = ("tensorrt-rtx", "tensorrt")
 
@@ -40,9 +43,9 @@ def show(store: StorePath = DEFAULT_STORE, json: JsonPath = None) -> None:
             _table(_HEAD, rows)
         for entry in engines:
             if entry.manifest is None:
-                typer.echo(f"{entry.state}: {entry.problem}", err=True)
+                _say(shown(f"{entry.state}: {entry.problem}", _LINE), err=True)
         total = sum(one.size for one in engines) + sum(one.size for one in unfinished)
-        typer.echo(f"{len(engines)} engines, {len(unfinished)} unfinished builds, {total / 1e9:,.2f} GB in {store}")
+        _say(f"{len(engines)} engines, {len(unfinished)} unfinished builds, {total / 1e9:,.2f} GB in {store}")
         if json:
             _write(json, {
                 "bytes": total,
@@ -77,17 +80,17 @@ def verify(
                 where.verify(name)
             except UncertifiedEngine as error:
                 verdicts[name] = "failed"
-                typer.echo(f"failed   {name[:_DIGEST_SHOWN]}  {error}", err=True)
+                _say(f"failed   {name[:_DIGEST_SHOWN]}  {error}", err=True)
             except StoreError as error:
                 verdicts[name] = "unusable"
-                typer.echo(f"unusable {name[:_DIGEST_SHOWN]}  {error}", err=True)
+                _say(f"unusable {name[:_DIGEST_SHOWN]}  {error}", err=True)
             else:
                 verdicts[name] = "sound"
-                typer.echo(f"sound    {name[:_DIGEST_SHOWN]}")
+                _say(f"sound    {name[:_DIGEST_SHOWN]}")
             if engines and verdicts[name] != "unusable":
                 for line in certified(where.get(name).manifest.certificate):
-                    typer.echo(f"         {line}")
-        typer.echo(f"{sum(one == 'sound' for one in verdicts.values())} of {len(verdicts)} engines are sound")
+                    _say(f"         {shown(line, _LINE)}")
+        _say(f"{sum(one == 'sound' for one in verdicts.values())} of {len(verdicts)} engines are sound")
         if json:
             _write(json, verdicts)
     # An engine that failed its certificate is whole and kept on purpose: only damage is an error.
@@ -108,13 +111,13 @@ def inspect(
     with _errors():
         found = Store(store).get(Store(store).resolve(engine))
         for line in described(found.manifest):
-            typer.echo(line)
+            _say(shown(line, _LINE))
         if GRAPH in found.manifest.files:
             import onnx
             from polygraphy.backend.onnx.util import str_from_onnx
 
             graph = onnx.load(found.path(GRAPH), load_external_data=False)
-            typer.echo(str_from_onnx(graph, show_layers=layers or None))
+            typer.echo(escaped(str_from_onnx(graph, show_layers=layers or None), keep="\n\t"))
 
 
 @app.command()
@@ -146,9 +149,9 @@ def prune(
         removals = prune_store(Store(store), policy, time.time(), dry_run=dry_run)
         for one in removals:
             what = "build " if one.unfinished else "engine"
-            typer.echo(f"{what} {one.digest[:_DIGEST_SHOWN]}  {one.size / 1e6:>10,.1f} MB  {one.reason}")
+            _say(f"{what} {one.digest[:_DIGEST_SHOWN]}  {one.size / 1e6:>10,.1f} MB  {shown(one.reason)}")
         freed = sum(one.size for one in removals)
-        typer.echo(f"{'would free' if dry_run else 'freed'} {freed / 1e9:,.2f} GB in {store}")
+        _say(f"{'would free' if dry_run else 'freed'} {freed / 1e9:,.2f} GB in {store}")
         if json:
             removed = [{"digest": one.digest, "bytes": one.size, "reason": one.reason} for one in removals]
             _write(json, {"dry_run": dry_run, "bytes": freed, "removed": removed})
@@ -167,7 +170,7 @@ def export(
     with _errors():
         where = Store(store)
         written = export_engine(where, where.resolve(engine), target)
-        typer.echo(f"{written}  {written.stat().st_size / 1e6:,.1f} MB")
+        _say(f"{written}  {written.stat().st_size / 1e6:,.1f} MB")
 
 
 @app.command(name="import")
@@ -184,7 +187,7 @@ def import_(
             stored = import_engine(Store(store), archive)
             identity = stored.manifest.identity
             what = f"{', '.join(stored.manifest.models)} {identity.component} {identity.precision}"
-            typer.echo(f"{stored.digest[:_DIGEST_SHOWN]}  {what}, for {_cards(identity.compute_capabilities)}")
+            _say(f"{stored.digest[:_DIGEST_SHOWN]}  {shown(what)}, for {_cards(identity.compute_capabilities)}")
 
 
 @contextmanager
@@ -195,7 +198,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (EngineError, OSError) as error:
-        typer.echo(" ".join(str(error).split()), err=True)
+        _say(" ".join(str(error).split()), err=True)
         raise typer.Exit(1) from error
 
 
@@ -250,10 +253,16 @@ def _figures(entry: Entry) -> dict[str, object]:
     }
 
 
+def _say(text: str, *, err: bool = False) -> None:
+    """Print text that may hold what a manifest or a library says: nothing in it steers the terminal."""
+    typer.echo(message(text), err=err)
+
+
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    shown_rows = [tuple(shown(cell, _CELL) for cell in row) for row in (head, *rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*shown_rows, strict=True)]
+    for row in shown_rows:
+        _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _cards(capabilities: Sequence[int]) -> str:

@@ -15,9 +15,20 @@ WorkerError
 +-- DeviceUnusable       a device process cannot be started at all
 """
 
+from trt_engines.text import message, shown
+
+LONGEST_REASON = 500
+"""Characters of what is said of one job."""
+
 
 class WorkerError(Exception):
-    """Base of everything the worker raises on purpose."""
+    """Base of everything the worker raises on purpose.
+
+    Messages quote what networks and files say: what would steer a terminal is escaped, and what is long is cut.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(message(text))
 
 
 class ConfigError(WorkerError):
@@ -27,10 +38,14 @@ class ConfigError(WorkerError):
 class BadJob(WorkerError):
     """A job cannot be run as it arrived.
 
-    The message is for the operator's log. `public` is what the network may see: it names no file, path or address.
+    The message is for the operator's log, one line. `public` is what the network may see: it names no file, path or
+    address.
     """
 
     public = "The job could not be run."
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(shown(text, LONGEST_REASON))
 
 
 class UnservableJob(BadJob):

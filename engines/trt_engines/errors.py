@@ -8,9 +8,17 @@ EngineError
 +-- EngineFault       the engine ran and failed, or returned values that are not finite
 """
 
+from trt_engines.text import message
+
 
 class EngineError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose.
+
+    Messages quote files that came from elsewhere: what would steer a terminal is escaped, and what is long is cut.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(message(text))
 
 
 class ModelUnusable(EngineError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trt_engines.store.place import DEFAULT_STORE, VARIABLE
+from trt_engines.text import message
 from trt_export.options import (
     PROFILES,
     DiskGb,
@@ -104,7 +105,7 @@ def build(
             found = [locate(one, models_folder, elsewhere) for one in models or ()] or known_models(models_folder)
             figures, code = _build(found, asked, Store(store), jobs, interrupted, dry_run=dry_run)
         except (EngineError, UnreadableCheckpoint, OSError) as error:
-            typer.echo(f"build: {' '.join(str(error).split())}", err=True)
+            typer.echo(message(f"build: {' '.join(str(error).split())}"), err=True)
             raise typer.Exit(BAD_REQUEST) from error
     if json:
         write_figures(json, figures | {"dry_run": dry_run, "seconds": round(time.monotonic() - began, 1)})
@@ -134,9 +135,9 @@ def _build(
     problems = [problem for work in works for problem in work.problems]
     for work in works:
         if work.assumption:
-            typer.echo(f"{work.located.name}: {work.assumption}", err=True)
+            typer.echo(message(f"{work.located.name}: {work.assumption}"), err=True)
     for problem in problems:
-        typer.echo(f"cannot be built: {problem}", err=True)
+        typer.echo(message(f"cannot be built: {problem}"), err=True)
     if dry_run:
         rows += _foretold(works, store)
         return {"engines": rows, "problems": problems}, FAILED if problems else 0
@@ -221,7 +222,7 @@ def _sum_up(outcomes: Sequence[Outcome], problems: Sequence[str], interrupted: I
     typer.echo(f"{good} of {len(outcomes)} engines stand in {store.root}")
     for outcome in outcomes:
         if not outcome.good and not outcome.stopped:
-            typer.echo(f"failed: {outcome.order.label}: {outcome.said}", err=True)
+            typer.echo(message(f"failed: {outcome.order.label}: {outcome.said}"), err=True)
     if problems:
         typer.echo(f"{len(problems)} problems stand in the way of the rest: see above", err=True)
     if interrupted.number:

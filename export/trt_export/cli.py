@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from trt_engines.text import message
 from trt_export.build_command import build
 from trt_export.plan_command import plan
 
@@ -76,5 +77,5 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (EngineError, UnknownArchitecture, PhaseFailed, NoLayout, UnreadableCheckpoint, OSError) as error:
-        typer.echo(str(error), err=True)
+        typer.echo(message(error), err=True)
         raise typer.Exit(1) from error

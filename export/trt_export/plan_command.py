@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trt_engines.store.place import DEFAULT_STORE, VARIABLE
+from trt_engines.text import message
 from trt_export.options import (
     PROFILES,
     DiskGb,
@@ -79,7 +80,7 @@ def plan(
             profiles=profiles,
         )
     except (UnknownArchitecture, UnreadableCheckpoint, EngineError, OSError) as error:
-        typer.echo(f"plan: {error}", err=True)
+        typer.echo(message(f"plan: {error}"), err=True)
         raise typer.Exit(BAD_REQUEST) from error
     plans = []
     for entry in families:

@@ -214,6 +214,7 @@ def test_every_wrong_value_is_reported_at_once_with_its_place_and_what_is_allowe
         ("horde_url: https://[::1", "no address"),
         ("grid_url: ws://grid.example/ws", "in the clear"),
         ("grid_http_url: http://localhost.example", "in the clear"),
+        ("horde_url: http://192.168.1.5:7001/api/", "in the clear"),
         ("cache_home: 'C:\\models'", "write /"),
         ('log_dir: "C:\\temp"', "single quotes"),
         ("cache_home: ~nobody-of-that-name/x", "home folder"),

@@ -25,6 +25,7 @@ from trt_worker.intake.source_image import (
     measure_source_image,
 )
 from trt_worker.pictures import FORMATS
+from trt_worker.sessions import open_guarded_session
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SECRET = "signature-7f3a"
@@ -56,7 +57,7 @@ async def a_server(handler: Handler) -> AsyncIterator[tuple[aiohttp.ClientSessio
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with aiohttp.ClientSession() as session:
+        async with open_guarded_session("127.0.0.1", {}) as session:
             yield session, f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
@@ -121,6 +122,15 @@ async def test_redirects_in_circles_or_out_of_https_are_refused(target: str, sai
 
     with pytest.raises(BadSourceImage, match=said):
         await fetch(answer)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "localhost:9", "10.0.0.1", "[::ffff:127.0.0.1]", "169.254.169.254"])
+async def test_a_picture_beside_the_rig_is_refused_to_customers_of_a_public_network(host: str) -> None:
+    async with open_guarded_session("1.1.1.1", {}) as session:
+        with pytest.raises(BadSourceImage, match="leads to this machine or its own network") as told:
+            await fetch_source_image(session, f"https://{host}/a.png?{SECRET}", limit_bytes=10, timeout=5.0)
+    assert SECRET not in str(told.value)
 
 
 @pytest.mark.anyio

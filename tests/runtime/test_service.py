@@ -107,7 +107,7 @@ def a_service(session: aiohttp.ClientSession, maker: Scripted, records: list[Job
         models=find_models(),
         maker=maker,  # type: ignore[arg-type]
         encoder=Encoder(),
-        uploader=Uploader(session),
+        uploader=Uploader(lambda network: session),
         tally=Tally(began=monotonic()),
         depth=4,
         finished=records.append,

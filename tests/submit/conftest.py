@@ -84,7 +84,9 @@ def open_workplace() -> OpenWorkplace:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             store.port = runner.addresses[0][1]
             async with aiohttp.ClientSession() as session:
-                yield Workplace(store, Uploader(session, attempt_seconds=attempt_seconds, first_wait=0.001))
+                yield Workplace(
+                    store, Uploader(lambda network: session, attempt_seconds=attempt_seconds, first_wait=0.001)
+                )
         finally:
             await runner.cleanup()
 

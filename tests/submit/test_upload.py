@@ -9,6 +9,8 @@ import pytest
 
 from trt_worker.delivery import EncodedImage, UploadSlot
 from trt_worker.errors import TransportError
+from trt_worker.sessions import GuardedSessions
+from trt_worker.submit.upload import Uploader
 
 SECRET = "X-Amz-Signature=0123456789abcdef"
 
@@ -154,5 +156,22 @@ def test_an_address_that_is_not_safe_gets_nothing(open_workplace: OpenWorkplace,
             with pytest.raises(TransportError, match="not sent") as refused:
                 await place.uploader.put(UploadSlot(url=url, content_type=None), an_image(), in_time())
             assert SECRET not in str(refused.value)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
+def test_a_slot_beside_the_rig_is_refused_at_once_unless_its_network_is_there_too(
+    open_workplace: OpenWorkplace, an_image: AnImage, host: str
+) -> None:
+    async def main() -> None:
+        async with open_workplace() as place, GuardedSessions({}, auto_decompress=False) as sessions:
+            uploader = Uploader(sessions)
+            slot = UploadSlot(url=f"https://{host}:{place.store.port}/key?{SECRET}", content_type=None)
+            with pytest.raises(TransportError, match=r"its own network.*not sent") as refused:
+                await uploader.put(slot, an_image(), in_time(), "1.1.1.1")
+            assert SECRET not in str(refused.value)
+            await uploader.put(place.store.slot(), an_image(), in_time(), "127.0.0.1")
+            assert len(place.store.puts) == 1
 
     anyio.run(main)

@@ -49,7 +49,7 @@ def test_a_scrape_tells_the_tally_of_that_moment(a_record: ARecord) -> None:
         assert values["trt_worker_mps", ("grid",)] == 1
         assert values["trt_worker_engine_rows_total", ()] == 6
         assert values["trt_worker_queue_jobs", ()] == 4
-        assert values["trt_worker_fallbacks_total", ('a "quoted" reason\nof two lines',)] == 1
+        assert values["trt_worker_fallbacks_total", ('a "quoted" reason\\nof two lines',)] == 1
 
     anyio.run(main)
 

@@ -17,7 +17,8 @@ import pytest
 from loguru import logger
 
 from trt_worker.errors import ConfigError
-from trt_worker.telemetry.logs import LARGEST_FILE, colours, configure_logs
+from trt_worker.telemetry.logs import LARGEST_FILE, LONGEST_TEXT, colours, configure_logs
+from trt_worker.telemetry.redact import LONGEST_SHAPE
 
 KEY = "hunter22-hunter22-hunter22"
 DAY = 24 * 3600
@@ -288,3 +289,40 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path, configure:
 
     with pytest.raises(ConfigError, match="Set log_dir"):
         configure()
+
+
+FORGED = "x\n2026-01-01 00:00:00.000 | INFO     | trt_worker.app:_announce:1 - Job 1 paid\r\x1b[2K\u2028end"
+
+
+def test_no_text_passes_itself_off_as_a_line_of_the_log(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(console=True)
+
+    logger.warning("the grid says: {}", FORGED)
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        logger.exception("and raises")
+    logging.getLogger("library").warning("says %s", FORGED)
+
+    for text in (read(tmp_path), capsys.readouterr().err):
+        assert not [line for line in text.splitlines() if line.startswith("2026-01-01")]
+        assert text.count("    2026-01-01") == 3
+        assert not {"\r", "\x1b", "\u2028"} & set(text)
+
+
+def test_a_long_text_is_cut_and_no_part_of_a_secret_is_left_at_the_cut(configure: Configure, tmp_path: Path) -> None:
+    configure()
+
+    for short_of in range(len(KEY) + 1):  # the secret begins so many characters before every place where a cut may be
+        for place in (LONGEST_TEXT, LONGEST_TEXT + LONGEST_SHAPE):
+            logger.info("{}", "a" * (place - short_of) + KEY + "b" * 100_000)
+    # What is hidden before the cut moves the rest of the text forward.
+    hides_much = "https://host/?" + "q" * 1000 + " "
+    logger.info("{}", hides_much + "a" * (LONGEST_TEXT + LONGEST_SHAPE - len(hides_much) - 20) + KEY + "b" * 100_000)
+
+    lines = read(tmp_path).splitlines()
+    assert len(lines) == 2 * (len(KEY) + 1) + 1
+    assert all(len(line) < LONGEST_TEXT + 200 and "characters)" in line for line in lines)
+    assert "hunter" not in read(tmp_path)

@@ -37,7 +37,8 @@ def test_a_registered_secret_is_hidden_wherever_it_stands(secret: str, before: s
         ("Authorization: Bearer abc.def-ghi", "Authorization: Bearer " + HIDDEN),
         ("civitai_api_token=abcdefgh", "civitai_api_token=" + HIDDEN),
         ("key grid_0123456789abcdefABCDEF0123456789 refused", f"key {HIDDEN} refused"),
-        ("\x1b[2Jcleared\x07", "[2Jcleared"),
+        ("\x1b[2Jcleared\x07\u2028\u202e", r"\x1b[2Jcleared\x07\u2028\u202e"),
+        ("wss://host/path X-Amz-Date and https://host", "wss://host/path X-Amz-Date and https://host"),
     ],
 )
 def test_what_has_the_shape_of_a_secret_is_hidden_and_the_rest_stays(text: str, shown: str) -> None:
@@ -69,3 +70,16 @@ def test_a_redactor_does_not_show_what_it_hides() -> None:
     redact = Redactor(["hunter22"])
 
     assert "hunter22" not in f"{redact!r} {redact}"
+
+
+PIECES = [
+    "a", "a'", "http://", "https://a?", "http://x@", "X-Amz-", "X-Amz-A=", "grid_", "Bearer ", "apikey='", 'apikey="',
+    "api_token", "_api_token", "secret  ", "'secret'", "authorization: Bearer ", "password = ", "\n", "hunter2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
+    """Where time grew with the square of the length, a text of this size took half an hour."""
+    for end in ("", "!", "\x1b"):
+        assert Redactor(["hunter22-hunter22"])(piece * (250_000 // len(piece)) + end)

@@ -119,7 +119,7 @@ def _url(text: str, schemes: tuple[str, ...]) -> str:
 
 
 def _horde_url(text: str) -> str:
-    return _url(text, ("https", "http")) if text else text
+    return _protected(_url(text, ("https", "http")), "http") if text else text
 
 
 def _grid_url(text: str) -> str:

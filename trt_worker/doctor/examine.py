@@ -30,7 +30,7 @@ def examine(config_path: Path, environ: Mapping[str, str], home: Path) -> list[F
         *examine_libraries(),
         *configured,
         *examine_rig(config, environ),
-        *(examine_networks(loaded) if loaded else ()),
+        *(examine_networks(loaded, environ) if loaded else ()),
     ]
 
 

@@ -1,19 +1,25 @@
-"""Whether the configured networks answer, and whether this machine's clock agrees with theirs."""
+"""Whether the configured networks answer, by which proxy, and whether this machine's clock agrees with theirs."""
 
 from __future__ import annotations
 
-import http.client
+import os
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import aiohttp
+import anyio
+from yarl import URL
+
+from trt_engines.text import shown
 from trt_worker.config.schema import Config
 from trt_worker.doctor.finding import Finding
+from trt_worker.errors import ConfigError
+from trt_worker.proxies import Proxies, proxies_of
+from trt_worker.sessions import open_session
 
 ANSWER_SECONDS = 5.0
 MOST_SKEW_SECONDS = 60.0
@@ -31,11 +37,21 @@ class Answer:
     problem: str = ""  # why there is none
 
 
-def examine_networks(config: Config) -> Iterator[Finding]:
-    """Ask each network that the worker is to work for, without a key."""
+def examine_networks(config: Config, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """Ask each network that the worker is to work for, without a key, by the way that the worker's own requests take.
+
+    Args:
+        environ: names the proxies.
+    """
+    try:
+        proxies = proxies_of(environ)
+    except ConfigError as error:
+        yield Finding(mark="fault", what="proxy", text=str(error), mend="env | grep -i proxy")
+        return
     urls = [url for network, url in (("grid", config.grid_http_url), ("horde", config.horde_url))
             if network in config.networks]  # fmt: skip
-    answers = [ask(url) for url in urls]
+    yield from _proxies(proxies, [*urls, *([config.grid_url] if "grid" in config.networks else [])])
+    answers = anyio.run(_ask_all, urls, environ)
     for answer in answers:
         if answer.problem:
             text = f"{answer.url}: {answer.problem}"
@@ -45,16 +61,33 @@ def examine_networks(config: Config) -> Iterator[Finding]:
     yield _clock([answer.skew for answer in answers if answer.skew is not None])
 
 
-def ask(url: str) -> Answer:
+def _proxies(proxies: Proxies, urls: Sequence[str]) -> Iterator[Finding]:
+    """Which requests take which proxy; one that none of them takes is not mentioned."""
+    served: dict[str, list[str]] = {}
+    for url in urls:
+        if (proxy := proxies.of(URL(url))) is not None:
+            served.setdefault(f"{proxy.url}, named by {proxy.variable}", []).append(url)
+    for proxy_text, takers in served.items():
+        yield Finding(mark="ok", what="proxy", text=f"{proxy_text}, serves {', '.join(takers)}")
+
+
+async def _ask_all(urls: Sequence[str], environ: Mapping[str, str]) -> list[Answer]:
+    async with open_session(environ) as session:
+        return [await ask(session, url) for url in urls]
+
+
+async def ask(session: aiohttp.ClientSession, url: str) -> Answer:
     """Request a server's headers; any answer, also an error's, shows that it is reached."""
-    request = urllib.request.Request(url, method="HEAD")
+    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
+        async with session.head(url, allow_redirects=False, timeout=timeout) as response:
             date = response.headers.get("Date")
-    except urllib.error.HTTPError as error:
-        date = error.headers.get("Date")
-    except (OSError, http.client.HTTPException) as error:
-        return Answer(url=url, problem=str(getattr(error, "reason", "") or error) or type(error).__name__)
+    except aiohttp.ClientHttpProxyError as error:
+        return Answer(url=url, problem=f"the proxy lets nobody through (HTTP {error.status})")
+    except TimeoutError:
+        return Answer(url=url, problem=f"no answer within {ANSWER_SECONDS:.0f} s")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Answer(url=url, problem=shown(error) or type(error).__name__)
     try:
         skew = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds() if date else None
     except (TypeError, ValueError):  # no date that HTTP knows

@@ -12,10 +12,12 @@ import anyio.to_thread
 from PIL import Image
 from yarl import URL
 
+from trt_engines.text import shown
 from trt_worker.addresses import is_loopback
 from trt_worker.capped import read_capped
 from trt_worker.errors import AnswerTooLarge, BadSourceImage
 from trt_worker.pictures import FORMATS, MAX_PIXELS, UNREADABLE, picture_size
+from trt_worker.sessions import AddressRefused
 
 MAX_REDIRECTS = 3
 
@@ -24,6 +26,7 @@ async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_
     """Download a source image.
 
     Args:
+        session: a guarded one; see `sessions.open_guarded_session`.
         url: https, or http to this machine; its query string is a credential and never logged.
         limit_bytes: more is refused while it arrives, whatever the server announced.
         timeout: seconds for everything.
@@ -45,6 +48,8 @@ async def fetch_source_image(session: aiohttp.ClientSession, url: str, *, limit_
                 return data
     except AnswerTooLarge as error:
         raise BadSourceImage(f"{_shown(target)} is larger than {limit_bytes} bytes") from error
+    except AddressRefused as error:
+        raise BadSourceImage(f"{_shown(target)}: {error}") from error
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise BadSourceImage(f"{_shown(target)} could not be fetched: {type(error).__name__}") from error
     raise BadSourceImage(f"{_shown(target)} redirects more than {MAX_REDIRECTS} times")
@@ -102,4 +107,4 @@ def _allowed(url: str) -> URL:
 
 
 def _shown(url: URL) -> str:
-    return f"{url.scheme}://{url.host or ''}{url.path}"
+    return shown(f"{url.scheme}://{url.host or ''}{url.path}")

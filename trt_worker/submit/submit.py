@@ -56,7 +56,7 @@ async def _upload_all(
 
     async def upload(position: int, slot: UploadSlot, image: EncodedImage) -> None:
         try:
-            await uploader.put(slot, image, offer.job.due)
+            await uploader.put(slot, image, offer.job.due, offer.network)
         except TransportError as error:
             ready[position] = None
             problems.append(str(error))

@@ -6,6 +6,7 @@ import io
 import random
 import re
 import time
+from collections.abc import Callable
 
 import aiohttp
 import anyio
@@ -14,6 +15,7 @@ from yarl import URL
 from trt_worker.addresses import is_loopback
 from trt_worker.delivery import EncodedImage, UploadSlot
 from trt_worker.errors import TransportError
+from trt_worker.sessions import AddressRefused
 
 ATTEMPT_SECONDS = 60.0
 """Longest one attempt may take: enough for some MB over a slow line, short enough to notice a dead one."""
@@ -32,28 +34,34 @@ _BODY_LOOKED_AT = 2048
 
 
 class Uploader:
-    """Puts images into upload slots over one HTTP session."""
+    """Puts images into upload slots.
+
+    Args:
+        sessions: the session for slots that a network gives, by the network's host.
+    """
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        sessions: Callable[[str], aiohttp.ClientSession],
         *,
         attempt_seconds: float = ATTEMPT_SECONDS,
         first_wait: float = FIRST_WAIT,
     ) -> None:
-        self._session = session
+        self._sessions = sessions
         self._attempt_seconds = attempt_seconds
         self._first_wait = first_wait
 
-    async def put(self, slot: UploadSlot, image: EncodedImage, due: float) -> None:
+    async def put(self, slot: UploadSlot, image: EncodedImage, due: float, network: str = "") -> None:
         """Upload one image; server errors, time-outs and resets are tried again until `due`.
 
         Args:
             due: time.monotonic() seconds.
+            network: host of the network that gave the slot; empty: unknown, so it leads to public addresses only.
         Raises: TransportError: the slot refused the image, is not safe to use, or did not take it in time. The
             message names host and path, never the query string: that is a credential.
         """
         url = _checked(slot.url)
+        session = self._sessions(network)
         where = f"image {image.index} to {_plain(url)}"
         headers = {} if slot.content_type is None else {"Content-Type": slot.content_type}
         wait = self._first_wait
@@ -61,7 +69,7 @@ class Uploader:
         while True:
             tries += 1
             left = max(due - time.monotonic(), LEAST_SECONDS if tries == 1 else 0.0)
-            problem = await self._attempt(url, headers, image.data, min(left, self._attempt_seconds), where)
+            problem = await self._attempt(session, url, headers, image.data, min(left, self._attempt_seconds), where)
             if problem is None:
                 return
             pause = wait * random.uniform(0.5, 1.0)  # jitter: many jobs fail together when a store restarts
@@ -70,10 +78,12 @@ class Uploader:
             await anyio.sleep(pause)
             wait = min(wait * 2, LONGEST_WAIT)
 
-    async def _attempt(self, url: URL, headers: dict[str, str], data: bytes, seconds: float, where: str) -> str | None:
+    async def _attempt(
+        self, session: aiohttp.ClientSession, url: URL, headers: dict[str, str], data: bytes, seconds: float, where: str
+    ) -> str | None:
         """One try; None: the image is there, else why it is worth another try."""
         try:
-            async with self._session.put(
+            async with session.put(
                 url,
                 data=io.BytesIO(data),
                 headers=headers,
@@ -88,6 +98,8 @@ class Uploader:
                 if answer.status >= 500 or answer.status in _PASSING:
                     return problem
                 raise TransportError(f"{where}: {problem}; the slot does not take this image, so it is not tried again")
+        except AddressRefused as error:
+            raise TransportError(f"{where}: {error}; the image was not sent") from error
         except TimeoutError:
             return f"no answer within {seconds:.0f} s"
         except (aiohttp.ClientError, OSError) as error:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from loguru import Message, Record
 
 LARGEST_FILE = 50 * 1024 * 1024  # bytes
+LONGEST_TEXT = 8_000
+"""Characters of one message in a log; what a network said was cut long before."""
+LONGEST_TRACEBACK = 32_000
+CONTINUED = "    "
+"""Begins every further line of a message, so that no text can pass itself off as a line of the log."""
 UNENCODABLE = "backslashreplace"
 """What a file does with text that is no valid Unicode, such as half a surrogate pair in a prompt: as stderr does, it
 writes an escape, so that the line is not lost."""
@@ -96,12 +101,23 @@ def _clean(record: Record, redact: Redactor) -> None:
     The traceback becomes text here, since a sink that formats the exception itself would print what it says. Python's
     own formatter shows source lines and no values of variables.
     """
-    record["message"] = redact(record["message"])
-    record["extra"] = {key: redact(str(value)) for key, value in record["extra"].items()}
+    record["message"] = _told(record["message"], redact, LONGEST_TEXT)
+    record["extra"] = {key: _told(str(value), redact, LONGEST_TEXT) for key, value in record["extra"].items()}
     caught = record["exception"]
     text = "" if caught is None else "\n" + "".join(traceback.format_exception(caught.value)).rstrip("\n")
-    record["extra"]["traceback"] = redact(text)
+    record["extra"]["traceback"] = _told(text, redact, LONGEST_TRACEBACK)
     record["exception"] = None
+
+
+def _told(text: str, redact: Redactor, most: int) -> str:
+    """The last line of defence: without secrets and control characters, not longer than `most`, and one record."""
+    start = text[: most + redact.longest]
+    whole = redact(start)
+    if len(start) < len(text):  # what the cut has left of a secret is not known as one: it goes as well
+        whole = whole[: max(0, len(whole) - redact.longest)]
+    if len(start) < len(text) or len(whole) > most:
+        whole = f"{whole[:most]}... ({len(text)} characters)"
+    return whole.replace("\n", f"\n{CONTINUED}")
 
 
 def _to_console(stream: TextIO, level: str) -> None:
@@ -181,4 +197,4 @@ class _Uncaught:
     def _tell(self, error: BaseException, what: str) -> None:
         logger.opt(exception=error).critical("{}, because of an error nobody expected:", what)
         if not self._console:
-            sys.stderr.write(self._redact("".join(traceback.format_exception(error))))
+            sys.stderr.write(_told("".join(traceback.format_exception(error)), self._redact, LONGEST_TRACEBACK))

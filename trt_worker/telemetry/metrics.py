@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from trt_engines.text import shown
 from trt_worker.delivery import Settlement
 
 WINDOW_SECONDS = 900.0
@@ -240,6 +241,7 @@ class Tally:
 
     def fell_back(self, reason: str) -> None:
         """Count a job that did not run on the card's first backend."""
+        reason = shown(reason)
         known = reason in self._fallbacks or len(self._fallbacks) < MAX_REASONS
         self._fallbacks[reason if known else OTHER] += 1
 

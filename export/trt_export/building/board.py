@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trt_engines.text import message
 from trt_export.building.progress import Standing, Track
 from trt_export.child import Tell
 
@@ -118,7 +119,7 @@ class LiveBoard:
 
     def say(self, line: str) -> None:
         """As `Board.say`."""
-        self._console.print(Text(line))
+        self._console.print(Text(message(line)))
 
     def _table(self) -> Group:
         table = Table.grid(padding=(0, 2))

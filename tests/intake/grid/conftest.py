@@ -198,7 +198,7 @@ class Work:
                     jobs.start_soon(self.finish, offer)
 
     async def finish(self, offer: Offer) -> Receipt:
-        receipt = await submit(offer, images_for(offer), Uploader(self.session))
+        receipt = await submit(offer, images_for(offer), Uploader(lambda network: self.session))
         self.receipts.append(receipt)
         self._notify()
         return receipt

@@ -48,3 +48,12 @@ def test_waits_double_up_to_the_longest_and_start_again_after_success() -> None:
     assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits[:6]))
     assert all(45 <= wait <= 75 for wait in waits[6:])
     assert backoff.next_wait() <= 1.25
+
+
+def test_what_the_grid_says_is_one_short_line_and_every_retired_name_is_still_heard() -> None:
+    names = [f"model-{number}" for number in range(1000)]
+    reaction = react(4003, "retired model identity: " + ", ".join(names) + "\x1b[2J\nforged")
+
+    assert reaction.sentence.isprintable()
+    assert len(reaction.sentence) < 400
+    assert reaction.models[:999] == tuple(names[:999])

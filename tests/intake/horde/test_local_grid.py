@@ -48,7 +48,7 @@ async def at_work(
             async for offer in receive:
                 offers.append(offer)
                 images = [an_image(index, seed.value, data) for index, seed in enumerate(offer.job.seeds)]
-                receipts.append(await submit(offer, images, Uploader(session)))
+                receipts.append(await submit(offer, images, Uploader(lambda network: session)))
 
     async with LocalGrid(GridSettings(horde=ServerSettings(dialect=dialect))) as grid:
         settings = a_settings(url=grid.url + "/api", api_key=grid.key, bridge_agent=REGEN)

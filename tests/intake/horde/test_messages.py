@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, TransportError
-from trt_worker.intake.horde.messages import pop_request, read_pop, read_reward
+from trt_worker.intake.horde.messages import pop_request, read_pop, read_reward, read_user
 from trt_worker.intake.horde.settings import HordeSettings
 from trt_worker.intake.horde.translate import to_job, with_source
 from trt_worker.job import JobSpec
@@ -184,3 +184,21 @@ def test_a_wallet_is_sent_only_when_there_is_one(a_settings: Callable[..., Horde
     request = pop_request(a_settings(wallet_address=wallet), ["model"], 1)
 
     assert json.loads(msgspec.json.encode(request))["wallet_address"] == wallet
+
+
+def test_what_a_server_tells_its_workers_is_cut_and_escaped_where_it_is_read(
+    a_pop: Callable[..., dict[str, Any]],
+) -> None:
+    hostile = "a\x1b[2J\nb" * 1000
+    told = {"id": hostile, "message": hostile, "origin": hostile}
+    popped = read_pop(
+        json.dumps(a_pop(messages=[told] * 50, skipped={f"{n}{hostile[:500]}": 1 for n in range(100)})).encode()
+    )
+
+    assert len(popped.messages) == 16
+    assert len(popped.skipped) == 32
+    assert len(popped.messages[0].id) == 64
+    for text in (popped.messages[0].message, popped.messages[0].origin or "", *popped.skipped):
+        assert text.isprintable()
+        assert len(text) <= 1000
+    assert read_user(json.dumps({"username": hostile}).encode()).username.isprintable()

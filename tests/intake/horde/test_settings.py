@@ -16,6 +16,7 @@ from trt_worker.intake.horde.settings import HordeSettings
     ("fields", "named"),
     [
         ({"url": "aihorde.net/api"}, "url"),
+        ({"url": "http://192.168.1.5/api"}, "unencrypted"),
         ({"api_key": " "}, "API key"),
         ({"worker_name": ""}, "worker name"),
         ({"worker_name": "x" * 101}, "101 characters"),  # crashes the server

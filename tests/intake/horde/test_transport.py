@@ -41,7 +41,7 @@ async def test_a_job_is_offered_and_its_result_handed_in(
     async with running() as worker:
         offer = await worker.next_offer()
 
-        assert offer.transport == "horde"
+        assert (offer.transport, offer.network) == ("horde", "127.0.0.1")
         assert offer.job.id == "job-0"
         slot = offer.delivery.slots[0]
         assert slot.url == "https://store.example/job-0.webp?X-Amz-Signature=1"

@@ -15,6 +15,7 @@ from trt_worker.concurrency import Stop
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
 from trt_worker.intake.grid.session import Leaving, Session, Shop
+from trt_worker.sessions import RedirectRefused
 
 HEARTBEAT_SECONDS = 30.0
 LARGEST_FRAME = 16 * 2**20  # bytes; a graph has some kilobytes
@@ -212,6 +213,8 @@ def _told(error: BaseException) -> str:
             f"{error.host} shows a certificate that this machine does not trust; if its authority is not a public one, "
             "as with Cloudflare's origin certificates, save that authority as a PEM file and name it in grid_ca_file"
         )
-    if isinstance(error, aiohttp.ClientConnectorError | ValueError):
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy lets nobody through (HTTP {error.status}); `trt-worker doctor` says which one is used"
+    if isinstance(error, aiohttp.ClientConnectorError | RedirectRefused | ValueError):
         return f"{error}"
     return f"no connection ({type(error).__name__})"

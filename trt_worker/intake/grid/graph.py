@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
+from trt_engines.text import shown
 from trt_worker.errors import BadJob, UnservableJob
 
 OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -63,7 +64,7 @@ class Node:
     inputs: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"node {self.id!r} ({self.kind})"
+        return f"node {shown(self.id, 80)!r} ({shown(self.kind, 80)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from trt_worker.intake.grid.session import TRANSPORT, Shop
 from trt_worker.intake.grid.settings import FIXED, GridSettings
 from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.intake.transport import Gate, check_adoptable
+from trt_worker.sessions import open_guarded_session, open_session
 
 
 class GridTransport:
@@ -43,7 +44,7 @@ class GridTransport:
             )
         self._settings = settings
         self._gate = gate
-        self._host = URL(settings.worker_url).host
+        self._host = URL(settings.worker_url).host or ""
         self._ledger = Ledger()
         self._catalogue = Catalogue(settings, gate)
         self._presence = Presence(settings)
@@ -65,11 +66,11 @@ class GridTransport:
         Raises: TransportClosed: not one of the names can be used any more; says what to change.
         """
         started = _StartedOnce(task_status)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        async with open_session(connections=0) as http, open_guarded_session(self._host) as sources:
             with anyio.CancelScope() as self._opening:
                 await self._catalogue.check(http)
             if not self._stopping:
-                await self._serve(http, offers, started)
+                await self._serve(http, sources, offers, started)
         if not self._stopping:
             reasons = "; ".join(dict.fromkeys(self._ended.values()))
             raise TransportClosed(f"grid {self._host}: {reasons}")
@@ -112,7 +113,13 @@ class GridTransport:
             ended=dict(self._ended),
         )
 
-    async def _serve(self, http: aiohttp.ClientSession, offers: ObjectSendStream[Offer], started: _StartedOnce) -> None:
+    async def _serve(
+        self,
+        http: aiohttp.ClientSession,
+        sources: aiohttp.ClientSession,
+        offers: ObjectSendStream[Offer],
+        started: _StartedOnce,
+    ) -> None:
         shop = self._shop = Shop(
             settings=self._settings,
             gate=self._gate,
@@ -121,6 +128,8 @@ class GridTransport:
             presence=self._presence,
             renewals=self._renewals,
             http=http,
+            sources=sources,
+            host=self._host,
             offers=offers,
             signer=self._signer,
             delegations=self._delegations,

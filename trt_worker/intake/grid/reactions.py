@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trt_engines.text import shown
+
 NAME_TAKEN = 1012
 
 
@@ -53,8 +55,8 @@ def react(code: int | None, message: str = "") -> Reaction:
         code: close code; None: it broke without one.
         message: of the error frame before, or empty.
     """
-    said = " ".join(message.split())[:_SHOWN]
-    told = f"closed with {code or 'no code'}{f' ({said})' if said else ''}"
+    said = " ".join(message.split())
+    told = f"closed with {code or 'no code'}{f' ({shown(said, _SHOWN)})' if said else ''}"
     if code == 4001:
         return Reaction(
             verdict=Verdict.FATAL, sentence=f"{told}: the API key or the worker name is not accepted; correct it"

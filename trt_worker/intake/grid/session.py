@@ -14,6 +14,7 @@ from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
 from trt_engines.model import Model
+from trt_engines.text import shown
 from trt_worker.delivery import Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
@@ -51,7 +52,9 @@ class Shop:
     ledger: Ledger
     presence: Presence
     renewals: Renewals
-    http: aiohttp.ClientSession
+    http: aiohttp.ClientSession  # to the grid
+    sources: aiohttp.ClientSession  # to where customers' images are
+    host: str  # the grid's own
     offers: ObjectSendStream[Offer]
     signer: RigKey | None
     delegations: Delegations | None
@@ -178,7 +181,7 @@ class Session:
                 if current is not None and frame.id == current.job_id and not current.handed_in:
                     current.settle(Settlement.RETURNED, "nobody waits for it any more")
             case frames.Error():
-                logger.warning("Grid {}: the grid says: {}", self._name, str(frame.message)[:200])
+                logger.warning("Grid {}: the grid says: {}", self._name, shown(frame.message))
             case frames.Unreadable():
                 logger.debug("Grid {}: a frame was ignored: {}", self._name, frame.reason)
             case frames.Ready():
@@ -247,7 +250,7 @@ class Session:
         if reason is None and draft.source_url is not None:
             try:
                 source = await fetch_source_image(
-                    shop.http,
+                    shop.sources,
                     draft.source_url,
                     limit_bytes=shop.settings.source_limit_bytes,
                     timeout=shop.settings.source_timeout,
@@ -266,7 +269,7 @@ class Session:
             return  # taken back meanwhile
         try:
             with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
-                await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT))
+                await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT, network=shop.host))
             self.took_jobs = True
         except TimeoutError:
             await self._give_back(job.id, "it found no place in the queue in time")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
 
+from trt_engines.text import shown
 from trt_worker.errors import TransportError
 from trt_worker.intake.horde.settings import HordeSettings
 
@@ -21,6 +23,11 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MAX_BLACKLIST = 200
 _MAX_MODELS = 200
 _SHORTEST_MODEL_NAME = 3
+_MOST_REASONS = 32  # why requests are held back; servers know about fifteen
+_MOST_MESSAGES = 16
+_ID_KEPT = 64  # characters
+_REASON_SHOWN = 60
+_MESSAGE_SHOWN = 1000
 
 T = TypeVar("T")
 
@@ -206,7 +213,8 @@ def read_reward(body: bytes) -> float:
 
 def read_user(body: bytes) -> User:
     """The account behind the key. Raises: TransportError: not a user."""
-    return _read(body, User, "find_user")
+    user = _read(body, User, "find_user")
+    return msgspec.structs.replace(user, username=shown(user.username))
 
 
 def read_worker(body: bytes) -> WorkerRecord:
@@ -226,11 +234,20 @@ def _skipped(raw: msgspec.Raw) -> Mapping[str, int]:
         counts = msgspec.json.decode(raw, type=dict[str, int] | None) or {}
     except UNREADABLE:
         return {}  # statistics only: not worth a job
-    return {reason: count for reason, count in counts.items() if count}
+    named = ((shown(reason, _REASON_SHOWN), count) for reason, count in counts.items() if count)
+    return dict(islice(named, _MOST_REASONS))
 
 
 def _messages(raw: msgspec.Raw) -> tuple[WorkerMessage, ...]:
     try:
-        return tuple(msgspec.json.decode(raw, type=list[WorkerMessage] | None) or ())
+        messages = msgspec.json.decode(raw, type=list[WorkerMessage] | None) or ()
     except UNREADABLE:
         return ()  # not worth a job either
+    return tuple(
+        WorkerMessage(
+            id=message.id[:_ID_KEPT],
+            message=shown(message.message, _MESSAGE_SHOWN),
+            origin=shown(message.origin, _REASON_SHOWN) if message.origin else message.origin,
+        )
+        for message in messages[:_MOST_MESSAGES]
+    )

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from trt_engines.text import shown
 from trt_worker.intake.horde.messages import UNREADABLE
 
 
@@ -55,6 +56,7 @@ _SLOW = 60.0
 _VERY_SLOW = 600.0
 _LONGEST_WAIT = 3600.0
 _TEXT_SHOWN = 300
+_CODE_SHOWN = 60
 
 _SECONDS = re.compile(r"(\d{1,6})(?:\.\d+)?\s*(?:more\s+)?s(?:ec|\b)", re.IGNORECASE)
 
@@ -154,7 +156,7 @@ def _by_schema(endpoint: Endpoint, errors: Mapping[str, Any], told: str) -> Reac
     """The server's schema check refused the call: a header is missing, or this worker is wrong about the protocol."""
     if "apikey" in errors:
         return Reaction(verdict=Verdict.FATAL, sentence=f"{told}: {_KEY}")
-    fields = "; ".join(f"{name}: {text}" for name, text in errors.items())[:_TEXT_SHOWN]
+    fields = shown("; ".join(f"{name}: {text}" for name, text in errors.items()), _TEXT_SHOWN)
     sentence = f"{told}: the server does not take {fields}"
     if endpoint is Endpoint.POP:
         return Reaction(verdict=Verdict.FATAL, sentence=f"{sentence}; check these settings, or report it as a defect")
@@ -184,8 +186,8 @@ def _error(body: bytes) -> tuple[str, str, Mapping[str, Any]]:
         return "", "", {}
     rc, text, errors = found.get("rc"), found.get("message"), found.get("errors")
     return (
-        rc if isinstance(rc, str) else "",
-        " ".join(text.split())[:_TEXT_SHOWN] if isinstance(text, str) else "",
+        shown(rc, _CODE_SHOWN) if isinstance(rc, str) else "",
+        shown(" ".join(text.split()), _TEXT_SHOWN) if isinstance(text, str) else "",
         errors if isinstance(errors, dict) else {},
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from trt_worker import AGENT_NAME, __version__
+from trt_worker.addresses import is_loopback
 from trt_worker.errors import ConfigError
 
 PROJECT_URL = "https://aipowergrid.io"
@@ -66,6 +68,10 @@ class HordeSettings:
         """
         problems = (
             (not self.url.startswith(("https://", "http://")), f"url {self.url!r} must start with https:// or http://"),
+            (
+                self.url.startswith("http://") and not is_loopback(urlsplit(self.url).hostname or ""),
+                f"url {self.url!r} would send the API key unencrypted; use https:// (http:// is for this machine only)",
+            ),
             (not self.api_key.strip(), "the API key is empty; register on the Horde's web page and put the key in"),
             (
                 not 1 <= len(self.worker_name) <= 100,

@@ -37,6 +37,7 @@ from trt_worker.intake.horde.translate import expires, to_job, with_source
 from trt_worker.intake.transport import Gate, check_adoptable
 from trt_worker.job import JobSpec
 from trt_worker.sampler_names import run_as
+from trt_worker.sessions import open_guarded_session, open_session
 
 SWEEP_SECONDS = 60.0
 """The server looks for jobs that ran out of time this often; until then it still takes them."""
@@ -46,7 +47,7 @@ SWEEP_SECONDS = 60.0
 class _Lines:
     """What a running transport talks through."""
 
-    session: aiohttp.ClientSession
+    sources: aiohttp.ClientSession  # to where customers' images are
     client: HordeClient
     offers: ObjectSendStream[Offer]
     jobs: TaskGroup  # one task per job, from pop to receipt
@@ -65,7 +66,7 @@ class HordeTransport:
         self._settings = settings
         self._gate = gate
         self._clock = clock or Clock()
-        self._host = URL(settings.base_url).host
+        self._host = URL(settings.base_url).host or ""
         self._ledger = Ledger()
         self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close)
         self._pace = Pace(
@@ -89,11 +90,11 @@ class HordeTransport:
 
         Raises: TransportClosed: the key, name or account is refused, or the server has retired this API.
         """
-        async with aiohttp.ClientSession() as session:
+        async with open_session() as session, open_guarded_session(self._host) as sources:
             client = HordeClient(session, self._settings)
             await self._sign_in(client, _StartedOnce(task_status))
             async with anyio.create_task_group() as jobs:
-                lines = _Lines(session=session, client=client, offers=offers, jobs=jobs)
+                lines = _Lines(sources=sources, client=client, offers=offers, jobs=jobs)
                 for _ in range(self._settings.open_pops):
                     jobs.start_soon(self._take_jobs, lines)
         if self._closed_because:
@@ -289,7 +290,7 @@ class HordeTransport:
         lives_until = expires(popped.job, asked)
         try:
             try:
-                job, metadata = await self._understood(popped, models, asked, lines.session)
+                job, metadata = await self._understood(popped, models, asked, lines.sources)
             except BadJob as error:
                 logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
             delivery = HordeDelivery(
@@ -306,7 +307,9 @@ class HordeTransport:
             if job is None:
                 await delivery.fail(BadJob.public)
             else:
-                await self._offer(Offer(job=job, delivery=delivery, transport=self.name), lines.offers)
+                await self._offer(
+                    Offer(job=job, delivery=delivery, transport=self.name, network=self._host), lines.offers
+                )
         finally:
             self._release(len(popped.ids))
         with anyio.move_on_after(lives_until + SWEEP_SECONDS - time.monotonic()):
@@ -316,7 +319,7 @@ class HordeTransport:
             delivery.give_up()
 
     async def _understood(
-        self, popped: Popped, models: Mapping[str, Model], asked: float, session: aiohttp.ClientSession
+        self, popped: Popped, models: Mapping[str, Model], asked: float, sources: aiohttp.ClientSession
     ) -> tuple[JobSpec, tuple[Metadata, ...]]:
         """The job, and what its submits have to mention. Raises: BadJob: it cannot or must not be run."""
         if popped.job is None:
@@ -331,7 +334,7 @@ class HordeTransport:
         )
         metadata: tuple[Metadata, ...] = ()
         if popped.job.source_image is not None:
-            fetched = await fetch_source(session, popped.job.source_image, self._settings)
+            fetched = await fetch_source(sources, popped.job.source_image, self._settings)
             if isinstance(fetched, Metadata):
                 metadata = (fetched,)
             else:
