@@ -12,6 +12,9 @@ from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from urllib.parse import urlsplit
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 import trt_engines  # noqa: F401 - before any test imports ONNX Runtime, whose telemetry it switches off
@@ -53,13 +56,41 @@ class LittleProxy:
     status: int = 200  # of its own answers to CONNECT
     asked: list[str] = field(default_factory=list)  # first lines of requests
     passwords: list[str] = field(default_factory=list)  # what came as Proxy-Authorization
+    under_way: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def has_ended(self) -> None:
+        """Return once nothing goes through it and both its ends know: an event loop that closes before complains."""
+
+        def wait() -> None:
+            with self.changed:
+                assert self.changed.wait_for(lambda: not self.under_way, timeout=20)
+
+        await anyio.to_thread.run_sync(wait)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+
 
 class _Passing(StreamRequestHandler):
+    def setup(self) -> None:
+        super().setup()
+        self._count(1)
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        proxy: LittleProxy = self.server.proxy  # type: ignore[attr-defined]
+        with proxy.changed:
+            proxy.under_way += change
+            proxy.changed.notify_all()
+
     def handle(self) -> None:
         proxy: LittleProxy = self.server.proxy  # type: ignore[attr-defined]
         head = [line.decode() for line in iter(self.rfile.readline, b"\r\n")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -32,14 +33,23 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def a_server(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    lines: set[asyncio.Transport] = set()
+
+    async def answered(request: web.Request) -> web.StreamResponse:
+        if isinstance(request.transport, asyncio.Transport):
+            lines.add(request.transport)
+        return await answer(request)
+
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", answer)
+    application.router.add_route("*", "/{path:.*}", answered)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
         yield int(runner.addresses[0][1])
     finally:
+        for line in lines:
+            line.abort()  # its TLS would say goodbye after the loop has ended
         await runner.cleanup()
 
 
@@ -83,6 +93,7 @@ async def test_requests_and_websockets_tunnel_through_the_proxy_and_netrc_stays_
         async with session.ws_connect(f"wss://{HOST}/ws", ssl=client) as line:
             assert await line.receive_str() == "hello stranger"
 
+    await little_proxy.has_ended()
     assert set(little_proxy.asked) == {f"CONNECT {HOST}:443"}
     assert little_proxy.passwords == []
 
