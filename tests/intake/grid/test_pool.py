@@ -303,7 +303,8 @@ async def test_a_server_that_restarts_does_not_cost_the_name(at_work) -> None:
 
 
 def unreadable(recipe, **fields):
-    spec = {**recipe.spec, "77": {"class_type": "FaceSwap", "inputs": {}}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["77", 0]}}
+    spec = {**recipe.spec, "9": save, "77": {"class_type": "FaceSwap", "inputs": {}}}
     return dataclasses.replace(recipe, spec=spec, root="0x" + "7" * 64, **fields)
 
 

@@ -19,6 +19,7 @@ MOST_STEPS = 500
 MOST_GUIDANCE = 100.0
 LEAST_DENOISE = 0.01
 SEED_LIMIT = 2**64
+_LARGEST_SCHEDULED = 16_384  # pixels; a schedule may be made for another size than is drawn
 
 _FILES = {
     "CheckpointLoaderSimple": ("ckpt_name",),
@@ -27,8 +28,15 @@ _FILES = {
     "DualCLIPLoader": ("clip_name1", "clip_name2"),
     "VAELoader": ("vae_name",),
 }
+"""The inputs of the nodes that open files."""
+
+_SAVES = ("SaveImage", "SaveImageWebsocket")
+_PREVIEWS = ("PreviewImage",)
 _SHIFTS = ("ModelSamplingAuraFlow", "ModelSamplingSD3")
-_EMPTY = ("EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage")
+_EMPTY = {"EmptyLatentImage": 8, "EmptySD3LatentImage": 8, "EmptyFlux2LatentImage": 16}
+"""Pixels of a side that one cell of the latent stands for; what is left of a side is cut off.
+
+Source: ComfyUI's node definitions, which make a latent of height // 8 by width // 8 cells, or // 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +92,6 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         UnservableJob: a value that customers can choose is not served; the recipe may be fine with another.
     """
     graph = read_graph(spec)
-    _check_files(graph, model)
     decode = _decoder(graph)
     _vae(graph, decode)
     sampling = _sampling(graph, graph.producer(decode, "samples", "LATENT")[0])
@@ -101,6 +108,7 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         negative, other_skip = _encoded(graph, sampling.negative)
         if other_skip != clip_skip:
             raise UnreadableRecipe(f"{sampling.negative}: positive and negative prompt stop at different CLIP layers")
+    _check_files(graph, model)
     return Drawing(
         prompt=prompt,
         negative_prompt=negative,
@@ -119,26 +127,32 @@ def read_recipe(spec: object, model: Model) -> Drawing:
 
 
 def _check_files(graph: Graph, model: Model) -> None:
-    for node in graph.of(*_FILES):
+    """Whether the files that were met on the way, and not those of nodes that nobody asks for, are the model's."""
+    for node in graph.met(*_FILES):
         for name in _FILES[node.kind]:
-            file = graph.text(node, name)
+            file = graph.choice(node, name)
             if file not in model.checkpoint_files:
                 raise UnreadableRecipe(f"{node}: asks for the file {file!r}, which {model.name} is not made of")
 
 
 def _decoder(graph: Graph) -> Node:
-    """The node that makes the pixels of what is saved."""
-    outputs = graph.of("SaveImage", "PreviewImage")
+    """The node that makes the pixels of what is saved. Previews count only where nothing is saved."""
+    outputs = graph.of(*_SAVES) or graph.of(*_PREVIEWS)
     if not outputs:
-        raise BadJob("the recipe's graph saves no image")
-    decoders = {}
+        raise UnreadableRecipe(f"the recipe's graph saves no image with {' or '.join((*_SAVES, *_PREVIEWS))}")
+    decoders: dict[str, Node] = {}
+    passed: set[str] = set()
     for output in outputs:
-        source, _ = graph.producer(output, "images", "IMAGE")
-        while source.kind in {"SaveImage", "PreviewImage"}:
+        source = output
+        while source.kind in {*_SAVES, *_PREVIEWS} and source.id not in passed:  # they hand on what they show
+            passed.add(source.id)
             source, _ = graph.producer(source, "images", "IMAGE")
-        if source.kind != "VAEDecode":
+        if source.kind == "VAEDecode":
+            decoders[source.id] = source
+        elif source.id not in passed:
             raise UnreadableRecipe(f"{output}: its image comes from {source}; only decoded latents are served")
-        decoders[source.id] = source
+    if not decoders:
+        raise BadJob(f"{outputs[0]}: it depends on itself")
     if len(decoders) > 1:
         raise UnreadableRecipe(f"the recipe's graph saves {len(decoders)} different images")
     return next(iter(decoders.values()))
@@ -176,9 +190,9 @@ def _classic(graph: Graph, node: Node, seed: str, steps: int, strength: float) -
     """What KSampler and KSamplerAdvanced have in common."""
     return _Sampling(
         seed=graph.whole(node, seed, 0, SEED_LIMIT - 1),
-        sampler=canonical_sampler(graph.text(node, "sampler_name")),
+        sampler=canonical_sampler(graph.choice(node, "sampler_name")),
         schedule=_Schedule(
-            scheduler=canonical_scheduler(graph.text(node, "scheduler")),
+            scheduler=canonical_scheduler(graph.choice(node, "scheduler")),
             steps=steps,
             strength=strength,
             shift=_shift(graph, node),
@@ -199,7 +213,7 @@ def _custom(graph: Graph, node: Node) -> _Sampling:
     guided = guider.kind == "CFGGuider"
     return _Sampling(
         seed=graph.whole(noise, "noise_seed", 0, SEED_LIMIT - 1),
-        sampler=canonical_sampler(graph.text(chosen, "sampler_name")),
+        sampler=canonical_sampler(graph.choice(chosen, "sampler_name")),
         schedule=schedule,
         guidance=graph.number(guider, "cfg", 0.0, MOST_GUIDANCE) if guided else 1.0,
         positive=graph.producer(guider, "positive" if guided else "conditioning", "CONDITIONING")[0],
@@ -227,13 +241,14 @@ def _schedule(graph: Graph, node: Node, shift: float | None) -> _Schedule:
         raise UnreadableRecipe(f"{source}: a schedule that is split twice is not served")
     steps = graph.whole(source, "steps", 1, MOST_STEPS)
     if source.kind == "BasicScheduler":
-        scheduler = canonical_scheduler(graph.text(source, "scheduler"))
+        scheduler = canonical_scheduler(graph.choice(source, "scheduler"))
         strength = _denoise(graph, source)
         if _shift(graph, source) != shift:
             raise UnreadableRecipe(f"{source}: scheduler and guider shift time differently")
     else:  # Flux2Scheduler: even times, shifted; `simple` takes the same times from a flow model's table
         scheduler, strength = "simple", 1.0
-        shift = flux2_shift(_side(graph, source, "width"), _side(graph, source, "height"), steps)
+        width, height = (graph.whole(source, name, 16, _LARGEST_SCHEDULED) for name in ("width", "height"))
+        shift = flux2_shift(width, height, steps)
     total = int(steps / strength)
     if split is not None:
         steps = round(steps * kept)
@@ -249,9 +264,10 @@ def flux2_shift(width: int, height: int, steps: int) -> float:
     Args:
         width, height: pixels.
         steps: of the whole schedule.
-    Source: `compute_empirical_mu` of Black Forest Labs' flux2 reference implementation; the shift is exp(mu).
+    Source: `compute_empirical_mu` of Black Forest Labs' flux2 reference implementation; the shift is exp(mu). ComfyUI
+        takes the sides as they are, where its empty latent cuts them to multiples of 16.
     """
-    tokens = width * height / 256
+    tokens = round(width * height / 256)
     many = 0.00016927 * tokens + 0.45666666  # fitted at 200 steps
     if tokens > 4300:
         return math.exp(many)
@@ -301,7 +317,9 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     """Where sampling starts. The batch size is left alone: the coordinator asks for n images beside the graph."""
     source, _ = graph.producer(node, "latent_image", "LATENT")
     if source.kind in _EMPTY:
-        return _Latent(size=(_side(graph, source, "width"), _side(graph, source, "height")), takes_source=False)
+        cell = _EMPTY[source.kind]
+        width, height = (graph.whole(source, name, SMALLEST_SIDE, LARGEST_SIDE) for name in ("width", "height"))
+        return _Latent(size=(width // cell * cell, height // cell * cell), takes_source=False)
     if source.kind != "VAEEncode":
         raise UnreadableRecipe(f"{node}: starts from {source}; several samplers in a row are not served")
     _vae(graph, source)
@@ -314,7 +332,7 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     picture, slot = graph.producer(scaled, "image", "IMAGE")
     if picture.kind != "LoadImage" or slot != 0:
         raise UnreadableRecipe(f"{scaled}: scales what {picture} gives; only the source image is served")
-    method, crop = graph.text(scaled, "upscale_method"), graph.text(scaled, "crop")
+    method, crop = graph.choice(scaled, "upscale_method"), graph.choice(scaled, "crop")
     if method != "lanczos" or crop not in {"center", "disabled"}:
         raise UnreadableRecipe(f"{scaled}: scaling by {method!r} with crop {crop!r} is not served")
     size = (_side(graph, scaled, "width"), _side(graph, scaled, "height"))
@@ -322,7 +340,7 @@ def _latent(graph: Graph, node: Node) -> _Latent:
 
 
 def _vae(graph: Graph, node: Node) -> None:
-    """Its files were checked with all the others; here only that it is one."""
+    """Its file is checked with all the others; here only that it is a VAE."""
     graph.producer(node, "vae", "VAE")
 
 
