@@ -26,7 +26,7 @@ from trt_worker.concurrency import cancel_when, first_leaf
 from trt_worker.config.models import resolve_models
 from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
-from trt_worker.delivery import Offer
+from trt_worker.delivery import Offer, Settlement
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import ConfigError, DeviceUnusable, TransportClosed
 from trt_worker.intake.transport import Gate, Transport
@@ -70,15 +70,16 @@ class Worker:
     changed: anyio.Event = field(default_factory=anyio.Event)
     stopped: anyio.Event = field(default_factory=anyio.Event)
     failure: str = ""
+    transports: Sequence[Transport] = ()  # at work now
     _counted: tuple[int, int] = (0, 0)
 
     def snapshot(self) -> Snapshot:
-        """The tally now, device totals included."""
+        """The tally now, device totals and the state of the networks included."""
         calls = sum(link.totals.calls for link in self.links)
         rows = sum(link.totals.rows for link in self.links)
         self.tally.called(calls=calls - self._counted[0], rows=rows - self._counted[1])
         self._counted = (calls, rows)
-        return self.tally.snapshot(monotonic())
+        return self.tally.snapshot(monotonic(), [transport.state() for transport in self.transports])
 
 
 def make_transports(config: Config, gate: Gate, devices: int) -> Sequence[Transport]:
@@ -210,7 +211,7 @@ async def open_worker(
             uploader=Uploader(session),
             tally=tally,
             depth=_depth(config, len(links)),
-            finished=_announce,
+            finished=announce,
         )
         worker = Worker(config=config, links=links, service=service, tally=tally)
         if config.metrics_port:
@@ -318,6 +319,7 @@ async def _take_jobs(worker: Worker) -> None:
                 worker.failure = str(error)
                 worker.stop.set()
                 return
+            worker.transports = made
             alive = await _run_transports(worker, made)
             if not alive and not worker.changed.is_set() and not worker.stop.is_set():
                 worker.failure = "No network is left to work for; see the errors above."
@@ -397,10 +399,11 @@ def _depth(config: Config, devices: int) -> int:
     return devices * config.max_batch * (1 + config.queue_size) + config.max_threads - 1
 
 
-def _announce(record: JobRecord) -> None:
-    """The line operators know, one per job."""
+def announce(record: JobRecord) -> None:
+    """The line operators know, one per job; a success only where the network took the result."""
     seconds = record.acknowledged - record.received
-    logger.success(
+    tell = logger.success if record.settlement in {Settlement.PAID, Settlement.UNPAID} else logger.warning
+    tell(
         "Job {} ({}, {}x{}, {} steps, {} image(s)) {}: {:.2f} {} after {:.1f} s on {}",
         record.id[:8],
         record.model,

@@ -8,8 +8,9 @@ from typing import Protocol
 from anyio.abc import ObjectSendStream, TaskStatus
 
 from trt_engines.model import Model
-from trt_worker.delivery import Offer
+from trt_worker.delivery import IntakeEnd, Offer
 from trt_worker.job import JobSpec
+from trt_worker.network_state import NetworkState
 
 
 class Gate(Protocol):
@@ -27,6 +28,9 @@ class Gate(Protocol):
     def refusal(self, job: JobSpec) -> str | None:
         """Why this job must not be taken (it would be late, its model is gone), or None."""
 
+    def ended(self, end: IntakeEnd) -> None:
+        """Count a job that ended at intake; the ones that were offered are counted by whoever took the offer."""
+
 
 class Transport(Protocol):
     """One network this worker earns on."""
@@ -41,6 +45,9 @@ class Transport(Protocol):
 
         Raises: TransportClosed: this network will not pay any more (wrong key, retired server); says what to change.
         """
+
+    def state(self) -> NetworkState:
+        """How it stands with the network now."""
 
     def stop_taking(self) -> None:
         """Take no further job. Idle connections close at once, busy ones after their acknowledgement."""

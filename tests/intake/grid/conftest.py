@@ -21,7 +21,7 @@ from loguru import logger
 from PIL import Image
 
 from trt_engines.model import Model
-from trt_worker.delivery import EncodedImage, Offer, Receipt
+from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt
 from trt_worker.errors import TransportClosed
 from trt_worker.intake.grid.pool import GridTransport
 from trt_worker.intake.grid.settings import GridSettings
@@ -114,6 +114,7 @@ class OpenGate:
 
     models: dict[str, Model] = field(default_factory=lambda: {"shapes-tiny": a_model()})
     refuses: Callable[[JobSpec], str | None] = lambda job: None
+    ends: list[IntakeEnd] = field(default_factory=list)
 
     def models_served(self) -> Mapping[str, Model]:
         return self.models
@@ -126,6 +127,9 @@ class OpenGate:
 
     def refusal(self, job: JobSpec) -> str | None:
         return self.refuses(job)
+
+    def ended(self, end: IntakeEnd) -> None:
+        self.ends.append(end)
 
 
 @pytest.fixture

@@ -10,16 +10,17 @@ from anyio.abc import ObjectSendStream, TaskStatus
 from loguru import logger
 from yarl import URL
 
-from trt_worker.delivery import Offer, Settlement
+from trt_worker.delivery import Offer
 from trt_worker.errors import TransportClosed
 from trt_worker.intake.grid.catalogue import Catalogue
 from trt_worker.intake.grid.connection import Connection
 from trt_worker.intake.grid.delegation import read_delegations
-from trt_worker.intake.grid.ledger import GridStats, Ledger
+from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.session import TRANSPORT, Shop
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.intake.transport import Gate
+from trt_worker.network_state import NetworkState
 
 
 class GridTransport:
@@ -77,18 +78,18 @@ class GridTransport:
         for connection in self._connections:
             connection.stop()
 
-    def stats(self) -> GridStats:
-        """A snapshot for the console and the metrics."""
+    def state(self) -> NetworkState:
+        """How it stands with the grid now."""
         sessions = [connection.session for connection in self._connections if connection.session is not None]
-        return GridStats(
+        return NetworkState(
+            network=self.name,
+            connections=len(self._settings.names),
             connected=len(sessions),
             busy=sum(session.busy for session in sessions),
-            settlements=dict(self._ledger.settlements),
-            unacknowledged=self._ledger.settlements[Settlement.UNACKNOWLEDGED],
-            den=self._ledger.den,
             reconnects=self._ledger.reconnects,
             withdrawn=self._catalogue.withdrawn,
-            ended=dict(self._ended),
+            unserved=self._catalogue.unserved,
+            lost=dict(self._ended),
         )
 
     async def _serve(self, http: aiohttp.ClientSession, offers: ObjectSendStream[Offer], started: _StartedOnce) -> None:
@@ -105,7 +106,7 @@ class GridTransport:
         )
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]
         async with anyio.create_task_group() as background:
-            background.start_soon(self._check_recipes, http)
+            background.start_soon(self._catalogue.watch, http)
             background.start_soon(self._pass_on_changes)
             async with anyio.create_task_group() as lives:
                 for connection in self._connections:
@@ -117,11 +118,6 @@ class GridTransport:
         ended = await connection.run()
         if ended:
             self._ended[connection.name] = ended
-
-    async def _check_recipes(self, http: aiohttp.ClientSession) -> None:
-        while True:
-            await anyio.sleep(self._settings.recipe_check_seconds)
-            await self._catalogue.check(http)
 
     async def _pass_on_changes(self) -> None:
         changed = self._catalogue.changed

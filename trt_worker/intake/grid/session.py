@@ -13,12 +13,12 @@ import anyio
 from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
-from trt_worker.delivery import Offer, Receipt, Settlement
+from trt_worker.delivery import IntakeEnd, Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.catalogue import Catalogue
 from trt_worker.intake.grid.delegation import Delegations
-from trt_worker.intake.grid.delivery import GridDelivery
+from trt_worker.intake.grid.delivery import UNIT, GridDelivery
 from trt_worker.intake.grid.graph import UnreadableRecipe
 from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.settings import GridSettings
@@ -119,7 +119,6 @@ class Session:
 
     def settled(self, delivery: GridDelivery, receipt: Receipt) -> None:
         """A job is closed."""
-        self._shop.ledger.settled(receipt)
         if delivery is self._current:
             self._current = None
             self.rest()
@@ -142,6 +141,11 @@ class Session:
                     current.settle(Settlement.RETURNED, "nobody waits for it any more")
             case frames.Error():
                 logger.warning("Grid {}: the grid says: {}", self._name, str(frame.message)[:200])
+            case frames.Unreadable() if frame.job_id:
+                self._another_job_came()
+                if self.leaving is None:
+                    reason = f"its frame cannot be read ({frame.reason})"
+                    await self._turn_away(frame.job_id, "", time.monotonic(), reason)
             case frames.Unreadable():
                 logger.debug("Grid {}: a frame was ignored: {}", self._name, frame.reason)
             case frames.Ready():
@@ -158,19 +162,25 @@ class Session:
         else:
             current.settle(Settlement.UNPAID, "acknowledged without pay: a probe, or somebody was faster")
 
-    async def _take_job(self, frame: frames.Job, tasks: TaskGroup) -> None:
+    def _another_job_came(self) -> None:
+        """A job that comes ends the one before it."""
         current = self._current
         if current is not None and current.handed_in:
             current.settle(Settlement.UNACKNOWLEDGED, "the next job came instead")
         elif current is not None:
             current.settle(Settlement.RETURNED, "the grid sent another job in its place")
+
+    async def _take_job(self, frame: frames.Job, tasks: TaskGroup) -> None:
+        self._another_job_came()
         if self.leaving is not None:
             return  # closing gives the job back
         shop, received = self._shop, time.monotonic()
         model = find_model(frame.model, shop.catalogue.offered())
         if model is None:
-            await self._give_back(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
+            name = str(frame.model)[:80]
+            await self._turn_away(frame.id, name, received, f"model {name!r} is not offered any more")
             return
+        root = _root(frame.payload)
         try:
             draft = to_draft(
                 frame,
@@ -180,14 +190,16 @@ class Session:
                 allow_img2img=shop.settings.allow_img2img,
             )
         except UnreadableRecipe as error:
-            logger.warning("Grid {}: job {} goes back: {}", self._name, frame.id, error)
-            self._leave(Leaving.RENEW)
-            shop.catalogue.withdraw(model.name, str(error), _root(frame.payload))
+            shop.catalogue.withhold(model.name, root, str(error))
+            await self._turn_away(frame.id, model.name, received, str(error))
             return
         except BadJob as error:
+            if shop.catalogue.withholds(model.name, root):
+                await self._turn_away(frame.id, model.name, received, str(error))
+                return
             logger.warning("Grid {}: job {} is given up: {}", self._name, frame.id, error)
-            if await self._send(frames.error_frame(frame.id, error.public)):
-                shop.ledger.settlements[Settlement.FAILED] += 1
+            sent = await self._send(frames.error_frame(frame.id, error.public))
+            self._count(frame.id, model.name, received, Settlement.FAILED if sent else Settlement.RETURNED, str(error))
             return
         delivery = self._current = GridDelivery(
             job_id=frame.id,
@@ -200,7 +212,17 @@ class Session:
         tasks.start_soon(self._offer, draft, delivery)
 
     async def _offer(self, draft: Draft, delivery: GridDelivery) -> None:
-        """Fetch what the job needs, ask the gate, and pass it on."""
+        """Pass a job on, or count it as ended here."""
+        offered, job = False, draft.job
+        try:
+            offered = await self._hand_over(draft, delivery)
+        finally:
+            if not offered:
+                receipt = delivery.settle(Settlement.RETURNED, "the connection ended before it was taken")
+                self._count(job.id, job.model, job.received, receipt.settlement, receipt.detail)
+
+    async def _hand_over(self, draft: Draft, delivery: GridDelivery) -> bool:
+        """Fetch what a job needs, ask the gate, and pass it on. Returns: whether it was taken."""
         shop, job = self._shop, draft.job
         try:
             if draft.source_url is not None:
@@ -215,30 +237,47 @@ class Session:
         except BadJob as error:
             logger.warning("Grid {}: job {} is given up: {}", self._name, job.id, error)
             await delivery.fail(error.public)
-            return
+            return False
         reason = shop.gate.refusal(job)
         if reason is not None:
             await self._give_back(job.id, reason)
-            return
+            return False
         if delivery.receipt is not None:
-            return  # taken back meanwhile
+            return False  # taken back meanwhile
         try:
             with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
                 await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT))
-            self.took_jobs = True
         except TimeoutError:
             await self._give_back(job.id, "it found no place in the queue in time")
+            return False
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             await self._give_back(job.id, "the worker is going down")
             shop.stop()
+            return False
+        self.took_jobs = True
+        return True
 
     # Ends
 
-    async def _give_back(self, job_id: str, reason: str) -> None:
+    async def _turn_away(self, job_id: str, model: str, received: float, reason: str) -> None:
+        """Give a job back that never became a delivery."""
+        settlement = await self._give_back(job_id, reason)
+        self._count(job_id, model, received, settlement, reason)
+
+    def _count(self, job_id: str, model: str, received: float, settlement: Settlement, reason: str) -> None:
+        """A job ended here, at intake."""
+        receipt = Receipt(settlement=settlement, unit=UNIT, detail=reason)
+        self._shop.gate.ended(
+            IntakeEnd(id=job_id, model=model, transport=TRANSPORT, receipt=receipt, received=received)
+        )
+
+    async def _give_back(self, job_id: str, reason: str) -> Settlement:
         """Hand a job to another worker by closing the connection: an error would end it for its customer.
 
         The grid hands it to any connection, this worker's other ones too. A job that comes back is failed: no other
         worker is there to run it, and it would circle until its customer gives up.
+
+        Returns: how the job ended here.
         """
         if self._shop.ledger.give_back(job_id):
             logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
@@ -250,8 +289,7 @@ class Session:
             settlement = Settlement.FAILED if sent else Settlement.RETURNED
         if self._current is not None and self._current.job_id == job_id:
             self._current.settle(settlement, reason)
-        else:
-            self._shop.ledger.settlements[settlement] += 1
+        return settlement
 
     def _leave(self, why: Leaving) -> None:
         if self.leaving is None:

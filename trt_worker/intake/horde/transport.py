@@ -13,7 +13,7 @@ from loguru import logger
 from yarl import URL
 
 from trt_worker.concurrency import Clock, Stop
-from trt_worker.delivery import Offer
+from trt_worker.delivery import IntakeEnd, Offer, Receipt
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
 from trt_worker.intake.horde.delivery import HordeDelivery, Upward, upload_slots
@@ -35,6 +35,7 @@ from trt_worker.intake.horde.source import fetch_source
 from trt_worker.intake.horde.translate import expires, to_job, with_source
 from trt_worker.intake.transport import Gate
 from trt_worker.job import JobSpec
+from trt_worker.network_state import NetworkState
 from trt_worker.sampler_names import run_as
 
 SWEEP_SECONDS = 60.0
@@ -78,6 +79,9 @@ class HordeTransport:
         self._stop = Stop()
         self._closed_because = ""
         self._shown: set[str] = set()  # messages that the operator has seen
+        self._answers = False  # whether the last call had an answer that was no refusal
+        self._comebacks = -1  # how often it had one after none
+        self._under_way = 0  # jobs
 
     async def run(
         self, offers: ObjectSendStream[Offer], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -105,6 +109,25 @@ class HordeTransport:
     def stats(self) -> HordeStats:
         """A snapshot for the console and the metrics."""
         return self._ledger.stats()
+
+    def state(self) -> NetworkState:
+        """How it stands with the Horde now. There is no connection to keep: one is counted while the server answers."""
+        stats = self._ledger.stats()
+        held_back = ", ".join(f"{reason} {count}" for reason, count in stats.skipped.items())
+        notes = (
+            stats.maintenance and f"in maintenance: {stats.maintenance}",
+            stats.drops_this_hour and f"{stats.drops_this_hour} images dropped within the hour",
+            held_back and f"requests held back: {held_back}",
+        )
+        return NetworkState(
+            network=self.name,
+            connections=1,
+            connected=int(self._answers),
+            busy=self._under_way,
+            reconnects=max(self._comebacks, 0),
+            lost={self._settings.worker_name: self._closed_because} if self._closed_because else {},
+            notes=[note for note in notes if note],
+        )
 
     # Signing in
 
@@ -231,6 +254,8 @@ class HordeTransport:
             self._release(amount)
 
     def _answered(self, popped: Popped) -> None:
+        self._comebacks += not self._answers
+        self._answers = True
         if self._ledger.maintenance:
             self._ledger.maintenance = ""
             logger.info("Horde {}: no longer in maintenance", self._host)
@@ -246,6 +271,7 @@ class HordeTransport:
         self._ledger.skipped = popped.skipped
 
     def _refused(self, reaction: Reaction) -> None:
+        self._answers = False
         now = self._clock.now()
         if reaction.verdict is Verdict.FATAL:
             self._close(reaction.sentence)
@@ -274,6 +300,14 @@ class HordeTransport:
     # One job
 
     async def _see_through(self, popped: Popped, asked: float, lines: _Lines) -> None:
+        self._under_way += 1
+        try:
+            await self._keep_at(popped, asked, lines)
+        finally:
+            self._under_way -= 1
+
+    async def _keep_at(self, popped: Popped, asked: float, lines: _Lines) -> None:
+        received = time.monotonic()
         job: JobSpec | None = None
         metadata: tuple[Metadata, ...] = ()
         lives_until = expires(popped.job, asked)
@@ -294,9 +328,16 @@ class HordeTransport:
                 upward=self._upward,
             )
             if job is None:
-                await delivery.fail(BadJob.public)
+                receipt: Receipt | None = await delivery.fail(BadJob.public)
             else:
-                await self._offer(Offer(job=job, delivery=delivery, transport=self.name), lines.offers)
+                receipt = await self._offer(Offer(job=job, delivery=delivery, transport=self.name), lines.offers)
+            if receipt is not None:
+                model = popped.job.model if popped.job is not None else None
+                self._gate.ended(
+                    IntakeEnd(
+                        id=popped.ids[0], model=model or "", transport=self.name, receipt=receipt, received=received
+                    )
+                )
         finally:
             self._release(len(popped.ids))
         with anyio.move_on_after(lives_until + SWEEP_SECONDS - time.monotonic()):
@@ -334,16 +375,18 @@ class HordeTransport:
             raise UnservableJob(f"job {job.id} is refused: {reason}")
         return job, metadata
 
-    async def _offer(self, offer: Offer, offers: ObjectSendStream[Offer]) -> None:
+    async def _offer(self, offer: Offer, offers: ObjectSendStream[Offer]) -> Receipt | None:
+        """Pass a job on. Returns: how it ended here; None: it was taken."""
         try:
             with anyio.fail_after(max(offer.job.due - time.monotonic(), 0.0)):
                 await offers.send(offer)
         except TimeoutError:
             logger.warning("Horde {}: job {} found no place in the queue in time", self._host, offer.job.id)
-            await offer.delivery.fail(BadJob.public)
+            return await offer.delivery.fail(BadJob.public)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             self.stop_taking()  # nobody takes jobs any more: the worker is going down
-            await offer.delivery.fail(BadJob.public)
+            return await offer.delivery.fail(BadJob.public)
+        return None
 
     # Shared by all of it
 
