@@ -84,6 +84,14 @@ async def test_a_source_image_that_cannot_be_had_fails_the_job_in_plain_words(at
         assert (await (await work.grid.submit_grid(ImageRequest())).result()).status == 200
 
 
+async def test_a_job_whose_connection_breaks_while_its_source_is_fetched_is_counted_once(at_work, a_picture) -> None:
+    async with at_work(faults=Faults(drop_mid_job=Fault(), source_slow=Fault(seconds=0.3))) as work:
+        handle = await work.grid.submit_grid(ImageRequest(source_image=a_picture("PNG")))
+
+        assert (await handle.result()).status == 200
+        assert [(end.id, end.receipt.settlement) for end in work.gate.ends] == [(handle.id, Settlement.RETURNED)]
+
+
 async def test_loras_fail_honestly_and_the_connection_works_on(at_work) -> None:
     async with at_work() as work:
         handle = await work.grid.submit_grid(ImageRequest(loras=[{"name": "1"}]))

@@ -86,7 +86,7 @@ class Catalogue:
         """The models to register with, by name. One that the gate serves only now is checked soon."""
         served = self._gate.models_served()
         if any(self._tried.get(name) != model for name, model in served.items()):
-            self._asked.set()
+            self.recheck()
         return {name: model for name, model in served.items() if self._why_not(name, model) is None}
 
     @property
@@ -116,7 +116,7 @@ class Catalogue:
         if not root or (checked is not None and root in checked.roots) or len(self._brought) >= MOST_BROUGHT:
             return  # as listed it can be read: it is this job's values that make it unreadable
         self._brought[name, root] = reason
-        self._asked.set()  # the grid's recipes have changed since they were read
+        self.recheck()  # the grid's recipes have changed since they were read
 
     def retire(self, names: tuple[str, ...]) -> bool:
         """The grid does not take these models any more, in any case of letters; False: none of them is ours."""
@@ -125,6 +125,10 @@ class Catalogue:
         self._retired |= dict.fromkeys(ours, "the grid has retired this model")
         self._tell()
         return bool(ours)
+
+    def recheck(self) -> None:
+        """Something has changed, such as the models that are served: read the recipes again soon."""
+        self._asked.set()
 
     async def check(self, session: aiohttp.ClientSession) -> None:
         """Read the recipes of every model and see whether they can be served.

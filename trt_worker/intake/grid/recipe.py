@@ -347,7 +347,7 @@ def _vae(graph: Graph, node: Node) -> None:
 def _side(graph: Graph, node: Node, name: str) -> int:
     side = graph.whole(node, name, SMALLEST_SIDE, LARGEST_SIDE)
     if side % 8:
-        raise BadJob(f"{node}: {name} is {side}; multiples of 8 are drawn")
+        raise UnservableJob(f"{node}: {name} is {side}; a source that is scaled to no multiple of 8 is not served")
     return side
 
 

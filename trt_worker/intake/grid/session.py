@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
+from trt_worker.concurrency import cancel_when
 from trt_worker.delivery import IntakeEnd, Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
@@ -26,6 +27,7 @@ from trt_worker.intake.grid.signer import RigKey
 from trt_worker.intake.grid.translate import Draft, find_model, to_draft, with_source
 from trt_worker.intake.source_image import fetch_source_image
 from trt_worker.intake.transport import Gate
+from trt_worker.job import JobSpec
 
 TRANSPORT = "grid"
 
@@ -119,6 +121,8 @@ class Session:
 
     def settled(self, delivery: GridDelivery, receipt: Receipt) -> None:
         """A job is closed."""
+        if not delivery.offered:
+            self._count(delivery.job_id, delivery.model, delivery.received, receipt)
         if delivery is self._current:
             self._current = None
             self.rest()
@@ -199,10 +203,14 @@ class Session:
                 return
             logger.warning("Grid {}: job {} is given up: {}", self._name, frame.id, error)
             sent = await self._send(frames.error_frame(frame.id, error.public))
-            self._count(frame.id, model.name, received, Settlement.FAILED if sent else Settlement.RETURNED, str(error))
+            settlement = Settlement.FAILED if sent else Settlement.RETURNED
+            receipt = Receipt(settlement=settlement, unit=UNIT, detail=str(error))
+            self._count(frame.id, model.name, received, receipt)
             return
         delivery = self._current = GridDelivery(
             job_id=frame.id,
+            model=model.name,
+            received=received,
             slots=draft.slots,
             line=self,
             ack_seconds=shop.settings.ack_seconds,
@@ -212,17 +220,7 @@ class Session:
         tasks.start_soon(self._offer, draft, delivery)
 
     async def _offer(self, draft: Draft, delivery: GridDelivery) -> None:
-        """Pass a job on, or count it as ended here."""
-        offered, job = False, draft.job
-        try:
-            offered = await self._hand_over(draft, delivery)
-        finally:
-            if not offered:
-                receipt = delivery.settle(Settlement.RETURNED, "the connection ended before it was taken")
-                self._count(job.id, job.model, job.received, receipt.settlement, receipt.detail)
-
-    async def _hand_over(self, draft: Draft, delivery: GridDelivery) -> bool:
-        """Fetch what a job needs, ask the gate, and pass it on. Returns: whether it was taken."""
+        """Fetch what the job needs, ask the gate, and pass it on."""
         shop, job = self._shop, draft.job
         try:
             if draft.source_url is not None:
@@ -237,36 +235,40 @@ class Session:
         except BadJob as error:
             logger.warning("Grid {}: job {} is given up: {}", self._name, job.id, error)
             await delivery.fail(error.public)
-            return False
+            return
         reason = shop.gate.refusal(job)
         if reason is not None:
             await self._give_back(job.id, reason)
-            return False
+            return
         if delivery.receipt is not None:
-            return False  # taken back meanwhile
+            return  # taken back meanwhile
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(cancel_when, delivery.withdrawn, waiting.cancel_scope)
+            await self._queue(job, delivery)
+            waiting.cancel_scope.cancel()
+
+    async def _queue(self, job: JobSpec, delivery: GridDelivery) -> None:
+        """Offer a job for as long as it can wait; cancelled when the grid takes it back."""
+        shop = self._shop
         try:
             with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
                 await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT))
+            delivery.offered = self.took_jobs = True
         except TimeoutError:
             await self._give_back(job.id, "it found no place in the queue in time")
-            return False
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             await self._give_back(job.id, "the worker is going down")
             shop.stop()
-            return False
-        self.took_jobs = True
-        return True
 
     # Ends
 
     async def _turn_away(self, job_id: str, model: str, received: float, reason: str) -> None:
         """Give a job back that never became a delivery."""
         settlement = await self._give_back(job_id, reason)
-        self._count(job_id, model, received, settlement, reason)
+        self._count(job_id, model, received, Receipt(settlement=settlement, unit=UNIT, detail=reason))
 
-    def _count(self, job_id: str, model: str, received: float, settlement: Settlement, reason: str) -> None:
-        """A job ended here, at intake."""
-        receipt = Receipt(settlement=settlement, unit=UNIT, detail=reason)
+    def _count(self, job_id: str, model: str, received: float, receipt: Receipt) -> None:
+        """A job ended here, at intake; those that were offered are counted by whoever took the offer."""
         self._shop.gate.ended(
             IntakeEnd(id=job_id, model=model, transport=TRANSPORT, receipt=receipt, received=received)
         )

@@ -13,10 +13,10 @@ from loguru import logger
 from yarl import URL
 
 from trt_worker.concurrency import Clock, Stop
-from trt_worker.delivery import IntakeEnd, Offer, Receipt
+from trt_worker.delivery import Offer
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
-from trt_worker.intake.horde.delivery import HordeDelivery, Upward, upload_slots
+from trt_worker.intake.horde.delivery import NAME, HordeDelivery, Upward, upload_slots
 from trt_worker.intake.horde.ledger import HordeStats, Ledger
 from trt_worker.intake.horde.messages import (
     MOST_REFERENCE,
@@ -59,7 +59,7 @@ class HordeTransport:
         clock: that pops are paced by.
     """
 
-    name = "horde"
+    name = NAME
 
     def __init__(self, settings: HordeSettings, gate: Gate, *, clock: Clock | None = None) -> None:
         self._settings = settings
@@ -67,7 +67,7 @@ class HordeTransport:
         self._clock = clock or Clock()
         self._host = URL(settings.base_url).host
         self._ledger = Ledger()
-        self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close)
+        self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close, ended=gate.ended)
         self._pace = Pace(
             first_idle_wait=settings.first_idle_wait,
             longest_idle_wait=settings.longest_idle_wait,
@@ -307,7 +307,6 @@ class HordeTransport:
             self._under_way -= 1
 
     async def _keep_at(self, popped: Popped, asked: float, lines: _Lines) -> None:
-        received = time.monotonic()
         job: JobSpec | None = None
         metadata: tuple[Metadata, ...] = ()
         lives_until = expires(popped.job, asked)
@@ -318,6 +317,7 @@ class HordeTransport:
                 logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
             delivery = HordeDelivery(
                 ids=popped.ids,
+                model=(popped.job.model if popped.job is not None else None) or "",
                 job=job,
                 slots=upload_slots(popped.job, popped.ids) if popped.job is not None else (None,) * len(popped.ids),
                 metadata=metadata,
@@ -328,16 +328,9 @@ class HordeTransport:
                 upward=self._upward,
             )
             if job is None:
-                receipt: Receipt | None = await delivery.fail(BadJob.public)
+                await delivery.fail(BadJob.public)
             else:
-                receipt = await self._offer(Offer(job=job, delivery=delivery, transport=self.name), lines.offers)
-            if receipt is not None:
-                model = popped.job.model if popped.job is not None else None
-                self._gate.ended(
-                    IntakeEnd(
-                        id=popped.ids[0], model=model or "", transport=self.name, receipt=receipt, received=received
-                    )
-                )
+                await self._offer(job, delivery, lines.offers)
         finally:
             self._release(len(popped.ids))
         with anyio.move_on_after(lives_until + SWEEP_SECONDS - time.monotonic()):
@@ -375,18 +368,17 @@ class HordeTransport:
             raise UnservableJob(f"job {job.id} is refused: {reason}")
         return job, metadata
 
-    async def _offer(self, offer: Offer, offers: ObjectSendStream[Offer]) -> Receipt | None:
-        """Pass a job on. Returns: how it ended here; None: it was taken."""
+    async def _offer(self, job: JobSpec, delivery: HordeDelivery, offers: ObjectSendStream[Offer]) -> None:
         try:
-            with anyio.fail_after(max(offer.job.due - time.monotonic(), 0.0)):
-                await offers.send(offer)
+            with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
+                await offers.send(Offer(job=job, delivery=delivery, transport=self.name))
+            delivery.offered = True
         except TimeoutError:
-            logger.warning("Horde {}: job {} found no place in the queue in time", self._host, offer.job.id)
-            return await offer.delivery.fail(BadJob.public)
+            logger.warning("Horde {}: job {} found no place in the queue in time", self._host, job.id)
+            await delivery.fail(BadJob.public)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             self.stop_taking()  # nobody takes jobs any more: the worker is going down
-            return await offer.delivery.fail(BadJob.public)
-        return None
+            await delivery.fail(BadJob.public)
 
     # Shared by all of it
 
