@@ -269,6 +269,16 @@ def test_a_defect_is_told_by_its_node(changes, named, a_graph, a_model) -> None:
     assert not isinstance(told.value, UnservableJob)
 
 
+def test_what_a_graph_says_is_cut_and_escaped_where_it_is_told(a_graph, a_model) -> None:
+    name = "\x1b[2J\n" + "é" * 100_000
+    with pytest.raises(UnreadableRecipe) as told:
+        read_recipe(a_graph({"8.samples": [name, 0]}, **{name: {"class_type": name, "inputs": {}}}), a_model())
+
+    assert len(str(told.value)) < 2000
+    assert str(told.value).isprintable()
+    assert str(told.value).isascii()
+
+
 @pytest.mark.parametrize("spec", [None, [], {}, "graph", {"1": None}, {"1": {"class_type": 3, "inputs": {}}}])
 def test_what_is_no_graph_is_a_defect(spec, a_model) -> None:
     with pytest.raises(BadJob):

@@ -14,6 +14,8 @@ from typing import Any, TypeGuard
 
 from trt_worker.errors import BadJob, UnservableJob
 
+_SHOWN = 80  # characters
+
 MOST_LINKS = 4096
 """Links that are followed in one graph; the largest recipe of the grid takes some dozen."""
 
@@ -71,7 +73,7 @@ class Node:
     inputs: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"node {self.id!r} ({self.kind})"
+        return f"node {shown(self.id)} ({shown(self.kind)[1:-1]})"
 
 
 class Graph:
@@ -117,11 +119,11 @@ class Graph:
         if self._followed > MOST_LINKS:
             raise BadJob(f"{node}: it depends on itself, or on more than {MOST_LINKS} links")
         if value[0] not in self._spec:
-            raise BadJob(f"{node}: input {name!r} comes from node {value[0]!r}, which does not exist")
+            raise BadJob(f"{node}: input {name!r} comes from node {shown(value[0])}, which does not exist")
         source, slot = self._node(value[0]), value[1]
         given = OUTPUTS.get(source.kind)
         if given is None:
-            raise UnreadableRecipe(f"{source}: this worker does not know the class {source.kind!r}")
+            raise UnreadableRecipe(f"{source}: this worker does not know the class {shown(source.kind)}")
         if not 0 <= slot < len(given):
             raise BadJob(f"{node}: input {name!r} asks for slot {slot} of {source}, which has {len(given)}")
         if given[slot] not in types:
@@ -182,7 +184,7 @@ class Graph:
         kind = body.get("class_type") if isinstance(body, dict) else None
         inputs = body.get("inputs") if isinstance(body, dict) else None
         if not isinstance(kind, str) or not isinstance(inputs, dict):
-            raise BadJob(f"node {node_id!r}: it needs a class_type and inputs")
+            raise BadJob(f"node {shown(node_id)}: it needs a class_type and inputs")
         return Node(id=node_id, kind=kind, inputs=inputs)
 
 
@@ -204,6 +206,10 @@ def read_graph(spec: object) -> Graph:
     return Graph(spec)
 
 
+def shown(text: str) -> str:
+    """Text of the graph as messages show it: quoted, cut, and nothing in it but printable ASCII."""
+    return ascii(text[:_SHOWN])
+
+
 def _told(value: object) -> str:
-    """A value as far as a message shows it."""
-    return repr(value[:40]) if isinstance(value, str) else type(value).__name__
+    return shown(value) if isinstance(value, str) else type(value).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
-from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph
+from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph, shown
 from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
 
 LARGEST_SIDE = 3072  # pixels
@@ -132,7 +132,7 @@ def _check_files(graph: Graph, model: Model) -> None:
         for name in _FILES[node.kind]:
             file = graph.choice(node, name)
             if file not in model.checkpoint_files:
-                raise UnreadableRecipe(f"{node}: asks for the file {file!r}, which {model.name} is not made of")
+                raise UnreadableRecipe(f"{node}: asks for the file {shown(file)}, which {model.name} is not made of")
 
 
 def _decoder(graph: Graph) -> Node:
@@ -334,7 +334,7 @@ def _latent(graph: Graph, node: Node) -> _Latent:
         raise UnreadableRecipe(f"{scaled}: scales what {picture} gives; only the source image is served")
     method, crop = graph.choice(scaled, "upscale_method"), graph.choice(scaled, "crop")
     if method != "lanczos" or crop not in {"center", "disabled"}:
-        raise UnreadableRecipe(f"{scaled}: scaling by {method!r} with crop {crop!r} is not served")
+        raise UnreadableRecipe(f"{scaled}: scaling by {shown(method)} with crop {shown(crop)} is not served")
     size = (_side(graph, scaled, "width"), _side(graph, scaled, "height"))
     return _Latent(size=size, takes_source=True, source_crop=crop == "center")
 

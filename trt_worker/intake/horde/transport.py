@@ -80,7 +80,7 @@ class HordeTransport:
         self._closed_because = ""
         self._shown: set[str] = set()  # messages that the operator has seen
         self._answers = False  # whether the last call had an answer that was no refusal
-        self._comebacks = -1  # how often it had one after none
+        self._comebacks = -1  # how often it had one after none; the first time is none
         self._under_way = 0  # jobs
 
     async def run(
