@@ -18,6 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session")
+def the_picture() -> Callable[[str], bytes]:
+    """The file of a name in `data/pictures`: pictures as customers send them."""
+
+    def read(name: str) -> bytes:
+        return (Path(__file__).parent / "data" / "pictures" / name).read_bytes()
+
+    return read
+
+
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Puts an `nvidia-smi` first on the path that prints some text and ends with some status."""

@@ -241,8 +241,9 @@ async def test_one_worker_per_card_under_a_name_of_its_own_shares_a_folder_with_
 
     assert [result.status for result in results] == [200] * (2 * CONNECTIONS)
     assert {frame["name"] for frame in grid.sockets.registrations} >= {"rig one", "rig two"}
-    log = (tmp_path / "logs" / "bridge_1.log").read_text()
-    assert [log.count(f"CUDA_VISIBLE_DEVICES is 'GPU-{index}'") for index in range(2)] == [1, 1]
+    for index, name in enumerate(["rig one", "rig two"]):
+        log = (tmp_path / "logs" / name / "bridge_1.log").read_text()
+        assert log.count("CUDA_VISIBLE_DEVICES is ") == log.count(f"CUDA_VISIBLE_DEVICES is 'GPU-{index}'") == 1
 
 
 async def test_both_networks_are_served_by_one_worker_and_every_answer_is_counted_once(tmp_path: Path) -> None:
@@ -343,4 +344,15 @@ async def test_a_bad_file_ends_the_start_with_two_and_says_where(tmp_path: Path)
             assert await process.wait() == 2
     assert "max_batch" in said
     assert "line" in said
+    assert "Traceback" not in said
+
+
+async def test_one_name_runs_once_in_a_folder(tmp_path: Path) -> None:
+    async with LocalGrid() as grid, a_worker(grid, tmp_path):
+        with anyio.fail_after(90):
+            await grid.connected(CONNECTIONS)
+            async with a_worker(grid, tmp_path, options=["-n", "rig"]) as second:
+                said = await said_by(second)
+                assert await second.wait() == 2
+    assert "'rig' (process " in said
     assert "Traceback" not in said

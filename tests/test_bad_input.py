@@ -50,14 +50,19 @@ class Site:
             change(payload)
             return await self.grid.coordinator.submit(model="shapes-tiny", payload=payload, probe=False).result()
 
-    async def ask_with(self, source: bytes) -> GridResult:
+    async def ask_with(self, source: bytes, change: Callable[[Payload], object] = lambda _: None) -> GridResult:
         """The end of a job that starts from a picture, which is fetched from the grid's store."""
         good = io.BytesIO()
         Image.new("RGB", (64, 64), "red").save(good, "PNG")
         key = f"sources/{self.grid.coordinator.new_id()}.png"
         self.grid.storage.add(key, source, "image/png")
         address = self.grid.storage.address(key, seconds=60)
-        return await self.ask(lambda payload: payload.update(source_image_url=address), good.getvalue())
+
+        def send(payload: Payload) -> None:
+            payload["source_image_url"] = address
+            change(payload)
+
+        return await self.ask(send, good.getvalue())
 
     async def serves(self) -> bool:
         """Whether the same process does an ordinary job."""
@@ -132,10 +137,17 @@ def a_bomb(side: int = 60_000) -> bytes:
     )
 
 
-def a_truncated_picture() -> bytes:
-    file = io.BytesIO()
-    Image.effect_noise((256, 256), 80).save(file, "PNG")
-    return file.getvalue()[:2_000]
+def a_damaged_picture() -> bytes:
+    """An AVIF of which only the header is sound."""
+    good = (Path(__file__).parent / "data" / "pictures" / "plain.avif").read_bytes()
+    return good[:-300] + bytes(300)
+
+
+def without_a_resize(payload: Payload) -> None:
+    """The source image is encoded as it is."""
+    spec = payload["recipe_spec"]
+    load = next(number for number, node in spec.items() if node["class_type"] == "LoadImage")
+    next(node for node in spec.values() if node["class_type"] == "VAEEncode")["inputs"]["pixels"] = [load, 0]
 
 
 @pytest.mark.parametrize(
@@ -175,12 +187,12 @@ async def test_a_defective_job_is_named_in_the_log_and_the_next_one_runs(
     ("source", "told"),
     [
         (a_bomb(), "megapixels"),
-        (a_truncated_picture(), "source image"),
-        (b"GIF89a" + bytes(100), "not PNG, JPEG or WebP"),
-        (b"<html>no picture</html>", "not PNG, JPEG or WebP"),
-        (b"", "not PNG, JPEG or WebP"),
+        (a_damaged_picture(), "cannot be decoded: RuntimeError"),
+        (b"GIF89a" + bytes(100), "is not PNG"),
+        (b"<html>no picture</html>", "is not PNG"),
+        (b"", "is not PNG"),
     ],
-    ids=["bomb", "truncated", "gif", "html", "empty"],
+    ids=["bomb", "damaged", "gif", "html", "empty"],
 )
 async def test_a_source_that_is_no_picture_fails_its_job_alone(site: Site, source: bytes, told: str) -> None:
     before = site.log.read_text()
@@ -190,6 +202,27 @@ async def test_a_source_that_is_no_picture_fails_its_job_alone(site: Site, sourc
     assert (result.status, result.message) == (502, BadSourceImage.public)
     assert told in site.log.read_text().removeprefix(before)
     assert await site.serves()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("exif6-256x128.jpg", (128, 256)),
+        ("no-eoi.jpg", (256, 192)),
+        ("odd-515x517.png", (512, 512)),
+        ("plain.avif", (128, 128)),
+        ("plain.gif", (128, 128)),
+        ("plain.tiff", (128, 128)),
+        ("truncated.jpg", (256, 192)),
+    ],
+)
+async def test_a_picture_as_customers_send_it_is_drawn_at_the_size_it_has_once_decoded(
+    site: Site, the_picture: Callable[[str], bytes], name: str, size: tuple[int, int]
+) -> None:
+    result = await site.ask_with(the_picture(name), without_a_resize)
+
+    assert result.status == 200
+    assert Image.open(io.BytesIO(result.images[0].data)).size == size
 
 
 async def test_a_prompt_of_100_kilobytes_is_cut_and_drawn(site: Site) -> None:

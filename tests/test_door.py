@@ -35,6 +35,14 @@ case "$1 $2" in
         case ${OUTCOME:-} in
             interrupted) kill -TERM "$PPID"; sleep 0.1; exit 1 ;;
             failed) printf 'Collecting\\nERROR: No matching distribution found for everything\\n\\n'; exit 1 ;;
+            offline)
+                printf 'WARNING: Retrying after connection broken by NewConnectionError\\n'
+                printf '  error: subprocess-exited-with-error\\n  note: not a problem with pip\\n'
+                exit 1 ;;
+            unbuildable)
+                printf '      OSError: Readme file does not exist\\nerror: metadata-generation-failed\\n\\n'
+                exit 1 ;;
+            full) exit 1 ;; # not even the log can be written
         esac
         ;;
     "-m trt_worker") printf 'home %s\\n' "$TRT_WORKER_HOME" ;;
@@ -74,6 +82,7 @@ class House:
             "PYTHON": str(self.door.parent / "python"),
             "CALLS": str(self.calls),
             "OUTCOME": outcome,
+            "PATH": f"{self.door.parent / 'tools'}:{os.environ['PATH']}",
         }
         return call(*arguments, folder=self.elsewhere, door=self.door, environment=environment)
 
@@ -113,6 +122,55 @@ def test_it_installs_once_and_again_only_when_what_is_asked_for_changes(house: H
 
     assert house.call("version").returncode == 0
     assert len(house.asked("pip")) == 2
+
+
+def test_nothing_is_imported_from_the_directory_that_it_is_called_from(house: House) -> None:
+    assert house.call("version").returncode == 0
+
+    asked = [*house.asked("venv"), *house.asked("pip"), *house.asked("trt_worker")]
+    assert len(asked) == 3
+    assert all("<-P><-m>" in call for call in asked)
+
+
+def test_a_folder_with_brackets_and_umlauts_is_none_that_pip_has_to_read(house: House) -> None:
+    odd = house.door.parent.rename(house.door.parent.with_name("rig [x] \u00fc"))
+    house = House(odd / DOOR.name, house.calls, house.elsewhere)
+
+    assert house.call("version").returncode == 0, house.call("version").stderr
+    assert "<-c><constraints.txt><-e><.>" in house.asked("pip")[0]
+
+
+def test_a_folder_with_a_colon_is_one_clear_line(house: House) -> None:
+    odd = house.door.parent.rename(house.door.parent.with_name("a:b"))
+
+    answer = House(odd / DOOR.name, house.calls, house.elsewhere).call("version")
+
+    assert answer.returncode == 1
+    assert "has a colon in its name" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("offline", "the package index cannot be reached"),
+        ("unbuildable", "OSError: Readme file does not exist"),
+        ("full", "the disk is full: 3 MB are free"),
+    ],
+)
+def test_the_cause_of_a_failed_installation_is_told_rather_than_its_last_line(
+    house: House, outcome: str, said: str
+) -> None:
+    free = 3 if outcome == "full" else 90_000
+    (house.door.parent / "tools").mkdir()
+    df = house.door.parent / "tools" / "df"
+    df.write_text(f"#!/bin/sh\nprintf 'Filesystem 1M-blocks Used Available\\ndisk 9 9 {free}\\n'\n")
+    df.chmod(0o755)
+
+    answer = house.call("version", outcome=outcome)
+
+    assert answer.returncode == 1
+    assert f"the installation failed: {said}" in answer.stderr
 
 
 @pytest.mark.parametrize("outcome", ["interrupted", "failed"])
@@ -224,7 +282,7 @@ def test_the_demo_serves_both_networks_and_checks_every_image(tmp_path: Path) ->
     assert figures["images"] == figures["verified"] == 13
     assert figures["occupancy"] >= 1
     assert (tmp_path / "logs" / "demo.png").exists()
-    assert (tmp_path / "logs" / "bridge_1.log").exists()
+    assert (tmp_path / "logs" / "demo" / "bridge_1.log").exists()
 
 
 def test_what_drives_a_card_is_installed_for_everybody_in_versions_that_pytorch_of_a_card_takes() -> None:

@@ -72,17 +72,25 @@ def _run(path: Path | None, name: str | None, verbosity: int, device: DeviceProc
 
     from trt_worker.app import ConfigSource
     from trt_worker.app import run as serve
+    from trt_worker.errors import ConfigError
+    from trt_worker.instance import folder_name, only_worker
 
     loaded = _load(path, name)
     config = loaded.config
-    _configure_logs(config.log_dir, verbosity, secrets=config.secrets, limited=config.limited_console_messages)
-    for note in loaded.notes:
-        logger.warning("{}", note)
-    source = ConfigSource(path=path, environ=os.environ, name=name, home=HOME) if path else None
-    return anyio.run(
-        lambda: serve(config, source=source, log_directory=config.log_dir, verbosity=verbosity, started=device),
-        backend_options={"use_uvloop": True},
-    )
+    logs = config.log_dir / folder_name(name) if name else config.log_dir  # -n: one of several in this folder
+    try:
+        with only_worker(config.dreamer_name, config.log_dir, logs):
+            _configure_logs(logs, verbosity, secrets=config.secrets, limited=config.limited_console_messages)
+            for note in loaded.notes:
+                logger.warning("{}", note)
+            source = ConfigSource(path=path, environ=os.environ, name=name, home=HOME) if path else None
+            return anyio.run(
+                lambda: serve(config, source=source, log_directory=logs, verbosity=verbosity, started=device),
+                backend_options={"use_uvloop": True},
+            )
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        return BAD_CONFIG
 
 
 @app.command()
@@ -98,7 +106,7 @@ def demo(
     from trt_engines.figures import write_figures
     from trt_worker.demo import contact_sheet, run_demo
 
-    logs = HOME / "logs"
+    logs = HOME / "logs" / "demo"  # a worker at work in this folder goes on writing its own
     _configure_logs(logs, verbosity)
     outcome = anyio.run(
         lambda: run_demo(jobs, log_directory=logs, verbosity=verbosity), backend_options={"use_uvloop": True}
@@ -117,7 +125,7 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
-    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline, host, build, device and noise."""
+    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline, host, build, device, noise and faults."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_perf", *context.args])
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from time import monotonic
+from typing import TypeVar
 
 import anyio
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,29 @@ async def cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
     """Cancel a scope once something has happened."""
     await event.wait()
     scope.cancel()
+
+
+async def in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run blocking work that may never return, as on a network drive that does not answer.
+
+    Unlike anyio's worker threads, the thread does not keep the process from ending. Cancelling the call leaves it.
+
+    Raises: what `work` raises.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for the thread
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    Thread(target=run, daemon=True, name="blocking").start()
+    return await asyncio.wrap_future(future)
 
 
 def first_leaf(error: BaseException) -> BaseException:

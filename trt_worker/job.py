@@ -22,6 +22,35 @@ class ImageFormat(StrEnum):
         return "image/jpeg" if self is ImageFormat.JPEG else f"image/{self.value}"
 
 
+class SourceFit(StrEnum):
+    """How a source image is brought to the size of the picture."""
+
+    STRETCH = "stretch"
+    """Scaled to the size, whatever becomes of its proportions."""
+
+    COVER = "cover"
+    """Scaled until it covers the size; what sticks out is cut off, evenly on both sides."""
+
+    CUT = "cut"
+    """Not scaled: its middle."""
+
+
+class SamplerNode(StrEnum):
+    """The ComfyUI node that samples a job: nodes differ in which of a scheduler's noise levels they run.
+
+    Jobs without a graph are sampled as `KSampler` does it.
+    """
+
+    KSAMPLER = "KSampler"
+    """All levels; below full strength the last ones. Some samplers run without the last level above 0."""
+
+    KSAMPLER_ADVANCED = "KSamplerAdvanced"
+    """The levels of `KSampler` without the first ones."""
+
+    CUSTOM = "SamplerCustomAdvanced"
+    """Always the last levels, as many as there are steps and one; no sampler leaves any out."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSeed:
     """Where the initial noise of one image comes from.
@@ -49,11 +78,13 @@ class JobSpec:
     sampler: str = "euler"  # canonical name, as in sampler_names
     scheduler: str = "normal"
     strength: float = 1.0  # 0 < strength <= 1; below 1 only with a source image
+    sampler_node: SamplerNode = SamplerNode.KSAMPLER
+    end_step: int | None = None  # of KSamplerAdvanced: levels behind this one of the whole schedule become one, 0
     clip_skip: int = 1  # 1 = last layer
     shift: float | None = None  # time shift of flow models when the job overrides the model's own
     seeds: tuple[ImageSeed, ...]  # one image each, at least one
     source: bytes | None = None  # encoded source image as fetched, already size-checked
-    source_crop: bool = False  # True: cover and crop to size (lanczos); False: stretch to size
+    source_fit: SourceFit = SourceFit.STRETCH
     format: ImageFormat = ImageFormat.WEBP
     received: float  # time.monotonic() seconds at arrival
     due: float  # time.monotonic() seconds: the acknowledgement should have left by then

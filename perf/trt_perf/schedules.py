@@ -30,6 +30,7 @@ from trt_engines.devices.simulated.hazards import Hazard
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint, Memory
 from trt_worker.denoise.samplers import SAMPLERS
+from trt_worker.job import SourceFit
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 
@@ -210,7 +211,7 @@ def a_job(random: Random, number: int, names: Sequence[str] = NAMES) -> tuple[fr
         scheduler="karras",
         strength=0.7 if source else 1.0,
         clip_skip=1,
-        source_crop=False,
+        source_fit=SourceFit.STRETCH,
         images=tuple(frames.Image(seed=random.getrandbits(64), draw=draw) for draw in range(random.choice((1, 1, 2)))),
         received=0.0,
         due=1e9,

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import math
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trt_perf.robustness.plain_prompt import plain_weights
 from trt_worker.condition.weights import MAX_WEIGHT, Piece, parse_weights
 
 
@@ -88,53 +88,16 @@ def test_a_surplus_closing_parenthesis_uses_up_the_next_opening_one(
     assert pieces(prompt) == expected
 
 
-@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
-def test_numbers_that_are_not_finite_are_text(number: str) -> None:
-    assert pieces(f"(a:{number})") == [(f"a:{number}", 1.1)]
-
-
-def by_the_rules(prompt: str) -> list[tuple[str, float]]:
-    """The rules of the module, one after the other, with no regard for time."""
-    opening, closing = "\ue000", "\ue001"
-    plain = prompt.replace(r"\)", closing).replace(r"\(", opening)
-
-    def level(text: str) -> list[str]:
-        cuts, depth = [0], 0
-        for at, character in enumerate(text):
-            if character == "(":
-                if depth == 0:
-                    cuts.append(at)
-                depth += 1
-            elif character == ")":
-                depth -= 1
-                if depth == 0:
-                    cuts.append(at + 1)
-        return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True) if a < b]
-
-    def read(text: str, weight: float) -> list[tuple[str, float]]:
-        found: list[tuple[str, float]] = []
-        for part in level(text):
-            if len(part) < 2 or part[0] != "(" or part[-1] != ")":
-                found.append((part.replace(opening, "(").replace(closing, ")"), weight))
-                continue
-            inner, own = part[1:-1], weight * 1.1
-            head, colon, tail = inner.rpartition(":")
-            if colon and head:
-                try:
-                    number = float(tail)
-                except ValueError:
-                    number = math.nan
-                if math.isfinite(number):
-                    inner, own = head, number
-            found += read(inner, max(-MAX_WEIGHT, min(MAX_WEIGHT, own)))
-        return found
-
-    return read(plain, 1.0)
+@pytest.mark.parametrize(
+    ("number", "weight"), [("inf", MAX_WEIGHT), ("-inf", -MAX_WEIGHT), ("1e999", MAX_WEIGHT), ("nan", 1.1)]
+)
+def test_a_number_without_an_end_is_the_largest_weight_and_nan_sets_none(number: str, weight: float) -> None:
+    assert pieces(f"(a:{number})") == [("a", weight)]
 
 
 @given(st.text(alphabet=r"()\:1.5 ab,", max_size=60))
 def test_any_prompt_is_read_by_the_rules(prompt: str) -> None:
-    assert [(piece.text, piece.weight) for piece in parse_weights(prompt)] == by_the_rules(prompt)
+    assert [(piece.text, piece.weight) for piece in parse_weights(prompt)] == plain_weights(prompt)
 
 
 @given(st.text())

@@ -14,6 +14,8 @@ from trt_worker.errors import ConfigError
 
 Load = Callable[..., Loaded]
 
+DATA = Path(__file__).parents[1] / "data" / "config"
+
 # For every live key: text that differs from the default, and what it becomes.
 VALUES: dict[str, tuple[str, object]] = {
     "api_key": ("short", "short"),
@@ -219,7 +221,7 @@ def test_every_wrong_value_is_reported_at_once_with_its_place_and_what_is_allowe
         ("wallet_address: 0x12", "40 hexadecimal digits"),
         ("dreamer_name: " + "n" * 101, "1 to 100 characters"),
         ("custom_models: [{name: A, baseline: sdxl, filepath: a}]", "item 1, baseline"),
-        ("models_to_load: '[\"A\"'", "not valid JSON"),
+        ("models_to_load: '[\"A\"'", "no list in brackets"),
         ("network: horde", "set horde_url"),
         ("api_key: a b", "copy it again"),
         ("api_key: []", "is empty"),
@@ -302,6 +304,89 @@ def test_priority_users_without_a_number_are_left_out_and_told(load: Load) -> No
 
     assert loaded.config.priority_usernames == ("bob#2",)
     assert "'alice'" in loaded.notes[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("['TOP 3', 'X']", ("TOP 3", "X")),
+        ("['TOP 3', \"Anna's (v2.1)\", 'A, B']", ("TOP 3", "Anna's (v2.1)", "A, B")),
+        ("[TOP 3, X]", ("TOP 3", "X")),
+        ('["TOP 3", "\\ud83d\\ude00"]', ("TOP 3", "\N{GRINNING FACE}")),
+        ("A;B, C", ("A", "B", "C")),
+        ("Model [v2]", ("Model [v2]",)),
+        ("[]", ()),
+    ],
+)
+@pytest.mark.parametrize("variable", ["AIWORKER_MODELS_TO_LOAD", "AIWORKER_REGEN_IMAGE_MODELS_TO_LOAD"])
+def test_a_list_in_a_variable_is_read_as_the_regen_worker_reads_and_writes_it(
+    variable: str, text: str, names: tuple[str, ...]
+) -> None:
+    assert load_config(None, environ={variable: text}).config.models_to_load == names
+
+
+def test_custom_models_are_read_in_pythons_own_form_too() -> None:
+    text = "[{'name': 'A', 'baseline': 'flux_1', 'filepath': '/a b.safetensors'}]"
+
+    [model] = load_config(None, environ={"AIWORKER_CUSTOM_MODELS": text}).config.custom_models
+
+    assert (model.name, model.filepath) == ("A", Path("/a b.safetensors"))
+
+
+def test_the_environment_that_the_regen_workers_converter_writes_is_read_whole() -> None:
+    lines = (DATA / "01-regen-docker.env").read_text().splitlines()
+
+    loaded = load_config(None, environ=dict(line.split("=", 1) for line in lines))
+
+    assert loaded.config.models_to_load == ("TOP 3", "Example Model (SDXL)")
+    assert loaded.config.models_to_skip == ("pix2pix", "SDXL_beta::stability.ai#6901")
+    assert {note.key for note in loaded.notes} == {"safety_on_gpu", "allow_lora"}
+
+
+def test_a_file_of_the_first_workers_is_read_and_every_key_that_has_gone_gets_its_reason() -> None:
+    loaded = load_config(DATA / "03-nataili-era.yaml", environ={})
+
+    said = {note.key: note.text for note in loaded.notes}
+    gone = {
+        "nataili_cache_home",
+        "low_vram_mode",
+        "disable_voodoo",
+        "enable_model_cache",
+        "ray_temp_dir",
+        "enable_terminal_ui",
+    }
+    assert gone <= said.keys()
+    assert not [key for key, text in said.items() if "unknown" in text]
+    assert loaded.config.horde_url == "https://aihorde.net/api/"
+    assert "https://aihorde.net/api/" in said["horde_url"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["An Awesome Dreamer", "An Awesome Grid Worker", "Please set the name of your Worker", "XXX", "<your name>"],
+)
+def test_a_name_that_a_template_left_is_told(load: Load, name: str) -> None:
+    notes = load(f'api_key: a-key-of-mine\ndreamer_name: "{name}"', own=False).notes
+
+    assert [note.key for note in notes] == ["dreamer_name"]
+    assert repr(name) in notes[0].text
+
+
+@pytest.mark.parametrize("name", ["Awesome Rig", "Max", "xx", "Please", "Example of a rig", "Your Majesty"])
+def test_a_name_of_the_operators_own_is_not_taken_for_a_templates(load: Load, name: str) -> None:
+    assert load(f'api_key: a-key-of-mine\ndreamer_name: "{name}"', own=False).notes == ()
+
+
+def test_the_names_in_an_old_template_are_told_in_one_note() -> None:
+    loaded = load_config(DATA / "04-default-names.yaml", environ={})
+
+    assert [note.key for note in loaded.notes if "template" in note.text] == ["dreamer_name"]
+
+
+def test_a_key_that_a_template_left_is_told_and_not_quoted(load: Load) -> None:
+    [note] = load("api_key: your_api_key_here\ndreamer_name: Rig", own=False).notes
+
+    assert (note.key, "your_api_key" in note.text) == ("api_key", False)
 
 
 def test_relative_paths_start_in_the_workers_home_and_others_stay(tmp_path: Path) -> None:

@@ -101,6 +101,38 @@ async def test_a_file_that_is_gone_or_unchanged_is_no_change(path: Path) -> None
 
 
 @pytest.mark.anyio
+async def test_a_pipe_in_place_of_the_file_is_never_read_and_a_file_in_its_place_is(
+    path: Path, said: list[str]
+) -> None:
+    refused = anyio.Event()
+    sink = logger.add(lambda _: refused.set(), level="ERROR")
+    async with aclosing(follow(path, running(path), environ={}, seconds=SOON)) as reloads:
+        remove(path)
+        os.mkfifo(path)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+
+                async def mend() -> None:
+                    await refused.wait()
+                    write(path.with_suffix(".new"), FIRST.replace("2", "5"))
+                    os.replace(path.with_suffix(".new"), path)
+
+                tasks.start_soon(mend)
+                tasks.start_soon(_hang_up_until, refused)
+                change = await anext(reloads)
+    logger.remove(sink)
+
+    assert change.config.max_power == 5
+    assert any("ERROR" in line and "is no file" in line for line in said)
+
+
+async def _hang_up_until(happened: anyio.Event) -> None:
+    while not happened.is_set():
+        await anyio.wait_all_tasks_blocked()
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+@pytest.mark.anyio
 async def test_a_hangup_has_the_file_read_at_once(path: Path) -> None:
     seen = anyio.Event()
     async with aclosing(watch(path, seconds=3600)) as changes, anyio.create_task_group() as tasks:

@@ -63,7 +63,7 @@ def test_a_schedule_is_the_reference_schedule(name: str) -> None:
 
     made = sigmas(scheduler, levels_of(model), int(steps))
 
-    tolerance = 2e-4 if model.startswith("cascade") else 2e-6  # the reference computes its cosines in float32
+    tolerance = 1e-5 if model.startswith("cascade") else 2e-6  # a cosine's last bit counts more near time 0
     np.testing.assert_allclose(made, expected, rtol=tolerance, atol=1e-7)
 
 

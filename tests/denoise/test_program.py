@@ -15,6 +15,7 @@ from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import sigmas
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
 from trt_worker.errors import UnservableJob
+from trt_worker.job import SamplerNode
 
 LEVELS = {"epsilon": stable_diffusion(), "v": stable_diffusion(Prediction.V), "flow": flow(3.0)}
 
@@ -104,6 +105,50 @@ def test_an_image_to_image_job_runs_the_tail_of_a_longer_schedule() -> None:
 
     assert len(tail) == 11
     np.testing.assert_allclose(tail, whole[-11:])
+
+
+@pytest.mark.parametrize("sampler", ["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_only_under_ksampler_some_samplers_run_without_the_last_level_above_0(sampler: str, strength: float) -> None:
+    levels, total = stable_diffusion(), int(10 / strength)
+    longer, plain = sigmas("karras", levels, total + 1), sigmas("karras", levels, total)
+
+    classic = sigmas("karras", levels, 10, strength=strength, sampler=sampler)
+    custom = sigmas("karras", levels, 10, strength=strength, sampler=sampler, node=SamplerNode.CUSTOM)
+
+    assert classic.tolist() == [*longer[-12:-2], 0.0]
+    assert custom.tolist() == plain[-11:].tolist()
+
+
+def test_a_schedule_longer_than_asked_is_cut_at_its_end_by_one_node_and_at_its_beginning_by_another() -> None:
+    levels = stable_diffusion()
+    whole = sigmas("ddim_uniform", levels, 30)
+    assert len(whole) == 32  # 30 steps were asked for, 31 are given
+
+    def tail(node: SamplerNode, steps: int, end: int | None = None) -> list[float]:
+        strength = 1.0 if steps == 30 else steps / 30
+        return sigmas("ddim_uniform", levels, steps, strength=strength, node=node, end=end).tolist()
+
+    assert tail(SamplerNode.KSAMPLER, 30) == whole.tolist()
+    assert tail(SamplerNode.KSAMPLER, 20) == whole[-21:].tolist()
+    assert tail(SamplerNode.CUSTOM, 30) == whole[-31:].tolist()
+    assert tail(SamplerNode.CUSTOM, 20) == whole[-21:].tolist()
+    assert tail(SamplerNode.KSAMPLER_ADVANCED, 30) == whole.tolist()
+    assert tail(SamplerNode.KSAMPLER_ADVANCED, 20) == whole[10:].tolist()
+    assert tail(SamplerNode.KSAMPLER_ADVANCED, 20, end=30) == [*whole[10:30], 0.0]
+    assert tail(SamplerNode.KSAMPLER_ADVANCED, 20, end=31) == whole[10:].tolist()
+
+
+def test_a_node_that_leaves_nothing_of_a_schedule_ends_the_job_in_words() -> None:
+    levels = flow(3.0)
+    given = len(sigmas("beta", levels, 500)) - 1  # fewer than asked
+    sampling = Sampling(
+        sampler="euler", scheduler="beta", steps=500 - given, guidance=1.0, strength=(500 - given) / 500,
+        node=SamplerNode.KSAMPLER_ADVANCED,
+    )  # fmt: skip
+
+    with pytest.raises(UnservableJob, match="KSamplerAdvanced leaves no step"):
+        start(sampling, levels, (4, 8, 8), seed=1, draw=0, latent=np.zeros((4, 8, 8), np.float32))
 
 
 def test_an_image_to_image_job_starts_from_its_source() -> None:

@@ -23,6 +23,7 @@ from trt_engines.errors import EngineFault
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Memory
 from trt_engines.sessions.host import HostPlan
+from trt_worker.job import SourceFit
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 
@@ -118,7 +119,7 @@ def make_run(job: str = "job", **changes: Any) -> frames.Run:
         "scheduler": "karras",
         "strength": 1.0,
         "clip_skip": 1,
-        "source_crop": False,
+        "source_fit": SourceFit.STRETCH,
         "images": (frames.Image(seed=1, draw=0),),
         "received": monotonic(),
         "due": monotonic() + 600,

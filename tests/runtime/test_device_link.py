@@ -22,10 +22,10 @@ from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineRefused
 from trt_engines.model import BUILT_IN, find_models
 from trt_worker.errors import DeviceAway, DeviceLost, DeviceUnusable
-from trt_worker.job import ImageSeed, JobSpec
+from trt_worker.job import ImageSeed, JobSpec, SamplerNode, SourceFit
 from trt_worker.plan.route import Plan, route
 from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import RESTART_WAITS, DeviceLink, JobFailed, ProcessLost
+from trt_worker.runtime.device_link import RESTART_WAITS, DeviceLink, JobFailed, ProcessLost, run_frame
 from trt_worker.runtime.maker import JobMaker
 from trt_worker.runtime.spawn import DeviceProcess
 
@@ -116,6 +116,18 @@ async def test_a_job_comes_back_as_pixels_with_its_timing(backend: str) -> None:
     assert made.timing.started <= made.timing.denoised <= made.timing.decoded
     assert made.timing.mean_rows == 2
     assert link.totals.calls == 3
+
+
+async def test_what_a_job_says_of_its_schedule_and_its_source_reaches_the_device() -> None:
+    job = a_job(sampler_node=SamplerNode.KSAMPLER_ADVANCED, end_step=7, source_fit=SourceFit.CUT, strength=0.5)
+
+    packed = frames.pack(run_frame("run", job, a_plan(job)))
+    header, _ = frames.sizes(packed[: frames.PREFIX.size])
+    run = frames.unpack_to_device(packed[frames.PREFIX.size :][:header])
+
+    assert isinstance(run, frames.Run)
+    assert (run.sampler_node, run.end_step) == (SamplerNode.KSAMPLER_ADVANCED, 7)
+    assert (run.source_fit, run.strength) == (SourceFit.CUT, 0.5)
 
 
 async def test_a_job_s_shift_and_the_plan_s_sampler_reach_the_device() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,13 +16,13 @@ from trt_worker.condition.weights import Piece
 CHUNK_TEXT = CLIP_TOKENS - 2
 """Tokens of text in a chunk, between start and end."""
 
-LONG_WORD = 8
-"""A word of this many tokens or more may be cut at the end of a chunk; a shorter one moves to the next as a whole."""
+LONG_STRETCH = 8
+"""A stretch of this many tokens or more is cut at the end of a chunk; a shorter one moves to the next as a whole."""
 
 EMBEDDING = "embedding:"
-"""How a prompt names a textual inversion."""
+"""How a prompt names a textual inversion, at its very start or after a space or a line break."""
 
-_NO_IDS: tuple[int, ...] = ()
+_BEFORE_EMBEDDING = re.compile(rf"[ \n](?={EMBEDDING})")
 
 
 class Tokenizer(Protocol):
@@ -30,8 +31,8 @@ class Tokenizer(Protocol):
     start: int
     end: int
 
-    def encode(self, words: Sequence[str]) -> list[list[int]]:
-        """Token ids of each word, without start and end."""
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without start and end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,9 @@ class Chunks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Word:
+class _Stretch:
+    """Tokens that stay together where they can: all of one weight, up to the next textual inversion."""
+
     ids: Sequence[int]
     weight: float
 
@@ -57,13 +60,15 @@ class _Word:
 def chunk(pieces: Iterable[Piece], tokenizer: Tokenizer, *, most: int) -> Chunks:
     """Pack weighted text into chunks of 77 tokens: start, up to 75 of text, end, padding (the end token again).
 
+    A piece of one weight is one stretch, however many words it has; only a textual inversion ends it early.
+
     Args:
         most: chunks that are kept; what does not fit is left out with a note.
-    Source: the packing rules of ComfyUI's CLIP tokenizer, which the networks' other workers run.
+    Source: the packing rules of ComfyUI's CLIP tokenizer since December 2024, which the networks' other workers run.
     """
-    texts, weights, notes = _words(pieces)
-    words = [_Word(ids=ids, weight=weight) for ids, weight in zip(tokenizer.encode(texts), weights, strict=True) if ids]
-    rows = _pack(words)
+    texts, weights, notes = _texts(pieces)
+    encoded = zip(tokenizer.encode(texts), weights, strict=True)
+    rows = _pack(_Stretch(ids=ids, weight=weight) for ids, weight in encoded)
     if len(rows) > most:
         notes.append(f"prompt cut: it makes {len(rows)} chunks of {CHUNK_TEXT} tokens, at most {most} are used")
         del rows[most:]
@@ -76,22 +81,27 @@ def chunk(pieces: Iterable[Piece], tokenizer: Tokenizer, *, most: int) -> Chunks
     return Chunks(ids=ids_out, weights=weights_out, notes=tuple(notes))
 
 
-def _words(pieces: Iterable[Piece]) -> tuple[list[str], list[float], list[str]]:
-    """Words of all pieces with their weights, textual inversions taken out, and a note for each of those."""
+def _texts(pieces: Iterable[Piece]) -> tuple[list[str], list[float], list[str]]:
+    """Text of each stretch and its weight, textual inversions taken out, and a note for each of those."""
     texts: list[str] = []
     weights: list[float] = []
     dropped: dict[str, None] = {}
     for piece in pieces:
-        for word in piece.text.split():
-            if word.startswith(EMBEDDING):
-                name = word.removeprefix(EMBEDDING).rstrip(",")
+        for text in _BEFORE_EMBEDDING.split(piece.text):
+            if text.startswith(EMBEDDING):
+                name, text = _name_and_rest(text.removeprefix(EMBEDDING))
                 dropped[name] = None
-                word = word[len(EMBEDDING) + len(name) :]
-            if word:
-                texts.append(word)
-                weights.append(piece.weight)
+            texts.append(text)
+            weights.append(piece.weight)
     notes = [f"textual inversion {name[:80]!r} left out: this worker has none" for name in dropped]
     return texts, weights, notes
+
+
+def _name_and_rest(text: str) -> tuple[str, str]:
+    """The name of a textual inversion and what of the stretch stays without it: its commas and the words behind."""
+    name, *rest = text.split() or [""]
+    bare = name.strip(",")  # what stays is counted from the front, as ComfyUI counts it
+    return bare, " ".join([name[len(bare) :], *rest])
 
 
 @dataclass(slots=True)
@@ -108,19 +118,14 @@ class _Row:
         self.weights.extend([weight] * len(ids))
 
 
-def _pack(words: Iterable[_Word]) -> list[_Row]:
+def _pack(stretches: Iterable[_Stretch]) -> list[_Row]:
     rows = [_Row([], [])]
-    for word in words:
-        left = word.ids
-        while left:
-            row = rows[-1]
-            if len(left) <= row.room:
-                row.add(left, word.weight)
-                left = _NO_IDS
-                continue
-            if len(word.ids) >= LONG_WORD:
-                taken = row.room
-                row.add(left[:taken], word.weight)
-                left = left[taken:]
+    for stretch in stretches:
+        left = stretch.ids
+        while len(left) > rows[-1].room:
+            taken = rows[-1].room if len(stretch.ids) >= LONG_STRETCH else 0
+            rows[-1].add(left[:taken], stretch.weight)
+            left = left[taken:]
             rows.append(_Row([], []))
+        rows[-1].add(left, stretch.weight)
     return rows

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from trt_engines.errors import EngineFault
 from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.errors import BadSourceImage
-
-MAX_SOURCE_PIXELS = 8192 * 8192
-"""Larger images are refused before they are decoded: a file of a few kB can claim any size."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What is decoded; a decoder nobody needs is only a way in."""
-
-# What Pillow's decoders raise on damaged files; DecompressionBomb* are its own size guards.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    OverflowError,
-    EOFError,
-    AttributeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+from trt_worker.job import SourceFit
+from trt_worker.pictures import read_picture
 
 
 class SourceEncoding:
@@ -67,31 +43,33 @@ class SourceEncoder:
         self.calls = calls
         _, _, self._height, self._width = calls.engine.tensor("pixels").shape
 
-    def begin(self, data: bytes, *, crop: bool) -> SourceEncoding:
+    def begin(self, data: bytes, fit: SourceFit) -> SourceEncoding:
         """Put a source image into the engine's stream. Args: see `source_pixels`.
 
         Raises: BadSourceImage. EngineFault, OutOfMemory: the call was refused.
         """
-        pixels = source_pixels(data, self._width, self._height, crop)
+        pixels = source_pixels(data, self._width, self._height, fit)
         return SourceEncoding(self.calls.begin(1, {"pixels": pixels[np.newaxis]}), self.calls.engine.label)
 
 
-def source_pixels(data: bytes, width: int, height: int, crop: bool) -> NDArray[np.float32]:
+def source_pixels(data: bytes, width: int, height: int, fit: SourceFit) -> NDArray[np.float32]:
     """Decode an image and bring it to size; blocks for some ten milliseconds, so not for the event loop.
 
-    The camera's orientation is applied. Transparency is dropped and the colour under it kept, as the network's other
-    workers do it. Sixteen-bit greys keep their upper eight bits.
-
     Args:
-        data: an encoded image, not trusted.
+        data: an encoded image, not trusted; see `read_picture`.
         width, height: size wanted in pixels.
-        crop: True: cover the size and cut off what sticks out, evenly on both sides; False: stretch.
+        fit: how it is brought to that size.
     Returns: float32 [3, height, width], -1..1.
-    Raises: BadSourceImage: not an image, damaged, or too large.
+    Raises: BadSourceImage: not an image, or too large; or too small for what is to be cut out of it.
     """
-    picture = _decode(data)
-    if crop:
-        picture = picture.crop(_covering_box(picture.width, picture.height, width, height))
+    picture = read_picture(data)
+    match fit:
+        case SourceFit.COVER:
+            picture = picture.crop(_covering_box(picture.width, picture.height, width, height))
+        case SourceFit.CUT:
+            picture = picture.crop(_middle_box(picture.width, picture.height, width, height))
+        case SourceFit.STRETCH:
+            pass
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture, np.float32)
@@ -99,27 +77,15 @@ def source_pixels(data: bytes, width: int, height: int, crop: bool) -> NDArray[n
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _decode(data: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_SOURCE_PIXELS:
-                raise BadSourceImage(
-                    f"the source image claims {opened.width}x{opened.height} pixels, "
-                    f"more than {MAX_SOURCE_PIXELS / 1e6:.0f} million"
-                )
-            upright = ImageOps.exif_transpose(opened)
-            return _rgb(upright)
-    except _UNREADABLE as error:
-        raise BadSourceImage(
-            f"the source image ({len(data)} bytes) cannot be decoded: {type(error).__name__}"
-        ) from error
+def _middle_box(width: int, height: int, wanted_width: int, wanted_height: int) -> tuple[int, int, int, int]:
+    """The middle of an image: left, top, right, bottom. Of an odd rest, more is left out at the right and the bottom.
 
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        wide = np.asarray(picture, np.int64)
-        return Image.fromarray(np.clip(wide >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-    return picture.convert("RGB")
+    Source: ComfyUI's VAE, which encodes whole latent cells: it cuts off a remainder r from r // 2 on.
+    """
+    if width < wanted_width or height < wanted_height:
+        raise BadSourceImage(f"the source image is {width}x{height}, smaller than {wanted_width}x{wanted_height}")
+    left, top = (width - wanted_width) // 2, (height - wanted_height) // 2
+    return left, top, left + wanted_width, top + wanted_height
 
 
 def _covering_box(width: int, height: int, wanted_width: int, wanted_height: int) -> tuple[int, int, int, int]:

@@ -56,9 +56,9 @@ class ClipTokenizer:
             [AddedToken(token, normalized=False, special=True) for token in (START, END)]
         )
 
-    def encode(self, words: Sequence[str]) -> list[list[int]]:
-        """Token ids of each word, without start and end tokens; a word of nothing but white space has none."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(words), add_special_tokens=False)]
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without start and end tokens; nothing but white space has none."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 @lru_cache(maxsize=8)  # reading one takes a tenth of a second, and models come and go

@@ -4,7 +4,8 @@ Rules, as ComfyUI's prompt parser behaves:
 
 * `(x)` multiplies the weight of x by 1.1, nested groups multiply again;
 * `(x:w)` sets the weight to w, whatever surrounds it; the last colon of the group counts, one at its very start does
-  not, and what is no number stays part of the text;
+  not, and what is no number stays part of the text; `inf` is a number (the largest weight), and so is `nan`, which
+  sets nothing: there alone we differ, for ComfyUI multiplies with it and draws a black picture;
 * `\\(` and `\\)` are plain parentheses, any other backslash is text;
 * a `(` that is never closed is text together with all that follows it, unless the prompt ends in `)`: then the outer
   pair is taken off and what is inside is read again;
@@ -127,7 +128,7 @@ class _Reader:
         if index >= 0 and (colon := self._colons[index]) > start:
             number = self._number(colon + 1, end)
             if number is not None:
-                weight, end = number, colon
+                weight, end = weight if math.isnan(number) else number, colon
         weight = max(-MAX_WEIGHT, min(MAX_WEIGHT, weight))
         return _Range(position=start, end=end, weight=weight, text_from=start)
 
@@ -136,10 +137,9 @@ class _Reader:
         if paren < len(self._parens) and self._parens[paren] < end:
             return None  # not even looked at: a colon far out in front of many groups would be read once for each
         try:
-            number = float(self._prompt[start:end])
+            return float(self._prompt[start:end])
         except ValueError:
             return None
-        return number if math.isfinite(number) else None
 
     def _put(self, start: int, end: int, weight: float) -> None:
         if start < end:

@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "worker_name": ("default_worker_name",),
+    "models_to_load": ("image_models_to_load",),
+    "models_to_skip": ("image_models_to_skip",),
     "dreamer_name": ("dreamer_worker_name",),
     "cache_home": ("models_folder_parent",),
     "allow_painting": ("allow_inpainting",),
@@ -22,6 +24,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 PREFIX = "AIWORKER_"
 """Begins the environment variables that set a key."""
+
+REGEN = "REGEN_"
+"""May follow the prefix: the reGen worker writes and reads both forms."""
 
 PLAIN_VARIABLES: dict[str, str] = {"AI_HORDE_URL": "horde_url", "CIVIT_API_TOKEN": "civitai_api_token"}
 """Environment variables without our prefix that set a key; AIWORKER_<KEY> wins over them."""
@@ -70,6 +75,7 @@ UNSERVED: dict[str, str] = {
 _ONE_COPY = "weights are held once and memory is managed by itself"
 _ONE_PROCESS = "every card has one process that runs many jobs at once; max_batch sets how many"
 _NO_DOWNLOAD = "this worker downloads no models; it serves what lies under cache_home"
+_MODELS_PLACE = "models are found under cache_home only"
 _IMAGES_ONLY = "this worker makes images only"
 _MEASURED = "how much is taken ahead follows from the measured speed; queue_size limits it"
 _TIMEOUTS = "a device that says nothing is restarted after process_timeout"
@@ -83,7 +89,7 @@ DEAD: dict[str, str] = {
     "temp_dir": "no temporary files are written",
     "disable_terminal_ui": "there is no terminal interface",
     "always_download": _NO_DOWNLOAD,
-    "extra_stable_diffusion_models_folders": "models are found under cache_home only",
+    "extra_stable_diffusion_models_folders": _MODELS_PLACE,
     "max_lora_cache_size": _NO_DOWNLOAD,
     "lora_cache_size": _NO_DOWNLOAD,
     "censor_nsfw": _NO_CLASSIFIER,
@@ -128,7 +134,7 @@ DEAD: dict[str, str] = {
     "gpu_pop_balance_threshold": "a job goes to the card that is free first",
     "model_pool*": "models do not change by themselves; name them in models_to_load",
     "only_models_on_disk": _NO_DOWNLOAD,
-    "extra_model_directories": "models are found under cache_home only",
+    "extra_model_directories": _MODELS_PLACE,
     "download_rate_limit_kbps": _NO_DOWNLOAD,
     "download_max_parallel_downloads": _NO_DOWNLOAD,
     "downloads_paused": _NO_DOWNLOAD,
@@ -148,6 +154,13 @@ DEAD: dict[str, str] = {
     "enable_pipeline_disaggregation": "stages of different jobs always overlap",
     "dry_run_skip_*": _DRY_RUN,
     "dashboard_*": "numbers for dashboards are served on metrics_port",
+    # Of the workers before them (nataili).
+    "nataili_cache_home": _MODELS_PLACE,
+    "low_vram_mode": _ONE_COPY,
+    "disable_voodoo": _ONE_COPY,
+    "enable_model_cache": _ONE_COPY,
+    "ray_temp_dir": "no temporary files are written",
+    "enable_terminal_ui": "there is no terminal interface",
     # Only ever environment variables, of container files.
     "bridge_data_location": "name the file with -c",
     "logs_dir": "use log_dir",

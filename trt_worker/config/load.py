@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from trt_worker.config.keys import ALIASES, DEAD, UNSERVED, dead_reason
-from trt_worker.config.schema import DEFAULT_NAME, Config, settle
+from trt_worker.config.placeholders import is_placeholder
+from trt_worker.config.schema import Config, settle
 from trt_worker.config.source import Raw, Setting, read_environment, read_file, read_plain_variables
 from trt_worker.errors import ConfigError
 
@@ -138,8 +139,11 @@ def _advice(config: Config, chosen: Mapping[str, Setting]) -> Iterator[Note]:
     if config.is_anonymous:
         refusal = ", and the grid refuses it" if "grid" in config.networks else ""
         yield note("api_key", f"is the anonymous key: nothing is earned with it{refusal}; set your own")
-    if config.dreamer_name == DEFAULT_NAME:
-        yield note("dreamer_name", f"is still {DEFAULT_NAME!r}: names are unique on the whole network, choose your own")
+    elif is_placeholder(config.api_key.get_secret_value()):
+        yield note("api_key", "is still the text of a template, which no network knows; set your own")
+    if is_placeholder(config.dreamer_name):
+        text = f"is still a template's, {config.dreamer_name!r}: names are unique on the whole network, choose your own"
+        yield note("dreamer_name", text)
     if not config.nsfw:
         where = "" if "horde" in config.networks else ", and the grid cannot be told"
         yield note("nsfw", f"only keeps such jobs away on a Horde{where}; pictures are not looked at")

@@ -8,6 +8,7 @@ themselves that way. Nothing on the path of a job waits for this.
 from __future__ import annotations
 
 import signal
+import stat
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,18 +16,19 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 from loguru import logger
 
+from trt_worker.concurrency import in_daemon_thread
 from trt_worker.config.keys import RELOADED
 from trt_worker.config.load import Loaded, Note, load_config
 from trt_worker.config.schema import Config
 from trt_worker.errors import ConfigError
 
 LOOK_SECONDS = 5.0
+_PATIENCE_SECONDS = 30.0
 
 Stamp = tuple[int, int, int] | None
-"""Modification time in ns, size and inode of a file; None: it is not there."""
+"""Modification time in ns, size and inode of a file; None: no regular file is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ def reloadable(old: Config, new: Config) -> Reload:
 def watch(path: Path, *, seconds: float = LOOK_SECONDS) -> AsyncGenerator[None, None]:
     """One item whenever the file has changed since this call, or SIGHUP has arrived since the first item was awaited.
 
-    Close it (`contextlib.aclosing`) to give the signal back.
+    Something that is no regular file, such as a pipe, counts as no file: reading it could take for ever. Close the
+    generator (`contextlib.aclosing`) to give the signal back.
     """
     return _watch(path, _stamp(path), seconds)
 
@@ -83,7 +86,7 @@ async def _follow(
     async with aclosing(changes):
         async for _ in changes:
             try:
-                loaded = await anyio.to_thread.run_sync(read)
+                loaded = await in_daemon_thread(read)
             except ConfigError as error:
                 logger.error("The configuration is not changed, since the file cannot be used. {}", error)
                 continue
@@ -106,16 +109,36 @@ async def _watch(path: Path, seen: Stamp, seconds: float) -> AsyncGenerator[None
         while True:
             with anyio.move_on_after(seconds) as waiting:
                 await anext(hangups)
-            now = _stamp(path)
-            if waiting.cancelled_caught and (now is None or now == seen):
+            now = await _look(path)
+            if now is None and not waiting.cancelled_caught:
+                logger.error("{} is no file, so there is no configuration to read; the old one holds.", path)
+            if now is None or (waiting.cancelled_caught and now == seen):
                 continue
             seen = now
             yield
+
+
+async def _look(path: Path) -> Stamp:
+    """The stamp, however long its disk takes to answer; that it takes long is said once."""
+    async with anyio.create_task_group() as both:
+        both.start_soon(_say_that_it_takes_long, path)
+        stamp = await in_daemon_thread(partial(_stamp, path))
+        both.cancel_scope.cancel()
+    return stamp
+
+
+async def _say_that_it_takes_long(path: Path) -> None:
+    await anyio.sleep(_PATIENCE_SECONDS)
+    logger.warning(
+        "{} does not answer, as on a network drive that is gone: its changes are not seen until it does.", path
+    )
 
 
 def _stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

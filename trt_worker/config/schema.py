@@ -26,6 +26,7 @@ from pydantic import (
 
 from trt_engines.backends.ladder import BACKENDS
 from trt_worker.addresses import is_loopback
+from trt_worker.config.source import parse_flow
 
 ANONYMOUS_KEY = "0000000000"
 """The Horde's public account. It is no secret, earns nothing, and the grid does not know it."""
@@ -38,6 +39,9 @@ PIXELS_PER_POWER = 8 * 64 * 64
 
 GRID_DOMAIN = "aipowergrid.io"
 
+MOVED_HOSTS = {"stablehorde.net": "https://aihorde.net/api/", "www.stablehorde.net": "https://aihorde.net/api/"}
+"""Hordes that have moved, and where to: the old host answers with a redirect, which no key may follow."""
+
 
 def _printable(text: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
@@ -48,21 +52,25 @@ def _printable(text: str) -> str:
 
 
 def _names(value: object) -> object:
-    """A list, or the text of one: JSON, or names with commas between them."""
+    """A list, or the text of one: in brackets, or names with commas or semicolons between them.
+
+    Source: the reGen worker splits what stands in an environment variable at commas, semicolons and brackets.
+    """
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return _json(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
+        return _structure(value)
+    return [item.strip() for item in re.split("[,;]", value) if item.strip()]
 
 
-def _json(value: object) -> object:
+def _structure(value: object) -> object:
+    """JSON, or what YAML would read as a list or mapping on one line."""
     if not isinstance(value, str):
         return value
     try:
         return orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"is not valid JSON ({error})") from error
+    except orjson.JSONDecodeError:
+        return parse_flow(value)
 
 
 def _gpus(value: object) -> object:
@@ -170,7 +178,7 @@ class CustomModel(BaseModel):
     filepath: FolderPath
 
 
-CustomModels = Annotated[tuple[CustomModel, ...], BeforeValidator(_json)]
+CustomModels = Annotated[tuple[CustomModel, ...], BeforeValidator(_structure)]
 
 
 class Config(BaseModel):
@@ -332,6 +340,8 @@ def _changes(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "queue_size", 0, "counts as 0, since extra_slow_worker is true: a job that waits would be late"
     if config.extra_slow_worker and config.max_threads > 1:
         yield "max_threads", 1, "counts as 1, since extra_slow_worker is true"
+    if moved := MOVED_HOSTS.get((urlsplit(config.horde_url).hostname or "").lower()):
+        yield "horde_url", moved, f"counts as {moved}, where that Horde has moved; write that"
     numbered = tuple(name for name in config.priority_usernames if re.search(r"#\d+$", name))
     if numbered != config.priority_usernames:
         left_out = ", ".join(repr(name[:60]) for name in config.priority_usernames if name not in numbered)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from trt_worker.config.keys import INTERNAL_VARIABLES, PLAIN_VARIABLES, PREFIX
+from trt_worker.config.keys import INTERNAL_VARIABLES, PLAIN_VARIABLES, PREFIX, REGEN
 from trt_worker.errors import ConfigError
 
 TEMPLATE = "bridgeData_template.yaml"
@@ -75,13 +75,34 @@ def parse(data: bytes, name: str) -> tuple[Setting, ...]:
     return _settings(root, name)
 
 
+def parse_flow(text: str) -> Raw:
+    """A list or mapping on one line, in YAML's flow style: `[TOP 3, X]`, `['TOP 3', 'X']`, `[{'name': 'X'}]`.
+
+    Source: the reGen worker's converter of a file to an environment writes Python's own form of a list, which is YAML.
+
+    Raises: ValueError: it is neither.
+    """
+    try:
+        root = _compose(text, "the value")
+        if isinstance(root, SequenceNode | MappingNode):
+            return _raw(root, _Budget("the value"), 0)
+    except ConfigError as error:
+        raise ValueError("is no list in brackets, such as ['A', 'B']; check its quotes and brackets") from error
+    raise ValueError("is no list in brackets, such as ['A', 'B']")
+
+
 def read_environment(environ: Mapping[str, str]) -> tuple[Setting, ...]:
     """The settings in AIWORKER_* variables; empty variables count as not set."""
     return tuple(
-        Setting(key=variable.removeprefix(PREFIX).lower(), value=value, place=f"environment {variable}")
+        Setting(key=_key_of(variable), value=value, place=f"environment {variable}")
         for variable, value in sorted(environ.items())
         if variable.startswith(PREFIX) and variable not in INTERNAL_VARIABLES and value.strip()
     )
+
+
+def _key_of(variable: str) -> str:
+    """The key that a variable sets: AIWORKER_<KEY>, or AIWORKER_REGEN_<KEY> of the reGen worker."""
+    return variable.removeprefix(PREFIX).removeprefix(REGEN).lower()
 
 
 def read_plain_variables(environ: Mapping[str, str]) -> tuple[Setting, ...]:

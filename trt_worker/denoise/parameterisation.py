@@ -53,10 +53,7 @@ class Parameterisation:
             case "discrete":
                 return float(np.abs(np.log(max(sigma, 1e-10)) - self.log_table).argmin())
             case "cascade":
-                least = _COSINE_START**2
-                variance = 1 / (sigma * sigma + 1)
-                angle = math.acos(min(1.0, math.sqrt(variance * least)))
-                return angle / (math.pi / 2) * (1 + _COSINE_OFFSET) - _COSINE_OFFSET
+                return _cascade_time(sigma)
             case _:
                 return sigma * self.multiplier
 
@@ -161,8 +158,8 @@ def _parameterisation(
     )
 
 
-_COSINE_OFFSET = 8e-3
-_COSINE_START = math.cos(_COSINE_OFFSET / (1 + _COSINE_OFFSET) * math.pi / 2)
+_ONE, _TWO, _HALF, _PI = (np.float32(number) for number in (1, 2, 0.5, math.pi))
+_COSINE_OFFSET = np.float32(8e-3)
 
 
 def _flow_sigma(time: float, shift: float) -> float:
@@ -177,10 +174,30 @@ def _flux_sigma(time: float, mu: float) -> float:
     return float(scale * (one / (scale + (one / np.float32(time) - one))))
 
 
+def _cascade_kept(time: np.float32) -> np.float32:
+    """Share of the clean image in the variance at a time, not yet divided by that at time 0.
+
+    Every operation is rounded to float32, as in the implementation that the network's workers share. Near time 0 the
+    last bit of a cosine, and of its inverse, is visible in the noise level and in the time that the network is told.
+    """
+    cosine = np.float32(math.cos((time + _COSINE_OFFSET) / (_ONE + _COSINE_OFFSET) * _PI * _HALF))
+    return cosine * cosine
+
+
+_COSINE_START = _cascade_kept(np.float32(0))
+
+
 def _cascade_sigma(time: float, shift: float) -> float:
-    kept = math.cos((time + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2 / _COSINE_START**2
-    if shift != 1.0:
-        kept = min(max(kept, 1e-12), 1 - 1e-12)
-        kept = 1 / (1 + math.exp(-(math.log(kept / (1 - kept)) - 2 * math.log(shift))))
-    kept = min(max(kept, 0.0001), 0.9999)
-    return math.sqrt((1 - kept) / kept)
+    kept = _cascade_kept(np.float32(time)) / _COSINE_START
+    if shift != 1.0 and kept < 1:
+        log_snr = np.float32(math.log(kept / (_ONE - kept))) + _TWO * np.float32(math.log(_ONE / np.float32(shift)))
+        kept = _ONE / (_ONE + np.float32(math.exp(-log_snr)))
+    kept = min(max(kept, np.float32(0.0001)), np.float32(0.9999))
+    return float(np.sqrt((_ONE - kept) / kept))
+
+
+def _cascade_time(sigma: float) -> float:
+    level = np.float32(sigma)
+    kept = _ONE / (level * level + _ONE)
+    angle = np.float32(math.acos(np.sqrt(kept * _COSINE_START)))
+    return float(angle / (_PI * _HALF) * (_ONE + _COSINE_OFFSET) - _COSINE_OFFSET)

@@ -9,34 +9,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_worker.denoise.parameterisation import Float64, Parameterisation
+from trt_worker.job import SamplerNode
 
-DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral"})
-"""Samplers that run on a schedule of one step more without its last level above 0."""
+DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
+"""Samplers that `KSampler` runs on a schedule of one step more without its last level above 0."""
 
 
 def sigmas(
-    scheduler: str, levels: Parameterisation, steps: int, *, strength: float = 1.0, sampler: str = ""
+    scheduler: str,
+    levels: Parameterisation,
+    steps: int,
+    *,
+    strength: float = 1.0,
+    sampler: str = "",
+    node: SamplerNode = SamplerNode.KSAMPLER,
+    end: int | None = None,
 ) -> Float64:
     """Noise levels of a run.
 
     Args:
         scheduler: name in `SCHEDULES`.
         steps: >= 1. `ddim_uniform` may give more, `beta` fewer.
-        strength: share of the noise an image-to-image job adds, 0 < strength <= 1: the tail of a longer schedule.
-        sampler: canonical name; some drop the penultimate level.
-    Returns: float64 [steps + 1], falling; the last level is 0.
+        strength: share of the noise an image-to-image job adds, 0 < strength <= 1: a part of the schedule of
+            int(steps / strength) steps.
+        sampler: canonical name; under `KSampler` some drop the penultimate level.
+        node: decides which part of the schedule is run: `KSampler` runs its end, `KSamplerAdvanced` all but its
+            beginning, and both the whole at full strength; a custom sampler runs its end at any strength.
+        end: of `KSamplerAdvanced`: 0 replaces this level of the whole schedule, and the levels behind it are left out.
+    Returns: float64 [steps + 1], falling; the last level is 0. It holds less than two levels when the schedule gives
+        fewer than a node leaves out.
     Raises: ValueError: an argument is out of its range, or the schedule is unknown.
+    Source: the nodes' behaviour in ComfyUI.
     """
     if steps < 1 or not 0 < strength <= 1:
         raise ValueError(f"{steps} steps at strength {strength}: steps start at 1, strength is in 0..1")
     if scheduler not in SCHEDULES:
         raise ValueError(f"unknown schedule {scheduler!r}; known are {', '.join(SCHEDULES)}")
-    drops = sampler in DROPS_PENULTIMATE
+    drops = sampler in DROPS_PENULTIMATE and node is not SamplerNode.CUSTOM
     total = steps if strength > 0.9999 else int(steps / strength)
     levels_of_run = SCHEDULES[scheduler](levels, total + drops)
     if drops:
         levels_of_run = np.concatenate([levels_of_run[:-2], levels_of_run[-1:]])
-    return levels_of_run if strength > 0.9999 else levels_of_run[-(steps + 1) :]
+    match node:
+        case SamplerNode.KSAMPLER if strength > 0.9999:
+            return levels_of_run
+        case SamplerNode.KSAMPLER_ADVANCED:
+            if end is not None and end < len(levels_of_run) - 1:
+                levels_of_run = np.append(levels_of_run[:end], 0.0)
+            return levels_of_run[total - steps :]
+        case _:
+            return levels_of_run[-(steps + 1) :]
 
 
 def normal(levels: Parameterisation, steps: int) -> Float64:

@@ -15,6 +15,7 @@ from trt_worker.denoise.program import FoldedProgram, fold
 from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import SCHEDULES, sigmas
 from trt_worker.errors import UnservableJob
+from trt_worker.job import SamplerNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Sampling:
     steps: int
     guidance: float
     strength: float
+    node: SamplerNode = SamplerNode.KSAMPLER
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,12 +69,22 @@ def start(
         shape: of its latent, [channels, height, width].
         seed, draw: see `ImageSeed`.
         latent: the encoded source image, None without one.
-    Raises: UnservableJob: the sampler or schedule is unknown.
+    Raises: UnservableJob: the sampler or schedule is unknown, or nothing of the schedule is left.
     """
     if sampling.sampler not in SAMPLERS or sampling.scheduler not in SCHEDULES:
         raise UnservableJob(f"no sampler {sampling.sampler!r} or no schedule {sampling.scheduler!r}")
     strength = 1.0 if latent is None else sampling.strength
-    steps = sigmas(sampling.scheduler, levels, sampling.steps, strength=strength, sampler=sampling.sampler)
+    steps = sigmas(
+        sampling.scheduler,
+        levels,
+        sampling.steps,
+        strength=strength,
+        sampler=sampling.sampler,
+        node=sampling.node,
+        end=sampling.end,
+    )
+    if len(steps) < 2:
+        raise UnservableJob(f"{sampling.node} leaves no step of {sampling.steps} of schedule {sampling.scheduler!r}")
     plan = program(sampling.sampler, levels, steps)
     of_noise, of_latent = levels.start_scales(float(steps[0]))
     sample = np.float32(of_noise) * cpu_randn(seed, shape, draw)

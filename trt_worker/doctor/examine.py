@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trt_worker.config.load import load_config
+from trt_worker.config.load import CANONICAL, SECRET_KEYS, load_config
 from trt_worker.config.schema import Config
+from trt_worker.config.source import read_file
 from trt_worker.doctor.finding import Finding
 from trt_worker.doctor.machine import examine_libraries, examine_machine
 from trt_worker.doctor.network import examine_networks
@@ -39,4 +42,12 @@ def _configured(path: Path, environ: Mapping[str, str], home: Path) -> tuple[Con
         return None, [Finding(mark="fault", what="config", text=str(error).splitlines()[0], mend=mend)]
     named = f"{path}, for {' and '.join(sorted(loaded.config.networks))}"
     notes = [Finding(mark="note", what="config", text=str(note)) for note in loaded.notes]
-    return loaded.config, [Finding(mark="ok", what="config", text=named), *notes]
+    return loaded.config, [Finding(mark="ok", what="config", text=named), *notes, *_readable_secrets(path)]
+
+
+def _readable_secrets(path: Path) -> Iterator[Finding]:
+    """A note for a file with a key in it that every account of this machine may read."""
+    held = [setting.key for setting in read_file(path) if CANONICAL.get(setting.key) in SECRET_KEYS and setting.value]
+    if held and path.stat().st_mode & stat.S_IROTH:
+        text = f"{path} holds {' and '.join(held)}, and everybody on this machine may read it"
+        yield Finding(mark="note", what="config", text=text, mend=f"chmod 600 {shlex.quote(str(path))}")

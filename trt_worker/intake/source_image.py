@@ -8,15 +8,15 @@ import io
 import warnings
 
 import aiohttp
-from PIL import Image, UnidentifiedImageError
+import anyio.to_thread
+from PIL import Image
 from yarl import URL
 
 from trt_worker.addresses import is_loopback
 from trt_worker.capped import read_capped
 from trt_worker.errors import AnswerTooLarge, BadSourceImage
+from trt_worker.pictures import FORMATS, MAX_PIXELS, UNREADABLE, picture_size
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 8192 * 8192
 MAX_REDIRECTS = 3
 
 
@@ -63,21 +63,32 @@ def decode_base64_image(text: str, limit_bytes: int) -> bytes:
 
 
 def check_image_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Look at format and size without decoding the picture, so that it is cheap on the event loop.
+    """Look at format and number of pixels without decoding the picture, so that it is cheap on the event loop.
 
-    Raises: BadSourceImage: not PNG, JPEG or WebP, or more pixels than anybody needs.
+    Raises: BadSourceImage: none of `FORMATS`, or more pixels than anybody needs.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is the stricter one
+            warnings.simplefilter("ignore")  # of sizes, for which the limit here is the stricter one, and of damage
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 width, height = picture.size
     except Image.DecompressionBombError as error:
         raise BadSourceImage(f"the source image has more than {max_pixels / 1e6:.0f} megapixels") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise BadSourceImage(f"the source image ({len(data)} bytes) is not PNG, JPEG or WebP") from error
+    except UNREADABLE as error:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise BadSourceImage(f"the source image ({len(data)} bytes) is not {known}") from error
     if width * height > max_pixels:
         raise BadSourceImage(f"the source image is {width}x{height}, more than {max_pixels / 1e6:.0f} megapixels")
+
+
+async def measure_source_image(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height of the decoded picture in pixels, which its header does not tell: see `picture_size`.
+
+    Args: max_pixels: a larger picture is not decoded.
+    Raises: BadSourceImage: too large, or it cannot be decoded.
+    """
+    check_image_header(data, max_pixels)
+    return await anyio.to_thread.run_sync(picture_size, data)
 
 
 def _allowed(url: str) -> URL:

@@ -377,9 +377,11 @@ def run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
         scheduler=job.scheduler,
         strength=job.strength,
         clip_skip=job.clip_skip,
-        source_crop=job.source_crop,
+        source_fit=job.source_fit,
         images=tuple(frames.Image(seed=seed.value, draw=seed.draw) for seed in job.seeds),
         received=job.received,
         due=job.due,
         shift=job.shift,
+        sampler_node=job.sampler_node,
+        end_step=job.end_step,
     )

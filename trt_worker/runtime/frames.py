@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from trt_worker.errors import DeviceLost
+from trt_worker.job import SamplerNode, SourceFit
 
 PREFIX: Final = struct.Struct("<II")
 MAX_HEADER = 1 << 20
@@ -60,11 +61,13 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     scheduler: str
     strength: float
     clip_skip: int
-    source_crop: bool
+    source_fit: SourceFit
     images: tuple[Image, ...]
     received: float
     due: float
     shift: float | None = None  # time shift of a flow model; None: the model's own
+    sampler_node: SamplerNode = SamplerNode.KSAMPLER
+    end_step: int | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):

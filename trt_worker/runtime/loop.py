@@ -182,7 +182,7 @@ class DeviceLoop:
         encoded = None
         if source:  # first: one that is no image costs nothing else
             encoder = self._networks.source_encoder(model, backend, batch_key(run))
-            encoded = encoder.begin(source, crop=run.source_crop)
+            encoded = encoder.begin(source, run.source_fit)
         conditioner = self._networks.conditioner(model, backend)
         positive = conditioner.begin(run.prompt, run.clip_skip)
         negative = conditioner.begin(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None

@@ -47,6 +47,8 @@ class Preparation:
             steps=run.steps,
             guidance=run.guidance,
             strength=run.strength,
+            node=run.sampler_node,
+            end=run.end_step,
         )
         levels = parameterisation_of(self.model, run.shift)
         shape = latent_shape(self.model, run.width, run.height)

@@ -23,6 +23,7 @@ from trt_engines.residency import Memory
 from trt_perf.simulation.costs import SUBMIT_SECONDS, CardCosts
 from trt_perf.simulation.trace import FAMILIES, Job
 from trt_worker.condition.chunks import CHUNK_TEXT
+from trt_worker.job import SourceFit
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop, Emit
 
@@ -151,7 +152,7 @@ def request(job: Job, *, received: float) -> frames.Run:
         scheduler="karras",
         strength=1.0,
         clip_skip=1,
-        source_crop=False,
+        source_fit=SourceFit.STRETCH,
         images=tuple(frames.Image(seed=index, draw=0) for index in range(job.images)),
         received=received,
         due=received + DUE_SECONDS,

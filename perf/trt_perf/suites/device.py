@@ -48,6 +48,7 @@ from trt_perf.simulation.costs import CardCosts
 from trt_perf.simulation.host import MEGABIT, NO_HOST, Host
 from trt_perf.simulation.run import CardAlone, Outcome, Rig, SharedOutcome, one_at_a_time
 from trt_perf.simulation.trace import Job, arriving, trace
+from trt_worker.job import SourceFit
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 
@@ -239,7 +240,7 @@ def _a_run(job: str, **changes: Any) -> frames.Run:
         "scheduler": "karras",
         "strength": 1.0,
         "clip_skip": 1,
-        "source_crop": False,
+        "source_fit": SourceFit.STRETCH,
         "images": (frames.Image(seed=1, draw=0),),
         "received": monotonic(),
         "due": monotonic() + 3600,

@@ -16,6 +16,7 @@ from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
 from trt_export.shapes_tiny.check import judge
 from trt_export.shapes_tiny.scenes import caption, held_out_scenes
+from trt_worker.job import SourceFit
 from trt_worker.runtime import frames
 from trt_worker.runtime.loop import DeviceLoop
 
@@ -97,7 +98,7 @@ def a_run(number: int, prompt: str, **changes: Any) -> frames.Run:
         "scheduler": "karras",
         "strength": 1.0,
         "clip_skip": 1,
-        "source_crop": False,
+        "source_fit": SourceFit.STRETCH,
         "images": (frames.Image(seed=number, draw=0),),
         "received": monotonic(),
         "due": monotonic() + 3600,

@@ -13,6 +13,7 @@ import trustme
 
 from trt_worker.delivery import Settlement
 from trt_worker.errors import BadJob, UnservableJob
+from trt_worker.job import SourceFit
 from trt_worker.local_grid import Account, Fault, Faults, ImageRequest, shipped_recipes
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +71,7 @@ async def test_a_source_image_reaches_the_job(at_work, a_picture) -> None:
 
         assert (await handle.result()).status == 200
         job = work.offers[0].job
-        assert (job.source, job.strength, job.source_crop) == (source, 0.5, True)
+        assert (job.source, job.strength, job.source_fit) == (source, 0.5, SourceFit.COVER)
         assert (job.width, job.height) == (128, 192)
 
 

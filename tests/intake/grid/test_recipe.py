@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import OUTPUTS, UnreadableRecipe
 from trt_worker.intake.grid.recipe import flux2_shift, read_recipe
+from trt_worker.job import SamplerNode, SourceFit
 from trt_worker.local_grid import shipped_recipes
 
 FILES = ("unet.safetensors", "clip.safetensors", "vae.safetensors")
@@ -58,6 +59,7 @@ def test_the_graph_says_what_is_drawn(a_graph, a_model) -> None:
     assert (drawing.prompt, drawing.negative_prompt, drawing.size) == ("a red circle", "blurry", (128, 192))
     assert (drawing.steps, drawing.guidance, drawing.seed) == (12, 4.0, 7)
     assert (drawing.sampler, drawing.scheduler, drawing.clip_skip) == ("euler", "karras", 1)
+    assert (drawing.sampler_node, drawing.end_step) == (SamplerNode.KSAMPLER, None)
     assert not drawing.takes_source
 
 
@@ -183,8 +185,9 @@ def test_a_split_schedule_is_the_tail_of_a_longer_one(a_model) -> None:
     drawing = read_recipe(flow_graph(), a_model(files=FILES, prediction="flow"))
 
     assert (drawing.steps, int(drawing.steps / drawing.strength)) == (5, 8)
-    assert (drawing.size, drawing.source_crop, drawing.takes_source) == ((1024, 768), True, True)
+    assert (drawing.size, drawing.source_fit, drawing.takes_source) == ((1024, 768), SourceFit.COVER, True)
     assert (drawing.scheduler, drawing.shift) == ("simple", flux2_shift(1024, 1024, 8))
+    assert drawing.sampler_node is SamplerNode.CUSTOM
     assert (drawing.prompt, drawing.negative_prompt, drawing.seed) == ("a lighthouse", "", 2**64 - 1)
 
 
@@ -199,7 +202,7 @@ def test_without_a_resize_the_picture_is_as_large_as_its_source(a_model) -> None
     drawing = read_recipe(flow_graph(n_17_pixels=["15", 0]), a_model(files=FILES, prediction="flow"))
 
     assert drawing.takes_source
-    assert drawing.size is None
+    assert (drawing.size, drawing.source_fit) == (None, SourceFit.CUT)
 
 
 def test_shift_and_clip_layer_are_read_along_the_chain(a_graph, a_model) -> None:
@@ -214,8 +217,9 @@ def test_shift_and_clip_layer_are_read_along_the_chain(a_graph, a_model) -> None
     assert (drawing.shift, drawing.clip_skip) == (3, 2)
 
 
-def test_an_advanced_sampler_that_starts_late_runs_the_rest(a_graph, a_model) -> None:
-    graph = a_graph(
+def an_advanced_graph(a_graph, **inputs: Any) -> dict[str, Any]:
+    """A source image whose schedule of 10 steps starts at step 4."""
+    graph: dict[str, Any] = a_graph(
 
         n3={"class_type": "KSamplerAdvanced", "inputs": {
             "add_noise": "enable", "noise_seed": 5, "steps": 10, "cfg": 2, "sampler_name": "euler",
@@ -224,10 +228,23 @@ def test_an_advanced_sampler_that_starts_late_runs_the_rest(a_graph, a_model) ->
         n30={"class_type": "LoadImage", "inputs": {"image": "x.png"}},
         n31={"class_type": "VAEEncode", "inputs": {"pixels": ["30", 0], "vae": ["4", 2]}},
     )  # fmt: skip
+    graph["3"]["inputs"] |= inputs
+    return graph
 
-    drawing = read_recipe(graph, a_model())
+
+def test_an_advanced_sampler_that_starts_late_runs_the_rest(a_graph, a_model) -> None:
+    drawing = read_recipe(an_advanced_graph(a_graph, end_at_step=12), a_model())
 
     assert (drawing.seed, drawing.steps, int(drawing.steps / drawing.strength)) == (5, 6, 10)
+    assert (drawing.sampler_node, drawing.end_step) == (SamplerNode.KSAMPLER_ADVANCED, 12)
+
+
+def test_noise_is_left_over_only_where_a_schedule_may_be_longer_than_asked(a_graph, a_model) -> None:
+    left = {"return_with_leftover_noise": "enable", "end_at_step": 10}
+
+    assert read_recipe(an_advanced_graph(a_graph, **left), a_model()).steps == 6
+    with pytest.raises(UnservableJob, match="leave its noise"):
+        read_recipe(an_advanced_graph(a_graph, **left, scheduler="ddim_uniform"), a_model())
 
 
 @pytest.mark.parametrize(

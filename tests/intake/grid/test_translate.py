@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.translate import Draft, to_draft, with_source
-from trt_worker.job import MAX_PROMPT_CHARACTERS, ImageFormat
+from trt_worker.job import MAX_PROMPT_CHARACTERS, ImageFormat, SourceFit
 
 PLAIN: dict[str, Any] = {"prompt": "a cat", "n": 1, "width": 832, "height": 1216, "seed": 5}
 
@@ -141,15 +141,15 @@ def a_variation(graph: dict[str, Any]) -> dict[str, Any]:
     return {**PLAIN, "recipe_spec": graph, "source_image_url": "https://s.example/x?key=1"}
 
 
-def test_a_picture_without_a_size_takes_that_of_its_source(draft, a_graph, a_picture) -> None:
+def test_a_picture_without_a_size_takes_that_of_its_source(draft, a_graph) -> None:
     waiting = draft(a_job(a_variation(a_graph())))
 
-    job = with_source(waiting, a_picture("PNG", (131, 200)))
+    job = with_source(waiting, b"a picture", (131, 200))
 
     assert (job.width, job.height, job.strength) == (128, 200, 0.7)
-    assert job.source is not None
+    assert (job.source, job.source_fit) == (b"a picture", SourceFit.CUT)
     with pytest.raises(BadJob, match="32"):
-        with_source(waiting, a_picture("PNG", (32, 64)))
+        with_source(waiting, b"a picture", (32, 64))
 
 
 def test_a_source_image_that_is_missing_or_switched_off_is_told_apart(draft, a_graph) -> None:

@@ -12,7 +12,7 @@ from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.horde.messages import PoppedJob, read_pop
 from trt_worker.intake.horde.translate import expires, to_job, with_source
-from trt_worker.job import MAX_PROMPT_CHARACTERS, ImageFormat, ImageSeed, JobSpec
+from trt_worker.job import MAX_PROMPT_CHARACTERS, ImageFormat, ImageSeed, JobSpec, SourceFit
 
 Translate = Callable[..., JobSpec]
 
@@ -251,7 +251,7 @@ def test_a_job_with_a_source_image_is_a_variation_whatever_it_says(
 
     job = with_source(translate(**fields), popped(**fields)[0], b"picture")
 
-    assert (job.source, job.strength, job.source_crop) == (b"picture", 0.4, False)
+    assert (job.source, job.strength, job.source_fit) == (b"picture", 0.4, SourceFit.STRETCH)
 
 
 def test_a_source_without_a_strength_is_drawn_over_whole(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph, shown
+from trt_worker.job import SamplerNode, SourceFit
 from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
 
 LARGEST_SIDE = 3072  # pixels
@@ -50,27 +51,31 @@ class Drawing:
     guidance: float
     sampler: str  # canonical name
     scheduler: str  # canonical name
+    sampler_node: SamplerNode = SamplerNode.KSAMPLER
+    end_step: int | None = None  # see `JobSpec`
     strength: float
     clip_skip: int
     shift: float | None
     seed: int
     takes_source: bool
-    source_crop: bool
+    source_fit: SourceFit = SourceFit.STRETCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Latent:
     size: tuple[int, int] | None
     takes_source: bool
-    source_crop: bool = False
+    source_fit: SourceFit = SourceFit.STRETCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Schedule:
     scheduler: str
     steps: int  # that are run
-    strength: float  # so that `steps` are the tail of int(steps / strength)
+    strength: float  # so that `steps` are a part of int(steps / strength)
     shift: float | None
+    node: SamplerNode
+    end: int | None = None  # of KSamplerAdvanced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +122,14 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         guidance=sampling.guidance,
         sampler=sampling.sampler,
         scheduler=schedule.scheduler,
+        sampler_node=schedule.node,
+        end_step=schedule.end,
         strength=schedule.strength,
         clip_skip=clip_skip,
         shift=schedule.shift,
         seed=sampling.seed,
         takes_source=latent.takes_source,
-        source_crop=latent.source_crop,
+        source_fit=latent.source_fit,
     )
 
 
@@ -170,7 +177,7 @@ def _sampling(graph: Graph, node: Node) -> _Sampling:
 
 def _simple(graph: Graph, node: Node) -> _Sampling:
     steps = graph.whole(node, "steps", 1, MOST_STEPS)
-    return _classic(graph, node, "seed", steps, _denoise(graph, node))
+    return _classic(graph, node, "seed", SamplerNode.KSAMPLER, steps, _denoise(graph, node))
 
 
 def _advanced(graph: Graph, node: Node) -> _Sampling:
@@ -183,10 +190,18 @@ def _advanced(graph: Graph, node: Node) -> _Sampling:
         raise UnservableJob(f"{node}: stops at step {end} of {total}; only schedules that run to their end are served")
     if start >= total:
         raise BadJob(f"{node}: starts at step {start} of {total}")
-    return _classic(graph, node, "noise_seed", total - start, _share(total - start, total))
+    leaves_noise = node.inputs.get("return_with_leftover_noise", "disable") != "disable"
+    if (
+        leaves_noise and end < 10_000 and graph.choice(node, "scheduler") == "ddim_uniform"
+    ):  # gives more steps than asked
+        raise UnservableJob(f"{node}: may stop before the schedule's end and leave its noise, which is not served")
+    strength = _share(total - start, total)
+    return _classic(graph, node, "noise_seed", SamplerNode.KSAMPLER_ADVANCED, total - start, strength, end)
 
 
-def _classic(graph: Graph, node: Node, seed: str, steps: int, strength: float) -> _Sampling:
+def _classic(
+    graph: Graph, node: Node, seed: str, kind: SamplerNode, steps: int, strength: float, end: int | None = None
+) -> _Sampling:
     """What KSampler and KSamplerAdvanced have in common."""
     return _Sampling(
         seed=graph.whole(node, seed, 0, SEED_LIMIT - 1),
@@ -196,6 +211,8 @@ def _classic(graph: Graph, node: Node, seed: str, steps: int, strength: float) -
             steps=steps,
             strength=strength,
             shift=_shift(graph, node),
+            node=kind,
+            end=end,
         ),
         guidance=graph.number(node, "cfg", 0.0, MOST_GUIDANCE),
         positive=graph.producer(node, "positive", "CONDITIONING")[0],
@@ -255,7 +272,7 @@ def _schedule(graph: Graph, node: Node, shift: float | None) -> _Schedule:
         if steps < 1:
             raise BadJob(f"{split}: nothing of the schedule is left")
         strength = _share(steps, total)
-    return _Schedule(scheduler=scheduler, steps=steps, strength=strength, shift=shift)
+    return _Schedule(scheduler=scheduler, steps=steps, strength=strength, shift=shift, node=SamplerNode.CUSTOM)
 
 
 def flux2_shift(width: int, height: int, steps: int) -> float:
@@ -325,7 +342,7 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     _vae(graph, source)
     picture, slot = graph.producer(source, "pixels", "IMAGE")
     if picture.kind == "LoadImage" and slot == 0:
-        return _Latent(size=None, takes_source=True, source_crop=True)
+        return _Latent(size=None, takes_source=True, source_fit=SourceFit.CUT)
     if picture.kind != "ImageScale":
         raise UnreadableRecipe(f"{source}: encodes what {picture} gives; only the source image is served")
     scaled = picture
@@ -336,7 +353,8 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     if method != "lanczos" or crop not in {"center", "disabled"}:
         raise UnreadableRecipe(f"{scaled}: scaling by {shown(method)} with crop {shown(crop)} is not served")
     size = (_side(graph, scaled, "width"), _side(graph, scaled, "height"))
-    return _Latent(size=size, takes_source=True, source_crop=crop == "center")
+    fit = SourceFit.COVER if crop == "center" else SourceFit.STRETCH
+    return _Latent(size=size, takes_source=True, source_fit=fit)
 
 
 def _vae(graph: Graph, node: Node) -> None:

@@ -24,8 +24,8 @@ from trt_worker.intake.grid.graph import UnreadableRecipe
 from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.grid.signer import RigKey
-from trt_worker.intake.grid.translate import Draft, find_model, to_draft, with_source
-from trt_worker.intake.source_image import fetch_source_image
+from trt_worker.intake.grid.translate import MOST_PIXELS, Draft, find_model, to_draft, with_source
+from trt_worker.intake.source_image import fetch_source_image, measure_source_image
 from trt_worker.intake.transport import Gate
 from trt_worker.job import JobSpec
 
@@ -231,7 +231,8 @@ class Session:
                     limit_bytes=settings.source_limit_bytes,
                     timeout=settings.source_timeout,
                 )
-                job = with_source(draft, source)
+                size = await measure_source_image(source, MOST_PIXELS) if draft.sized_by_source else None
+                job = with_source(draft, source, size)
         except BadJob as error:
             logger.warning("Grid {}: job {} is given up: {}", self._name, job.id, error)
             await delivery.fail(error.public)

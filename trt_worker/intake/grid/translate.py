@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from PIL import Image
 
 from trt_engines.model import Model
 from trt_worker.delivery import UploadSlot
@@ -33,6 +30,8 @@ from trt_worker.job import MAX_PROMPT_CHARACTERS, ImageFormat, ImageSeed, JobSpe
 from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
 
 MOST_IMAGES = 4
+MOST_PIXELS = (LARGEST_SIDE + SMALLEST_SIDE) ** 2
+"""Of a source image that gives the picture its size: the largest picture and what whole latent cells leave of one."""
 NUMBERED_SEEDS = 2**53
 """The seeds of a job's further images wrap around here: the largest whole number JSON keeps exactly, plus one."""
 
@@ -46,6 +45,7 @@ class Draft:
     job: JobSpec
     slots: tuple[UploadSlot, ...]
     source_url: str | None = field(repr=False)  # its query string is a credential
+    cell: int = 8  # pixels of a latent cell per axis
     sized_by_source: bool = False  # the picture is as large as the source image
 
 
@@ -87,11 +87,13 @@ def to_draft(frame: frames.Job, model: Model, *, received: float, due: float, al
         guidance=drawing.guidance,
         sampler=drawing.sampler,
         scheduler=drawing.scheduler,
+        sampler_node=drawing.sampler_node,
+        end_step=drawing.end_step,
         strength=drawing.strength,
         clip_skip=drawing.clip_skip,
         shift=drawing.shift,
         seeds=_seeds(payload, count, drawing.seed),
-        source_crop=drawing.source_crop,
+        source_fit=drawing.source_fit,
         format=image_format,
         received=received,
         due=due,
@@ -100,19 +102,22 @@ def to_draft(frame: frames.Job, model: Model, *, received: float, due: float, al
         job=job,
         slots=_slots(frame.upload, count, image_format),
         source_url=source_url,
+        cell=model.latent_scale,
         sized_by_source=drawing.size is None,
     )
 
 
-def with_source(draft: Draft, data: bytes) -> JobSpec:
+def with_source(draft: Draft, data: bytes, size: tuple[int, int] | None = None) -> JobSpec:
     """The job with its source image, whose header was checked.
 
+    Args:
+        size: width and height of the decoded source image; only of a draft that is sized by it.
     Raises: BadJob: the picture would be as large as the source image, and that is out of range.
     """
     job = draft.job
     if draft.sized_by_source:
-        with Image.open(io.BytesIO(data)) as picture:
-            width, height = (side // 8 * 8 for side in picture.size)  # a latent cell is 8 pixels: the rest is cut off
+        assert size is not None  # whoever fetched the image has measured it
+        width, height = (side // draft.cell * draft.cell for side in size)  # the rest of a latent cell is cut off
         for side in (width, height):
             if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
                 raise BadJob(
@@ -165,7 +170,6 @@ def _plain(job_id: str, payload: Mapping[str, Any], model: Model) -> Drawing:
         shift=None,
         seed=int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4], "big"),  # nobody named one: any will do
         takes_source=False,
-        source_crop=False,
     )
 
 
