@@ -16,8 +16,13 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from hypothesis import settings
 
 import trt_engines  # noqa: F401 - before any test imports ONNX Runtime, whose telemetry it switches off
+
+# A loaded machine is slow, not wrong: no example of a property is timed.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread each: workers share the cores. Numerical libraries read it when they are first imported.

@@ -12,16 +12,21 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import anyio
 import psutil
 import pytest
 from anyio.abc import Process
+from loguru import logger
 from PIL import Image
 
+from trt_worker.app import announce
+from trt_worker.delivery import Settlement
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.requests import GridResult, HordeRequest, ImageRequest
 from trt_worker.local_grid.server import LocalGrid
 from trt_worker.local_grid.settings import GridSettings
+from trt_worker.telemetry.metrics import JobRecord
 
 pytestmark = pytest.mark.anyio
 CONNECTIONS = 4
@@ -253,15 +258,58 @@ async def test_one_worker_per_card_under_a_name_of_its_own_shares_a_folder_with_
         assert log.count("CUDA_VISIBLE_DEVICES is ") == log.count(f"CUDA_VISIBLE_DEVICES is 'GPU-{index}'") == 1
 
 
-async def test_both_networks_are_served_by_one_worker(tmp_path: Path) -> None:
-    async with LocalGrid() as grid, a_worker(grid, tmp_path, config={"network": "both", "horde_url": grid.horde_url}):
+async def test_both_networks_are_served_by_one_worker_and_every_answer_is_counted_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with (
+        LocalGrid() as grid,
+        a_worker(grid, tmp_path, config={"network": "both", "horde_url": grid.horde_url, "metrics_port": port}),
+        aiohttp.ClientSession() as session,
+    ):
         with anyio.fail_after(60):
             await grid.connected(CONNECTIONS)
+            assert (await (await grid.submit_grid(a_request(1, loras=[{"name": "1"}]))).result()).status == 502
             over_grid = await grid.submit_grid(a_request(1))
             over_horde = await grid.submit_horde(HordeRequest(width=64, height=64, n=2, extra={"r2": False}))
 
             assert (await over_grid.result()).status == 200
             assert len((await over_horde.result()).images) == 2
+
+            figures: dict[str, float] = {}
+            while figures.get('trt_worker_jobs_total{settlement="paid"}') != 2:  # the answer is ahead of the receipt
+                async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                    lines = [line.rpartition(" ") for line in (await answer.text()).splitlines() if line[0] != "#"]
+                    figures = {name: float(value) for name, _, value in lines}
+
+    assert {name: value for name, value in figures.items() if "settlement" in name and value} == {
+        'trt_worker_jobs_total{settlement="paid"}': 2,
+        'trt_worker_jobs_total{settlement="failed"}': 1,
+    }
+    assert figures['trt_worker_connected{network="grid"}'] == CONNECTIONS
+    assert figures['trt_worker_connected{network="horde"}'] == 1
+
+
+@pytest.mark.parametrize("settlement", Settlement)
+def test_only_a_result_that_was_taken_is_told_as_a_success(settlement: Settlement) -> None:
+    record = JobRecord(
+        id="job",
+        model="m",
+        transport="grid",
+        backend="null",
+        width=64,
+        height=64,
+        steps=1,
+        images=1,
+        settlement=settlement,
+        received=0.0,
+        acknowledged=1.0,
+    )
+    levels: list[str] = []
+    sink = logger.add(lambda message: levels.append(message.record["level"].name))
+    announce(record)
+    logger.remove(sink)
+
+    assert levels == ["SUCCESS" if settlement in {Settlement.PAID, Settlement.UNPAID} else "WARNING"]
 
 
 async def test_a_change_of_the_file_takes_effect_while_running_and_closes_only_what_it_must(tmp_path: Path) -> None:

@@ -153,14 +153,14 @@ def without_a_resize(payload: Payload) -> None:
 @pytest.mark.parametrize(
     ("change", "public", "told"),
     [
-        (a_circle, BadJob.public, "round"),
+        (a_circle, BadJob.public, "depends on itself"),
         (lambda job: a_sampler(job).update(positive=["nowhere", 0]), BadJob.public, "nowhere"),
         (lambda job: a_sampler(job).update(positive=None), BadJob.public, "positive"),
         (lambda job: a_sampler(job).update(steps="many"), BadJob.public, "steps"),
         (lambda job: a_sampler(job).update(seed=-1), BadJob.public, "seed"),
         (lambda job: a_sampler(job).update(seed=1e30), BadJob.public, "seed"),
         (lambda job: a_sampler(job).update(sampler_name="magic"), UnservableJob.public, "magic"),
-        (lambda job: a_latent(job, width=100), BadJob.public, "multiples of 8"),
+        (lambda job: a_latent(job, width=63), BadJob.public, "width"),
         (lambda job: a_latent(job, height=10**9), BadJob.public, "height"),
         (lambda job: job.update(recipe_spec=[]), BadJob.public, "graph"),
         (lambda job: job.update(seeds=[-1]), BadJob.public, "seeds"),

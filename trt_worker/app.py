@@ -24,6 +24,7 @@ from trt_worker.concurrency import first_leaf
 from trt_worker.config.models import resolve_models
 from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
+from trt_worker.delivery import Settlement
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import ConfigError, DeviceUnusable
 from trt_worker.networks import Networks
@@ -71,12 +72,12 @@ class Worker:
     _counted: tuple[int, int] = (0, 0)
 
     def snapshot(self) -> Snapshot:
-        """The tally now, device totals included."""
+        """The tally now, device totals and the state of the networks included."""
         calls = sum(link.totals.calls for link in self.links)
         rows = sum(link.totals.rows for link in self.links)
         self.tally.called(calls=calls - self._counted[0], rows=rows - self._counted[1])
         self._counted = (calls, rows)
-        return self.tally.snapshot(monotonic())
+        return self.tally.snapshot(monotonic(), [transport.state() for transport in self.networks.transports])
 
 
 def make_links(
@@ -147,7 +148,7 @@ async def open_worker(
             uploader=Uploader(sessions),
             tally=tally,
             depth=_depth(config, len(links)),
-            finished=_announce,
+            finished=announce,
         )
         networks = Networks(service, service.serve, len(links))
         worker = Worker(config=config, links=links, service=service, tally=tally, networks=networks)
@@ -308,10 +309,11 @@ def _depth(config: Config, devices: int) -> int:
     return devices * config.max_batch * (1 + config.queue_size) + config.max_threads - 1
 
 
-def _announce(record: JobRecord) -> None:
-    """The line operators know, one per job."""
+def announce(record: JobRecord) -> None:
+    """The line operators know, one per job; a success only where the network took the result."""
     seconds = record.acknowledged - record.received
-    logger.success(
+    tell = logger.success if record.settlement in {Settlement.PAID, Settlement.UNPAID} else logger.warning
+    tell(
         "Job {} ({}, {}x{}, {} steps, {} image(s)) {}: {:.2f} {} after {:.1f} s on {}",
         record.id[:8],
         record.model,

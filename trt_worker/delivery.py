@@ -54,6 +54,17 @@ class Receipt:
     detail: str = ""  # one line for the operator
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeEnd:
+    """A job that ended before it was offered to the devices: what a transport tells of it, so that it is counted."""
+
+    id: str
+    model: str  # as the network names it
+    transport: str
+    receipt: Receipt
+    received: float  # time.monotonic() seconds
+
+
 class Delivery(Protocol):
     """How one job's result reaches whoever asked for it. Implemented by the transports, used by `submit`."""
 

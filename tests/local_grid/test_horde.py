@@ -100,6 +100,32 @@ async def test_an_image_is_popped_uploaded_submitted_and_delivered() -> None:
         assert bridge.grid.violations() == []
 
 
+async def test_a_text_embedding_without_a_strength_comes_back_with_one() -> None:
+    asked = [{"name": "x", "inject_ti": "prompt"}, {"name": "y", "strength": 0.5}]
+    async with a_horde() as bridge:
+        await bridge.grid.submit_horde(HordeRequest(params={"tis": asked}))
+
+        assert (await bridge.job())["payload"]["tis"] == [
+            {"name": "x", "inject_ti": "prompt", "strength": 1.0},
+            {"name": "y", "strength": 0.5},
+        ]
+
+
+async def test_text_that_is_no_unicode_goes_through_as_through_the_real_servers() -> None:
+    async with a_horde() as bridge:
+        body = b'{"prompt": "half a pair: \\ud83d", "params": {}, "models": ["shapes-tiny"]}'
+        headers = {"apikey": bridge.key, "Content-Type": "application/json"}
+        async with bridge.session.post(bridge.grid.horde_url + "/generate/async", data=body, headers=headers) as answer:
+            assert answer.status == 202
+
+        async with bridge.session.post(
+            bridge.grid.horde_url + "/generate/pop",
+            json={"name": "bridge", "models": ["shapes-tiny"], "bridge_agent": REGEN, "amount": 1},
+            headers=headers,
+        ) as answer:
+            assert b"half a pair: \\ud83d" in await answer.read()
+
+
 async def test_an_upload_carries_any_content_type_or_none() -> None:
     async with a_horde() as bridge:
         await bridge.grid.submit_horde(HordeRequest())

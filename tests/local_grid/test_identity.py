@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 import pytest
-from eth_account import Account as Wallet
-from eth_account.messages import encode_defunct
 
+from trt_worker.ethereum import load_eth_account
 from trt_worker.local_grid import Account, ImageRequest
 from trt_worker.local_grid.identity import DELEGATION, REGISTRATION, canonical, recover
+
+Wallet = load_eth_account().Account
+encode_defunct = load_eth_account().messages.encode_defunct
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import pytest
 
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model, find_models
-from trt_worker.delivery import EncodedImage, Offer, Receipt, Settlement, UploadSlot
+from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt, Settlement, UploadSlot
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import BadJob, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
@@ -152,6 +152,20 @@ async def test_a_job_that_only_this_rig_cannot_make_goes_back_to_the_network(err
 
     assert (way.given_back, way.failed, way.delivered) == ([str(error)], [], [])
     assert (record.settlement, record.images) == (Settlement.RETURNED, 0)
+
+
+async def test_a_job_that_ended_at_intake_is_counted_like_any_other() -> None:
+    records: list[JobRecord] = []
+    async with aiohttp.ClientSession() as session:
+        service = a_service(session, Scripted(), records)
+        for settlement in (Settlement.FAILED, Settlement.RETURNED):
+            receipt = Receipt(settlement=settlement, unit="den", detail="no such node")
+            service.ended(IntakeEnd(id="job", model="m", transport="grid", receipt=receipt, received=monotonic()))
+
+    snapshot = service.tally.snapshot(monotonic())
+    assert (snapshot.jobs, snapshot.images) == (2, 0)
+    assert (snapshot.settled[Settlement.FAILED], snapshot.settled[Settlement.RETURNED]) == (1, 1)
+    assert records == []  # its transport has told the operator why
 
 
 async def test_a_withdrawn_job_stops_at_once_and_is_neither_delivered_nor_failed() -> None:

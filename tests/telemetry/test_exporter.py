@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trt_worker.errors import ConfigError
+from trt_worker.network_state import NetworkState
 from trt_worker.telemetry.exporter import serve_metrics
 from trt_worker.telemetry.metrics import JobRecord, Tally
 
@@ -50,6 +51,37 @@ def test_a_scrape_tells_the_tally_of_that_moment(a_record: ARecord) -> None:
         assert values["trt_worker_engine_rows_total", ()] == 6
         assert values["trt_worker_queue_jobs", ()] == 4
         assert values["trt_worker_fallbacks_total", ('a "quoted" reason\\nof two lines',)] == 1
+
+    anyio.run(main)
+
+
+def test_a_scrape_tells_how_it_stands_with_each_network() -> None:
+    states = [
+        NetworkState(
+            network="grid",
+            connections=4,
+            connected=3,
+            busy=2,
+            reconnects=5,
+            withdrawn={"m": "why"},
+            unserved={"m, 'edit' (0x12)": "why"},
+            lost={"rig-2": "why"},
+        ),
+        NetworkState(network="horde", connections=1, connected=1, busy=0, reconnects=0),
+    ]
+
+    async def main() -> None:
+        async with serve_metrics(lambda: Tally(began=0.0).snapshot(1.0, states), port=0) as port:
+            values = await scraped(port)
+
+        assert values["trt_worker_connections", ("grid",)] == 4
+        assert values["trt_worker_connected", ("grid",)] == 3
+        assert values["trt_worker_network_jobs", ("grid",)] == 2
+        assert values["trt_worker_reconnects_total", ("grid",)] == 5
+        assert values["trt_worker_reconnects_total", ("horde",)] == 0
+        assert values["trt_worker_withdrawn_model", ("m", "grid")] == 1
+        assert values["trt_worker_unserved_recipe", ("grid", "m, 'edit' (0x12)")] == 1
+        assert values["trt_worker_lost_name", ("rig-2", "grid")] == 1
 
     anyio.run(main)
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trt_worker.network_state import NetworkState
 from trt_worker.telemetry.metrics import JobRecord, Tally
 from trt_worker.telemetry.status import LEAST_WIDTH, status_block
 
 ARecord = Callable[..., JobRecord]
 
-LABELS = ["Session", "Settled", "Earned", "MPS/S", "Speed", "Batch", "Seconds", "Fallbacks"]
+LABELS = ["Session", "Settled", "Earned", "MPS/S", "Speed", "Batch", "Seconds", "Networks", "Fallbacks"]
+STATE = NetworkState(network="grid", connections=4, connected=3, busy=2, reconnects=5)
 
 
 def labels(lines: list[str]) -> list[str]:
@@ -24,7 +27,7 @@ def test_a_worked_example_reads_as_expected(a_record: ARecord) -> None:
     tally.queued(3)
     tally.fell_back("LoRA needs PyTorch")
 
-    assert status_block(tally.snapshot(3725.0), 200) == [
+    assert status_block(tally.snapshot(3725.0, [STATE]), 200) == [
         "Session   1 h 02 m 05 s | 1 jobs | 1 images | 3 queued",
         "Settled   paid 1 | unpaid 0 | unacknowledged 0 | returned 0 | refused 0 | failed 0",
         "Earned    2.00 den, 1.93 den/h",
@@ -32,6 +35,7 @@ def test_a_worked_example_reads_as_expected(a_record: ARecord) -> None:
         "Speed     good, 1.00 as the network counts",
         "Batch     2.50 rows per engine call | 10 calls",
         "Seconds   waiting - | making - | handing in -",
+        "Networks  grid: 3 of 4 connected, 2 busy, 5 reconnects",
         "Fallbacks 1 x LoRA needs PyTorch",
     ]
 
@@ -42,6 +46,25 @@ def test_before_the_first_job_all_labels_are_there() -> None:
     assert labels(lines) == LABELS
     assert "Earned    -" in lines
     assert "Fallbacks none" in lines
+    assert "Networks  -" in lines
+
+
+def test_what_a_network_is_not_offered_is_shown_with_its_reason() -> None:
+    state = dataclasses.replace(
+        STATE,
+        withdrawn={"m": "none of its 2 recipe(s) can be served"},
+        unserved={f"n, 0x{number}": "node '7' (FaceSwap)\x1b[2J" for number in range(4)},
+        lost={"rig-2": "in use by another connection"},
+        notes=["in maintenance: back on Monday"],
+    )
+
+    assert status_block(Tally(began=0.0).snapshot(5.0, [state]), 60)[-6:-1] == [
+        "Networks  grid: 3 of 4 connected, 2 busy, 5 reconnects",
+        "          1 not offered: m: none of its 2 recipe(s) can b...",
+        "          4 recipes not served: n, 0x0: node '7' (FaceSwa...",
+        "          1 names lost: rig-2: in use by another connection",
+        "          in maintenance: back on Monday",
+    ]
 
 
 def test_a_slow_worker_is_told_what_to_set(a_record: ARecord) -> None:
@@ -86,7 +109,8 @@ def test_the_block_is_one_screen_of_plain_lines_no_wider_than_asked(
     for _ in range(jobs):
         tally.finished(a_record(unit=unit, reward=1e6))
 
-    lines = status_block(tally.snapshot(200.0), width)
+    state = dataclasses.replace(STATE, withdrawn=dict.fromkeys(reasons, unit), lost=dict.fromkeys(reasons, unit))
+    lines = status_block(tally.snapshot(200.0, [state]), width)
 
     assert labels(lines) == LABELS
     assert max(map(len, lines)) <= max(width, LEAST_WIDTH)

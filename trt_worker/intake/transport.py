@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 from anyio.abc import ObjectSendStream, TaskStatus
 
 from trt_engines.model import Model
-from trt_worker.delivery import Offer
+from trt_worker.delivery import IntakeEnd, Offer
 from trt_worker.errors import ConfigError
 from trt_worker.job import JobSpec
+from trt_worker.network_state import NetworkState
 
 
 class Gate(Protocol):
@@ -31,6 +32,9 @@ class Gate(Protocol):
     def refusal(self, job: JobSpec) -> str | None:
         """Why this job must not be taken (it would be late, its model is gone), or None."""
 
+    def ended(self, end: IntakeEnd) -> None:
+        """Count a job that ended at intake; the ones that were offered are counted by whoever took the offer."""
+
 
 Settings_contra = TypeVar("Settings_contra", contravariant=True)
 
@@ -48,6 +52,9 @@ class Transport(Protocol[Settings_contra]):
 
         Raises: TransportClosed: this network will not pay any more (wrong key, retired server); says what to change.
         """
+
+    def state(self) -> NetworkState:
+        """How it stands with the network now."""
 
     def stop_taking(self) -> None:
         """Take no further job. Idle connections close at once, busy ones after their acknowledgement."""

@@ -11,9 +11,8 @@ from random import Random
 from typing import Any, Protocol
 from uuid import UUID
 
-import orjson
-
 from trt_worker.local_grid.faults import FaultInjector
+from trt_worker.local_grid.json_text import dump
 from trt_worker.local_grid.ledger import Entry, Ledger, Outcome
 from trt_worker.local_grid.payload import CONTENT_TYPES, den
 from trt_worker.local_grid.requests import GridHandle, GridResult, UploadedImage
@@ -149,7 +148,7 @@ class Coordinator:
         job.sent = time.monotonic()
         self.ledger.dispatch(job.entry, worker)
         job.handle.mark_dispatched()
-        return orjson.dumps(
+        return dump(
             {
                 "type": "job",
                 "id": job.id,
@@ -160,7 +159,7 @@ class Coordinator:
                     {"put_url": slot.put_url, "key": slot.key, "content_type": slot.content_type} for slot in slots
                 ],
             }
-        ).decode()
+        )
 
     def settle(self, job: Job, results: Any, *, worker: str, signature: str | None) -> float | None:
         """Verify a result and pay it.

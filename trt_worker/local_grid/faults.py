@@ -36,6 +36,8 @@ class Faults:
     malformed_frame: Fault | None = None  # half a JSON object before a job
     wrong_frame: Fault | None = None  # well-formed frames that mean nothing before a job
     late_job: Fault | None = None  # a job is held back until its customer has given up, then sent
+    # the grid's pages
+    recipe_error: Fault | None = None  # the recipes of a model answer `code` (500)
     # storage
     slow_upload: Fault | None = None  # a PUT is answered `seconds` late
     put_error: Fault | None = None  # a PUT is answered `code` (500), nothing is stored

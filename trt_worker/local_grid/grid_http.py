@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from aiohttp import web
 
+from trt_worker.local_grid.faults import FaultInjector
 from trt_worker.local_grid.grid_ws import WorkerSockets
+from trt_worker.local_grid.json_text import dump
 from trt_worker.local_grid.ledger import Ledger
 from trt_worker.local_grid.recipe import Recipe
 from trt_worker.local_grid.settings import Account
@@ -18,11 +19,17 @@ class GridPages:
     """Health, workers, models and recipes."""
 
     def __init__(
-        self, sockets: WorkerSockets, ledger: Ledger, recipes: list[Recipe], accounts: tuple[Account, ...]
+        self,
+        sockets: WorkerSockets,
+        ledger: Ledger,
+        recipes: list[Recipe],
+        accounts: tuple[Account, ...],
+        faults: FaultInjector,
     ) -> None:
         self._sockets = sockets
         self._ledger = ledger
         self._recipes = recipes
+        self._faults = faults
         self._keys: Mapping[str, Account] = {account.key: account for account in accounts}
 
     def routes(self) -> list[web.RouteDef]:
@@ -88,6 +95,8 @@ class GridPages:
         )
 
     async def _recipe(self, request: web.Request) -> web.Response:
+        if fault := self._faults.strike("recipe_error"):
+            return json_response({"detail": "Internal Server Error"}, status=fault.code or 500)
         if request.headers.get("apikey") not in self._keys:
             return json_response({"detail": "Invalid API key"}, status=401)
         model = request.match_info["model"]
@@ -99,4 +108,4 @@ class GridPages:
 
 def json_response(body: Any, *, status: int = 200) -> web.Response:
     """A JSON answer."""
-    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")
+    return web.Response(status=status, text=dump(body), content_type="application/json")

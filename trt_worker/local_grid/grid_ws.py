@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 import anyio
-import orjson
 from aiohttp import WSMsgType, web
 
 from trt_worker.local_grid.coordinator import Coordinator, Job
 from trt_worker.local_grid.faults import FaultInjector
 from trt_worker.local_grid.identity import IdentityRefused, IdentityRegister
+from trt_worker.local_grid.json_text import dump, load
 from trt_worker.local_grid.presence import Presence, Present
 from trt_worker.local_grid.settings import Account, GridSettings
 
@@ -161,13 +161,13 @@ class WorkerSockets:
             await socket.close(code=1011)
             return socket
         except _Refused as refusal:
-            await socket.send_str(_dump({"type": "error", "message": str(refusal)}))
+            await socket.send_str(dump({"type": "error", "message": str(refusal)}))
             await socket.close(code=refusal.code)
             return socket
         if connection is None:
             return socket
         try:
-            await socket.send_str(_dump({"type": "ready", "worker_id": connection.worker_id}))
+            await socket.send_str(dump({"type": "ready", "worker_id": connection.worker_id}))
             self._coordinator.join(connection)
             async with anyio.create_task_group() as beside:
                 beside.start_soon(self._keep_present, connection)
@@ -192,8 +192,8 @@ class WorkerSockets:
                 request.transport.abort()
             return None
         try:
-            frame = orjson.loads(first.data)
-        except orjson.JSONDecodeError as error:
+            frame = load(first.data)
+        except ValueError as error:
             raise _Refused(1011, "Malformed registration") from error
         if not isinstance(frame, dict):
             raise _Refused(1011, "Malformed registration")
@@ -348,8 +348,8 @@ class WorkerSockets:
             if message.type is not WSMsgType.TEXT:
                 continue
             try:
-                frame = orjson.loads(message.data)
-            except orjson.JSONDecodeError:
+                frame = load(message.data)
+            except ValueError:
                 self._offence(connection, "sent a frame that is no JSON")
                 connection.close(1011)
                 return await self._drain(connection)
@@ -410,7 +410,7 @@ class WorkerSockets:
             return False
         if fault := self._faults.strike("late_ack"):
             await anyio.sleep(fault.seconds)
-        ack = _dump({"type": "ack", "id": job.id, "den": amount})
+        ack = dump({"type": "ack", "id": job.id, "den": amount})
         ledger.ack(job.entry)
         await connection.socket.send_str(ack)
         if self._faults.strike("duplicate_ack"):
@@ -419,7 +419,3 @@ class WorkerSockets:
 
     def _offence(self, connection: Connection, what: str) -> None:
         self._coordinator.ledger.offences.append(f"{connection.name}: {what}")
-
-
-def _dump(frame: Mapping[str, Any]) -> str:
-    return orjson.dumps(frame).decode()

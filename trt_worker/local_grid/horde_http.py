@@ -10,7 +10,6 @@ from email.utils import format_datetime
 from typing import Any
 
 import anyio
-import orjson
 from aiohttp import web
 
 from trt_worker.local_grid import horde_match as match
@@ -29,6 +28,7 @@ from trt_worker.local_grid.horde_results import HordeResults
 from trt_worker.local_grid.horde_schema import POP, WORKER, check, required, submit_schema
 from trt_worker.local_grid.horde_state import HordeWorker, Request
 from trt_worker.local_grid.horde_views import HordeViews
+from trt_worker.local_grid.json_text import dump, load
 from trt_worker.local_grid.settings import Account, Dialect
 from trt_worker.local_grid.storage import cut
 
@@ -358,8 +358,8 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise plain(400, NOT_UNDERSTOOD)
     try:
-        body = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
+        body = load(await request.read())
+    except ValueError as error:
         raise plain(400, NOT_UNDERSTOOD) from error
     if not isinstance(body, dict):
         raise plain(400, NOT_UNDERSTOOD)
@@ -374,7 +374,9 @@ def _key(request: web.Request) -> str:
 
 
 def _json(status: int, body: Any, headers: Mapping[str, str]) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(body), headers={"Content-Type": "application/json", **headers})
+    return web.Response(
+        status=status, body=dump(body).encode(), headers={"Content-Type": "application/json", **headers}
+    )
 
 
 def _limited(text: str, seconds: float) -> web.Response:

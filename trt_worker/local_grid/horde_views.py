@@ -22,7 +22,6 @@ _PASSED_ON = (
     "post_processing",
     "facefixer_strength",
     "control_type",
-    "tis",
     "special",
     "workflow",
     "extra_texts",
@@ -81,6 +80,8 @@ class HordeViews:
                 payload["loras"] = [
                     {"model": 1.0, "clip": 1.0, "is_version": False, **lora} for lora in params["loras"]
                 ]
+            if params.get("tis"):
+                payload["tis"] = [{"strength": 1.0, **ti} for ti in params["tis"]]
             if not request.flag("nsfw", True) and request.flag("censor_nsfw", True):
                 payload["use_nsfw_censor"] = True
         return payload | {

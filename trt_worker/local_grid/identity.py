@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from trt_worker.ethereum import load_eth_account
+
 REGISTRATION = "aipg-worker-registration:v1:"
 DELEGATION = "aipg-worker-delegation:v1:"
 SKEW_SECONDS = 300
@@ -77,11 +79,9 @@ class IdentityRegister:
 
 def recover(text: str, signature: Any) -> str:
     """The lowercase address that signed `text` (EIP-191), or an empty string for a signature that cannot be read."""
-    # imported here: it takes half a second, and most grids never see a signature
-    from eth_account import Account as Wallet
-    from eth_account.messages import encode_defunct
-
+    library = load_eth_account()
     try:
-        return str(Wallet.recover_message(encode_defunct(text=text), signature=signature)).lower()
+        signed = library.messages.encode_defunct(text=text)
+        return str(library.Account.recover_message(signed, signature=signature)).lower()
     except (ValueError, TypeError, AttributeError):
         return ""

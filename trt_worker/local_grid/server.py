@@ -80,7 +80,7 @@ class LocalGrid:
 
     async def _listen(self) -> None:
         application = web.Application(client_max_size=_LARGEST_BODY)
-        pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts)
+        pages = GridPages(self.sockets, self.ledger, self.recipes, self.settings.accounts, self.injector)
         horde = HordeApi(self.horde, self.horde_results, HordeViews(self.horde, self.storage), self.injector)
         for part in (self.sockets, self.storage, pages, horde, Counter(self.submit_grid)):
             application.add_routes(part.routes())

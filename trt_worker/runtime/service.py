@@ -12,7 +12,7 @@ from loguru import logger
 from trt_engines.errors import EngineError
 from trt_engines.model import Model
 from trt_worker.concurrency import cancel_when
-from trt_worker.delivery import EncodedImage, Offer, Receipt, Settlement
+from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt, Settlement
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import BadJob, DeviceUnusable, LateJob
 from trt_worker.job import JobSpec
@@ -109,6 +109,26 @@ class Service:
         if finish <= job.due:
             return None
         return f"it would be done in {finish - now:.0f} s and is due in {job.due - now:.0f} s"
+
+    def ended(self, end: IntakeEnd) -> None:
+        """Count a job that ended at intake. Its transport has logged why."""
+        self.tally.finished(
+            JobRecord(
+                id=end.id,
+                model=end.model,
+                transport=end.transport,
+                backend="",
+                width=0,
+                height=0,
+                steps=0,
+                images=0,
+                settlement=end.receipt.settlement,
+                reward=end.receipt.reward,
+                unit=end.receipt.unit,
+                received=end.received,
+                acknowledged=monotonic(),
+            )
+        )
 
     async def serve(self, offer: Offer) -> None:
         """One job, from its offer to its receipt. Never raises for anything a job or the network does."""

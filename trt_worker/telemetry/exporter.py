@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from trt_worker.errors import ConfigError
+from trt_worker.network_state import NetworkState
 from trt_worker.telemetry.metrics import Snapshot
 
 LOOPBACK = "127.0.0.1"
@@ -52,6 +53,7 @@ class SnapshotCollector(Collector):
         for reason, count in now.fallbacks.items():
             fallbacks.add_metric([reason], count)
         yield fallbacks
+        yield from _networks(now.networks)
 
 
 @asynccontextmanager
@@ -86,6 +88,26 @@ async def serve_metrics(snapshot: Callable[[], Snapshot], port: int) -> AsyncIte
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def _networks(networks: Sequence[NetworkState]) -> Iterator[Metric]:
+    """A network's figures under its name; what is withheld, one sample for each model, recipe and name."""
+    connections = GaugeMetricFamily(PREFIX + "connections", "Connections, or names, kept", labels=["network"])
+    connected = GaugeMetricFamily(PREFIX + "connected", "Connections that are up", labels=["network"])
+    busy = GaugeMetricFamily(PREFIX + "network_jobs", "Jobs under way", labels=["network"])
+    reconnects = CounterMetricFamily(PREFIX + "reconnects", "Connections made anew", labels=["network"])
+    withdrawn = GaugeMetricFamily(PREFIX + "withdrawn_model", "Models not offered", labels=["network", "model"])
+    unserved = GaugeMetricFamily(PREFIX + "unserved_recipe", "Recipes not served", labels=["network", "recipe"])
+    lost = GaugeMetricFamily(PREFIX + "lost_name", "Worker names that are over", labels=["network", "name"])
+    for each in networks:
+        connections.add_metric([each.network], each.connections)
+        connected.add_metric([each.network], each.connected)
+        busy.add_metric([each.network], each.busy)
+        reconnects.add_metric([each.network], each.reconnects)
+        for family, subjects in ((withdrawn, each.withdrawn), (unserved, each.unserved), (lost, each.lost)):
+            for subject in subjects:
+                family.add_metric([each.network, subject], 1)
+    yield from (connections, connected, busy, reconnects, withdrawn, unserved, lost)
 
 
 def _gauge(name: str, description: str, value: float) -> Metric:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from trt_engines.text import shown
 from trt_worker.delivery import Settlement
+from trt_worker.network_state import NetworkState
 
 WINDOW_SECONDS = 900.0
 """How far back "now" reaches."""
@@ -145,6 +146,7 @@ class Snapshot:
     engine_rows: int
     queue: int  # jobs taken and not yet on a device
     fallbacks: Mapping[str, int]  # by reason
+    networks: Sequence[NetworkState] = ()
 
     @property
     def speed_class(self) -> SpeedClass | None:
@@ -217,7 +219,7 @@ class Tally:
         self._queue = 0
 
     def finished(self, record: JobRecord) -> None:
-        """Count a job that is settled, however it ended."""
+        """Count a job that is settled, however it ended, at intake too: each job once, and here."""
         self._recent.append(record)
         while self._recent[0].acknowledged < record.acknowledged - WINDOW_SECONDS:
             self._recent.popleft()
@@ -249,8 +251,13 @@ class Tally:
         """Say how many jobs are taken and not yet on a device."""
         self._queue = jobs
 
-    def snapshot(self, now: float) -> Snapshot:
-        """Everything at one moment. Args: now: time.monotonic() seconds."""
+    def snapshot(self, now: float, networks: Sequence[NetworkState] = ()) -> Snapshot:
+        """Everything at one moment.
+
+        Args:
+            now: time.monotonic() seconds.
+            networks: what the transports tell at that moment.
+        """
         elapsed = max(now - self._began, 1e-9)
         recent = [record for record in self._recent if record.acknowledged >= now - WINDOW_SECONDS]
         speeds = {
@@ -274,6 +281,7 @@ class Tally:
             engine_rows=self._rows,
             queue=self._queue,
             fallbacks=MappingProxyType(dict(self._fallbacks.most_common())),
+            networks=tuple(networks),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from trt_worker.network_state import NetworkState
 from trt_worker.telemetry.metrics import Latency, Scope, Snapshot, Speed
 
 LABEL_WIDTH = 10
@@ -33,6 +34,7 @@ def status_block(snapshot: Snapshot, width: int, *, advise: bool = True) -> list
         ("Speed", _class(snapshot, advise)),
         ("Batch", _batch(snapshot)),
         ("Seconds", _latency(snapshot.latency)),
+        ("Networks", [field for network in snapshot.networks for field in _network(network)] or [_UNKNOWN]),
         ("Fallbacks", _fallbacks(snapshot)),
     )
     return [line for label, fields in rows for line in _lines(label, fields, max(width, LEAST_WIDTH))]
@@ -83,6 +85,21 @@ def _latency(latency: Latency) -> list[str]:
         f"making {_number(latency.making)}",
         f"handing in {_number(latency.handing_in)}",
     ]
+
+
+def _network(network: NetworkState) -> Iterable[str]:
+    yield (
+        f"{network.network}: {network.connected} of {network.connections} connected, {network.busy} busy, "
+        f"{network.reconnects} reconnects"
+    )
+    for what, reasons in (
+        ("not offered", network.withdrawn),
+        ("recipes not served", network.unserved),
+        ("names lost", network.lost),
+    ):
+        for subject, reason in list(reasons.items())[:1]:  # the metrics name all, the log has all their reasons
+            yield _one_line(f"{len(reasons)} {what}: {subject}: {reason}")
+    yield from map(_one_line, network.notes)
 
 
 def _fallbacks(snapshot: Snapshot) -> list[str]:

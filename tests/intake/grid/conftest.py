@@ -21,7 +21,7 @@ from loguru import logger
 from PIL import Image
 
 from trt_engines.model import Model
-from trt_worker.delivery import EncodedImage, Offer, Receipt
+from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt
 from trt_worker.errors import TransportClosed
 from trt_worker.intake.grid.pool import GridTransport
 from trt_worker.intake.grid.settings import GridSettings
@@ -115,6 +115,7 @@ class OpenGate:
     models: dict[str, Model] = field(default_factory=lambda: {"shapes-tiny": a_model()})
     refuses: Callable[[JobSpec], str | None] = lambda job: None
     news: anyio.Event = field(default_factory=anyio.Event)
+    ends: list[IntakeEnd] = field(default_factory=list)
 
     def serve(self, *models: Model) -> None:
         """Serve these from now on."""
@@ -136,6 +137,9 @@ class OpenGate:
 
     def refusal(self, job: JobSpec) -> str | None:
         return self.refuses(job)
+
+    def ended(self, end: IntakeEnd) -> None:
+        self.ends.append(end)
 
 
 @pytest.fixture

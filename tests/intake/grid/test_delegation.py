@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_account import Account as Wallet
-from eth_account.messages import encode_defunct
 
 from trt_worker.errors import ConfigError
+from trt_worker.ethereum import load_eth_account
 from trt_worker.intake.grid.delegation import read_delegations
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.grid.signer import RigKey, read_rig_key
 from trt_worker.local_grid import Account
 from trt_worker.local_grid.identity import DELEGATION, canonical
+
+Wallet = load_eth_account().Account
+encode_defunct = load_eth_account().messages.encode_defunct
 
 RIG = Wallet.from_key("0x" + "4b" * 32)
 PAYOUT = Wallet.from_key("0x" + "22" * 32)

@@ -32,6 +32,26 @@ def test_what_is_no_frame_is_named_unreadable(text: str | bytes) -> None:
     assert isinstance(parse_frame(text), Unreadable)
 
 
+@pytest.mark.parametrize(
+    ("text", "job_id"),
+    [
+        (r'{"type":"job","id":"j","payload":{"prompt":"\ud83d and no more"}}', "j"),
+        (r'{"payload":{"prompt":"a \\ud83d\ude00 \udc00"},"id":"j","type":"job"}', "j"),
+        (' { "type" : "job" , "id" : "j" , "payload" : {"steps": NaN} }', "j"),
+        ('{"type":"job","id":"j","payload":{"prom', "j"),
+        ('{"type":"job","id":"j","payload":' + "[" * 100_000, "j"),
+        (r'{"type":"ack","id":"j","den":"\ud83d"}', ""),
+        ('{"type":"job","id":7,"payload":{"id":"j"}}', ""),
+        ('{"type":"job","id":"' + "j" * 300 + '","payload":', ""),
+    ],
+)
+def test_a_job_that_cannot_be_read_is_told_by_its_id(text: str, job_id: str) -> None:
+    frame = parse_frame(text)
+
+    assert isinstance(frame, Unreadable)
+    assert frame.job_id == job_id
+
+
 def test_a_job_with_odd_fields_still_says_whose_it_is() -> None:
     frame = parse_frame('{"type":"job","id":"j","job_type":1,"model":null,"payload":[],"upload":"x"}')
 

@@ -31,8 +31,8 @@ async def test_four_images_go_out_with_seeds_of_their_own_and_are_paid(at_work) 
         assert [image.seed for image in result.images] == [2**53 - 2, 2**53 - 1, 0, 1]
         assert all(image.is_intact and image.content_type == "image/png" for image in result.images)
         assert (work.receipts[0].settlement, work.receipts[0].reward) == (Settlement.PAID, result.den)
-        stats = work.transports[0].stats()
-        assert (stats.connected, stats.busy, stats.den) == (1, 0, result.den)
+        stats = work.transports[0].state()
+        assert (stats.connections, stats.connected, stats.busy) == (1, 1, 0)
     assert work.grid.violations() == []
 
 
@@ -81,7 +81,16 @@ async def test_a_source_image_that_cannot_be_had_fails_the_job_in_plain_words(at
         result = await handle.result()
 
         assert (result.status, result.message) == (502, "The source image could not be used.")
+        assert [(end.receipt.settlement, end.transport) for end in work.gate.ends] == [(Settlement.FAILED, "grid")]
         assert (await (await work.grid.submit_grid(ImageRequest())).result()).status == 200
+
+
+async def test_a_job_whose_connection_breaks_while_its_source_is_fetched_is_counted_once(at_work, a_picture) -> None:
+    async with at_work(faults=Faults(drop_mid_job=Fault(), source_slow=Fault(seconds=0.3))) as work:
+        handle = await work.grid.submit_grid(ImageRequest(source_image=a_picture("PNG")))
+
+        assert (await handle.result()).status == 200
+        assert [(end.id, end.receipt.settlement) for end in work.gate.ends] == [(handle.id, Settlement.RETURNED)]
 
 
 async def test_loras_fail_honestly_and_the_connection_works_on(at_work) -> None:
@@ -90,8 +99,9 @@ async def test_loras_fail_honestly_and_the_connection_works_on(at_work) -> None:
         result = await handle.result()
 
         assert (result.status, result.message) == (502, UnservableJob.public)
+        assert [end.receipt.settlement for end in work.gate.ends] == [Settlement.FAILED]
         assert (await (await work.grid.submit_grid(ImageRequest())).result()).status == 200
-        assert work.transports[0].stats().reconnects == 0
+        assert work.transports[0].state().reconnects == 0
 
 
 async def test_a_job_without_a_recipe_is_served(at_work, gate, a_model, lines) -> None:
@@ -124,7 +134,6 @@ async def test_a_result_without_an_answer_is_unacknowledged(at_work, then, lines
         receipt = await work.finish(offer)
 
         assert receipt.settlement is Settlement.UNACKNOWLEDGED
-        assert work.transports[0].stats().unacknowledged == 1
         assert any("not acknowledged" in line for line in lines)
         if then == "job":
             assert (await work.finish(await work.offer(2))).settlement is Settlement.PAID
@@ -136,14 +145,14 @@ async def test_a_late_and_a_double_acknowledgement_settle_once(at_work) -> None:
             await work.grid.submit_grid(ImageRequest())
             await work.until(lambda count=count: len(work.receipts) == count)
 
-        assert work.transports[0].stats().settlements == {Settlement.PAID: 2}
+        assert [receipt.settlement for receipt in work.receipts] == [Settlement.PAID] * 2
     assert work.grid.violations() == []
 
 
 async def test_frames_that_mean_nothing_are_passed_over(at_work) -> None:
     async with at_work(faults=Faults(malformed_frame=Fault(), wrong_frame=Fault())) as work:
         assert (await (await work.grid.submit_grid(ImageRequest())).result()).status == 200
-        assert work.transports[0].stats().reconnects == 0
+        assert work.transports[0].state().reconnects == 0
 
 
 @pytest.mark.parametrize("faults", [Faults(drop_mid_job=Fault()), Faults(close_mid_job=Fault(code=1011))])
@@ -159,7 +168,7 @@ async def test_a_job_whose_connection_breaks_is_returned_and_its_result_never_se
         assert not handle.has_ended
         assert (await work.finish(again)).settlement is Settlement.PAID
         assert (await handle.result()).status == 200
-        assert work.transports[0].stats().reconnects == 1
+        assert work.transports[0].state().reconnects == 1
     assert work.grid.violations() == []
 
 
@@ -235,7 +244,7 @@ async def test_a_key_that_may_not_work_closes_the_transport(at_work, key, said) 
 
         assert said in str(work.closed[0])
         assert key not in str(work.closed[0])
-        assert set(work.transports[0].stats().ended) == {"rig", "rig-2"}
+        assert set(work.transports[0].state().lost) == {"rig", "rig-2"}
 
 
 async def test_a_key_for_one_name_keeps_that_connection(at_work) -> None:
@@ -269,14 +278,14 @@ async def test_a_retired_model_is_dropped_and_the_others_are_offered(at_work, ga
         await work.grid.connected()
 
         assert work.grid.sockets.registrations[-1]["models"] == ["shapes-tiny"]
-        assert "retired" in work.transports[0].stats().withdrawn["flux.1-krea-dev"]
+        assert "retired" in work.transports[0].state().withdrawn["flux.1-krea-dev"]
 
 
 async def test_a_server_that_dies_before_ready_is_tried_again(at_work) -> None:
     async with at_work(faults=Faults(drop_before_ready=Fault(count=3))) as work:
         await work.grid.connected()
 
-        assert work.transports[0].stats().reconnects == 0
+        assert work.transports[0].state().reconnects == 0
 
 
 async def test_a_name_taken_by_a_newer_connection_is_left_to_it(at_work, gate, lines) -> None:
@@ -393,7 +402,7 @@ async def test_other_settings_reach_connections_without_closing_them(at_work, a_
         handle = await work.grid.submit_grid(ImageRequest(source_image=a_picture("PNG")))
 
         assert (await handle.result()).message == UnservableJob.public
-        assert transport.stats().reconnects == 0
+        assert transport.state().reconnects == 0
         with pytest.raises(ConfigError, match="name cannot change while the worker runs"):
             transport.adopt(dataclasses.replace(work.settings[0], name="another"))
 
@@ -401,43 +410,135 @@ async def test_other_settings_reach_connections_without_closing_them(at_work, a_
 # Recipes and the gate
 
 
-def unreadable(recipe, **fields):
-    spec = {**recipe.spec, "77": {"class_type": "FaceSwap", "inputs": {}}}
-    return dataclasses.replace(recipe, spec=spec, root="0x" + "7" * 64, **fields)
+def unreadable(recipe, root="0x" + "7" * 64):
+    save = {"class_type": "SaveImage", "inputs": {"images": ["77", 0]}}
+    spec = {**recipe.spec, "9": save, "77": {"class_type": "FaceSwap", "inputs": {}}}
+    return dataclasses.replace(recipe, spec=spec, root=root)
 
 
-async def test_a_model_whose_recipe_cannot_be_read_is_not_offered_until_it_can(at_work, gate, a_model) -> None:
+async def test_a_model_is_offered_while_one_of_its_recipes_can_be_served(at_work, lines) -> None:
+    text, *rest = shipped_recipes()
+    async with at_work(recipes=[unreadable(text), *rest]) as work:
+        await work.grid.connected()
+
+        assert work.grid.sockets.registrations[0]["models"] == ["shapes-tiny"]
+        state = work.transports[0].state()
+        assert (state.withdrawn, list(state.unserved)) == ({}, ["shapes-tiny, 'shapes-tiny' (0x77777777)"])
+        assert [line for line in lines if "FaceSwap" in line and "1 recipe(s) are not served" in line] == lines
+        assert (await (await work.grid.submit_grid(ImageRequest(recipe=rest[0].name))).result()).status == 200
+
+
+async def test_a_job_of_a_recipe_that_is_not_served_goes_back_once_and_is_failed_when_it_comes_back(
+    at_work, gate
+) -> None:
+    text, *rest = shipped_recipes()
+    async with at_work(recipes=[unreadable(text), *rest]) as work:
+        result = await (await work.grid.submit_grid(ImageRequest(recipe=text.name))).result()
+
+        assert (result.status, result.requeues, result.message) == (502, 1, BadJob.public)
+        assert [end.receipt.settlement for end in gate.ends] == [Settlement.RETURNED, Settlement.FAILED]
+        assert {(end.id, end.model) for end in gate.ends} == {(result.job_id, "shapes-tiny")}
+        assert (await (await work.grid.submit_grid(ImageRequest(recipe=rest[0].name))).result()).status == 200
+        assert work.transports[0].state().withdrawn == {}
+
+
+async def test_a_model_none_of_whose_recipes_can_be_read_is_not_offered_until_one_can(at_work, gate, a_model) -> None:
     gate.models["other"] = a_model("other")
-    recipes = [*shipped_recipes()]
-    recipes[0] = unreadable(recipes[0])
+    recipes = [unreadable(recipe, f"0x{number:064}") for number, recipe in enumerate(shipped_recipes())]
     server = {"ping_seconds": 0.05}
     async with at_work(recipes=recipes, server=server, recipe_check_seconds=0.05) as work:
         await work.grid.connected()
         assert work.grid.sockets.registrations[0]["models"] == ["other"]
-        assert "FaceSwap" in work.transports[0].stats().withdrawn["shapes-tiny"]
+        withdrawn = work.transports[0].state().withdrawn["shapes-tiny"]
+        assert "none of its 4 recipe(s)" in withdrawn
+        assert "FaceSwap" in withdrawn
 
         work.grid.recipes[0] = shipped_recipes()[0]
         handle = await work.grid.submit_grid(ImageRequest())
 
         assert (await handle.result()).status == 200
         assert work.grid.sockets.registrations[-1]["models"] == ["other", "shapes-tiny"]
-        assert work.transports[0].stats().withdrawn == {}
+        assert work.transports[0].state().withdrawn == {}
 
 
-async def test_a_job_with_a_new_recipe_goes_back_and_its_model_is_withdrawn(at_work, gate, a_model) -> None:
+async def test_jobs_with_new_recipes_that_cannot_be_read_go_back_and_the_list_is_read_again(
+    at_work, gate, a_model
+) -> None:
     gate.models["other"] = a_model("other")
     async with at_work() as work:
         await work.grid.connected()
         work.grid.recipes[:] = [unreadable(recipe) for recipe in work.grid.recipes]
 
         handle = await work.grid.submit_grid(ImageRequest())
-        await handle.dispatched()
-        await work.grid.connected(0)
+        with anyio.fail_after(10):
+            while work.grid.sockets.registrations[-1]["models"] != ["other"]:
+                await work.grid.connected(0)
+                await work.grid.connected()
+
+        assert "'77'" in work.transports[0].state().withdrawn["shapes-tiny"]
+        assert work.grid.ledger[handle.id].requeued >= 1
+
+
+async def test_a_new_recipe_that_cannot_be_read_costs_no_other(at_work, gate) -> None:
+    text, *rest = shipped_recipes()
+    async with at_work() as work:
+        await work.grid.connected()
+        work.grid.recipes[:] = [unreadable(text), *rest]
+
+        result = await (await work.grid.submit_grid(ImageRequest(recipe=text.name))).result()
+
+        assert (result.status, result.requeues) == (502, 1)
+        assert (await (await work.grid.submit_grid(ImageRequest(recipe=rest[0].name))).result()).status == 200
+
+
+async def test_a_model_whose_recipes_cannot_be_had_is_offered_only_once_they_were_read(at_work, lines) -> None:
+    text, *rest = shipped_recipes()
+    faults = Faults(recipe_error=Fault(count=3))
+    async with at_work(recipes=[unreadable(text)], faults=faults) as work:
+        with anyio.fail_after(10):
+            await lines.until("none of its 1 recipe(s)")
+        assert sum("not offered until they are" in line for line in lines) == 3
+        assert work.grid.sockets.registrations == []
+
+        work.grid.recipes[:] = rest
+        await work.start()  # another worker, for which everything is well at once
         await work.grid.connected()
 
-        assert work.grid.sockets.registrations[-1]["models"] == ["other"]
-        assert "'77'" in work.transports[0].stats().withdrawn["shapes-tiny"]
-        assert (work.grid.ledger[handle.id].requeued, handle.has_ended) == (1, False)
+
+async def test_recipes_of_gigabytes_are_not_read(at_work, lines) -> None:
+    text, *rest = shipped_recipes()
+    giant = dataclasses.replace(
+        text, spec={**text.spec, "note": {"class_type": "Note", "inputs": {"text": "a" * 5 * 2**20}}}
+    )
+    async with at_work(recipes=[giant, *rest]):
+        with anyio.fail_after(10):
+            await lines.until("answered more than 4194304 bytes); not offered until they are")
+
+
+async def test_a_model_that_the_gate_serves_only_now_is_checked_before_it_is_offered(at_work, gate, a_model) -> None:
+    text, *rest = shipped_recipes()
+    bad = dataclasses.replace(unreadable(text), model="bad")
+    async with at_work(recipes=[text, *rest, bad]) as work:
+        await work.grid.connected()
+        gate.models |= {"good": a_model("good"), "bad": a_model("bad")}
+        await (await work.grid.submit_grid(ImageRequest())).result()  # after a job the connection looks what is offered
+        with anyio.fail_after(10):
+            while work.grid.sockets.registrations[-1]["models"] != ["good", "shapes-tiny"]:
+                await work.grid.connected(0)
+                await work.grid.connected()
+
+        assert all("bad" not in frame["models"] for frame in work.grid.sockets.registrations)
+
+
+@pytest.mark.parametrize("prompt", ["half a pair: \ud83d", "\udc00"])
+async def test_a_job_whose_text_is_no_unicode_goes_back_and_is_failed_when_it_comes_back(at_work, gate, prompt) -> None:
+    async with at_work() as work:
+        result = await (await work.grid.submit_grid(ImageRequest(prompt=prompt))).result()
+
+        assert (result.status, result.requeues, result.message) == (502, 1, BadJob.public)
+        assert [end.receipt.settlement for end in gate.ends] == [Settlement.RETURNED, Settlement.FAILED]
+        assert (await (await work.grid.submit_grid(ImageRequest())).result()).status == 200
+    assert work.grid.violations() == []
 
 
 async def test_without_any_model_nothing_is_offered_until_there_is_one(at_work, gate, a_model) -> None:
@@ -463,7 +564,7 @@ async def test_a_job_the_gate_refuses_goes_to_somebody_else(at_work, gate) -> No
 
         assert (result.status, result.requeues) == (200, 1)
         assert refused == [handle.id, handle.id]
-        assert work.transports[0].stats().settlements[Settlement.RETURNED] == 1
+        assert [end.receipt.settlement for end in gate.ends] == [Settlement.RETURNED]
     assert work.grid.violations() == []
 
 
@@ -475,7 +576,7 @@ async def test_a_job_that_can_never_be_made_in_time_closes_one_connection_and_is
         result = await handle.result()
 
         assert (result.status, result.message, result.requeues) == (502, BadJob.public, 1)
-        assert work.transports[0].stats().settlements == {Settlement.RETURNED: 1, Settlement.FAILED: 1}
+        assert [end.receipt.settlement for end in gate.ends] == [Settlement.RETURNED, Settlement.FAILED]
         assert len(work.grid.sockets.connections) == 3
 
 
@@ -493,7 +594,7 @@ async def test_a_job_given_back_goes_to_somebody_else_and_is_failed_when_it_come
         receipt = await again.delivery.give_back("no backend is left")
         result = await handle.result()
         assert (receipt.settlement, result.status, result.message) == (Settlement.FAILED, 502, BadJob.public)
-        assert work.transports[0].stats().settlements == {Settlement.RETURNED: 1, Settlement.FAILED: 1}
+        assert work.gate.ends == []  # both were offered: whoever took the offer counts them
 
 
 async def test_the_gate_is_asked_before_a_source_image_is_fetched(at_work, gate, a_picture) -> None:
@@ -541,4 +642,4 @@ async def test_stopping_ends_a_wait_for_a_server_that_is_not_there(at_work) -> N
         transport = await work.start(url="ws://127.0.0.1:9", http_url="http://127.0.0.1:9", first_retry_wait=60.0)
         transport.stop_taking()
 
-    assert transport.stats().connected == 0
+    assert transport.state().connected == 0

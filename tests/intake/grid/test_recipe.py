@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -82,6 +83,104 @@ def test_the_grids_own_recipes_are_read_or_refused_for_a_reason(a_model) -> None
             assert read_recipe(spec, model).steps >= 4
 
 
+REPORTED = Path(__file__).parents[2] / "data" / "recipes"
+AS_DRAWN = (12, 4.0, 0, (128, 128))
+
+
+@pytest.mark.parametrize(
+    ("report", "drawn"),
+    [
+        ("metadata-key-beside-the-nodes", AS_DRAWN),
+        ("numbers-as-strings", (20, 7.5, 123, (128, 128))),
+        ("preview-of-the-source-beside-save", AS_DRAWN),
+        ("steps-with-a-fraction", (20, 4.0, 0, (128, 128))),
+        ("unused-node-of-an-unknown-class", AS_DRAWN),
+        ("width-not-of-eight", (12, 4.0, 0, (128, 184))),
+    ],
+)
+def test_graphs_as_customers_have_them_are_drawn_as_comfyui_draws_them(report, drawn, a_model) -> None:
+    drawing = read_recipe(json.loads((REPORTED / f"{report}.json").read_text()), a_model())
+
+    assert (drawing.steps, drawing.guidance, drawing.seed, drawing.size) == drawn
+    assert (drawing.strength, drawing.takes_source) == (1.0, False)
+
+
+def test_every_report_of_a_recipe_has_its_outcome() -> None:
+    assert len(list(REPORTED.glob("*.json"))) == 6  # as many as are named above
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {"n77": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "another.safetensors"}}},
+        {"n77": {"class_type": "ImageUpscaleWithModel", "inputs": {"image": ["8", 0], "upscale_model": ["78", 0]}},
+         "n78": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "4x.pth"}}},
+        {"n77": {"class_type": "PreviewImage", "inputs": {"images": ["78", 0]}},
+         "n78": {"class_type": "FaceSwap", "inputs": {"image": ["nobody", 0]}}},
+        {"n77": {"class_type": "SaveImage", "inputs": {"images": ["8", 0]}}},
+        {"n77": None},
+        {"n77": {"class_type": "MarkdownNote"}},
+        {f"n{number}": {"class_type": "PreviewImage", "inputs": {"images": [str(max(number - 1, 8)), 0]}}
+         for number in range(10, 9010) if number != 10} | {"n9": {"class_type": "SaveImage",
+                                                                 "inputs": {"images": ["8", 0]}}},
+    ],
+    ids=["second checkpoint", "upscaler", "preview", "second save", "nothing", "note", "9,000 previews"],
+)  # fmt: skip
+def test_what_nothing_saved_depends_on_is_not_looked_at(nodes, a_graph, a_model) -> None:
+    assert read_recipe(a_graph(**nodes), a_model()) == read_recipe(a_graph(), a_model())
+
+
+@pytest.mark.parametrize(
+    ("changes", "drawn"),
+    [
+        ({"3.steps": 1.5}, {"steps": 1}),
+        ({"3.steps": True}, {"steps": 1}),
+        ({"3.steps": " 20 "}, {"steps": 20}),
+        ({"3.seed": "7"}, {"seed": 7}),
+        ({"3.cfg": "1e1"}, {"guidance": 10.0}),
+        ({"3.denoise": "1"}, {"strength": 1.0}),
+        ({"10.value": "128.0"}, None),
+        ({"10.value": 130.9}, {"size": (128, 192)}),
+        ({"6.text": 5}, {"prompt": "5"}),
+    ],
+)
+def test_values_are_converted_as_comfyui_converts_them(changes, drawn, a_graph, a_model) -> None:
+    if drawn is None:
+        with pytest.raises(BadJob, match="whole number"):
+            read_recipe(a_graph(changes), a_model())
+        return
+    assert read_recipe(a_graph(changes), a_model()) == dataclasses.replace(read_recipe(a_graph(), a_model()), **drawn)
+
+
+@pytest.mark.parametrize("kind", ["EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage"])
+def test_an_empty_latent_has_the_whole_cells_of_its_sides(kind, a_graph, a_model) -> None:
+    empty = {"class_type": kind, "inputs": {"width": 143, "height": 190, "batch_size": 1}}
+
+    drawing = read_recipe(a_graph({}, n5=empty), a_model())
+
+    assert drawing.size == ((128, 176) if kind == "EmptyFlux2LatentImage" else (136, 184))
+
+
+def test_the_schedule_of_flux2_takes_the_sides_uncut(a_model) -> None:
+    drawing = read_recipe(flow_graph(n_9_width=1030, n_9_height=1030), a_model(files=FILES, prediction="flow"))
+
+    assert drawing.shift == flux2_shift(1030, 1030, 8) != flux2_shift(1024, 1024, 8)
+
+
+def test_where_nothing_is_saved_a_chain_of_previews_is_followed_as_far_as_links_are(a_graph, a_model) -> None:
+    def previews(count: int) -> dict[str, Any]:
+        graph = a_graph()
+        del graph["9"]
+        chain = {str(100 + number): {"class_type": "PreviewImage", "inputs": {"images": [str(99 + number), 0]}}
+                 for number in range(count)}  # fmt: skip
+        chain["100"]["inputs"]["images"] = ["8", 0]
+        return graph | chain
+
+    assert read_recipe(previews(4000), a_model()) == read_recipe(a_graph(), a_model())
+    with pytest.raises(BadJob, match="more than 4096 links"):
+        read_recipe(previews(9000), a_model())
+
+
 def test_a_split_schedule_is_the_tail_of_a_longer_one(a_model) -> None:
     drawing = read_recipe(flow_graph(), a_model(files=FILES, prediction="flow"))
 
@@ -153,10 +252,15 @@ def test_noise_is_left_over_only_where_a_schedule_may_be_longer_than_asked(a_gra
     [
         ({"3.model": ["99", 0]}, "'99'"),
         ({"10.value": ["10", 0]}, "'10'"),
-        ({"3.latent_image": ["8", 0]}, "depends on itself"),
+        ({"3.model": ["40", 0]}, "depends on itself"),
+        ({"8.samples": ["9", 0]}, "'8'"),
         ({"3.steps": "twelve"}, "'3'"),
-        ({"3.steps": True}, "'3'"),
-        ({"3.steps": 1.5}, "'3'"),
+        ({"3.steps": "20.7"}, "'3'"),
+        ({"3.steps": [20]}, "'3'"),
+        ({"3.steps": "9" * 5000}, "'3'"),
+        ({"3.steps": 10**400}, "'3'"),
+        ({"3.cfg": 10**400}, "'3'"),
+        ({"3.cfg": "nan"}, "'3'"),
         ({"3.steps": float("nan")}, "'3'"),
         ({"3.steps": None}, "'3'"),
         ({"3.steps": 0}, "'3'"),
@@ -165,17 +269,31 @@ def test_noise_is_left_over_only_where_a_schedule_may_be_longer_than_asked(a_gra
         ({"3.positive": ["4", 1]}, "'3'"),
         ({"8.vae": ["4", 5]}, "'8'"),
         ({"8.samples": "latent"}, "'8'"),
-        ({"10.value": 100}, "'5'"),
+        ({"10.value": 63}, "'5'"),
         ({"10.value": 4096}, "'5'"),
         ({"6.text": ["10", 0]}, "'6'"),
+        ({"6.text": {"a": 1}}, "'6'"),
+        ({"9.images": ["9", 0]}, "'9'.*depends on itself"),
         ({"3.sampler_name": ["4", 0]}, "'3'"),
     ],
 )
 def test_a_defect_is_told_by_its_node(changes, named, a_graph, a_model) -> None:
+    circle = {"class_type": "ModelSamplingSD3", "inputs": {"shift": 3, "model": ["40", 0]}}
+
     with pytest.raises(BadJob, match=named) as told:
-        read_recipe(a_graph(changes), a_model())
+        read_recipe(a_graph(changes, n40=circle), a_model())
 
     assert not isinstance(told.value, UnservableJob)
+
+
+def test_what_a_graph_says_is_cut_and_escaped_where_it_is_told(a_graph, a_model) -> None:
+    name = "\x1b[2J\n" + "é" * 100_000
+    with pytest.raises(UnreadableRecipe) as told:
+        read_recipe(a_graph({"8.samples": [name, 0]}, **{name: {"class_type": name, "inputs": {}}}), a_model())
+
+    assert len(str(told.value)) < 2000
+    assert str(told.value).isprintable()
+    assert str(told.value).isascii()
 
 
 @pytest.mark.parametrize("spec", [None, [], {}, "graph", {"1": None}, {"1": {"class_type": 3, "inputs": {}}}])
@@ -187,9 +305,12 @@ def test_what_is_no_graph_is_a_defect(spec, a_model) -> None:
 @pytest.mark.parametrize(
     ("changes", "nodes", "named"),
     [
-        ({}, {"n77": {"class_type": "FaceSwap", "inputs": {}}}, "'77' .FaceSwap"),
+        ({"9.images": ["77", 0]}, {"n77": {"class_type": "FaceSwap", "inputs": {}}}, "'77' .FaceSwap"),
+        ({}, {"n9": {"class_type": "FileAway", "inputs": {}}}, "saves no image"),
+        ({}, {"n77": {"class_type": "SaveImage", "inputs": {"images": ["78", 0]}},
+              "n78": {"class_type": "VAEDecode", "inputs": {}}}, "2 different images"),
         ({"4.ckpt_name": "other.safetensors"}, {}, "other.safetensors"),
-        ({}, {"n77": {"class_type": "VAELoader", "inputs": {"vae_name": "other.vae"}}}, "other.vae"),
+        ({"8.vae": ["77", 0]}, {"n77": {"class_type": "VAELoader", "inputs": {"vae_name": "other.vae"}}}, "other.vae"),
         ({"3.positive": ["77", 0]}, {"n77": {"class_type": "ConditioningZeroOut", "inputs": {}}}, "'77'"),
         ({"3.model": ["77", 0]},
          {"n77": {"class_type": "ModelSamplingSD3", "inputs": {"shift": 3, "model": ["4", 0]}}}, "flow"),

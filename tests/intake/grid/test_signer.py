@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_defunct
 
 from trt_worker.errors import ConfigError
+from trt_worker.ethereum import load_eth_account
 from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.local_grid import ImageRequest
+
+Account = load_eth_account().Account
+encode_defunct = load_eth_account().messages.encode_defunct
 
 KEY = "0x" + "4b" * 32
 
@@ -27,6 +31,22 @@ def a_key_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+def test_a_rig_with_a_key_survives_what_is_nested_without_end(a_key_file) -> None:
+    """The signing library raises the recursion limit so far that reading such a frame would overrun the stack."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from trt_worker.intake.grid.frames import parse_frame\n"
+        "from trt_worker.intake.grid.signer import read_rig_key\n"
+        "read_rig_key(Path(sys.argv[1])).sign('job', ['0' * 64])\n"
+        "deep = '[' * 90_000 + ']' * 90_000\n"
+        'print(parse_frame(\'{"type":"job","id":"j","payload":\' + deep + \'}\').job_id)'
+    )
+    path = a_key_file({"private_key": KEY})
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "j\n")
 
 
 @pytest.mark.anyio

@@ -21,7 +21,7 @@ from loguru import logger
 
 from trt_engines.model import Model
 from trt_worker.concurrency import Clock
-from trt_worker.delivery import EncodedImage, Offer
+from trt_worker.delivery import EncodedImage, IntakeEnd, Offer
 from trt_worker.intake.horde.settings import HordeSettings
 from trt_worker.intake.horde.transport import HordeTransport
 from trt_worker.job import ImageFormat, JobSpec
@@ -228,6 +228,7 @@ class OpenGate:
     images: int = 4
     models: dict[str, Model] = field(default_factory=lambda: {"stable_diffusion": a_model()})
     refuses: Callable[[JobSpec], str | None] = lambda job: None
+    ends: list[IntakeEnd] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)  # how often for "models" and "room"
     _changed: anyio.Event = field(default_factory=anyio.Event)
     _asked: anyio.Event = field(default_factory=anyio.Event)
@@ -265,6 +266,9 @@ class OpenGate:
 
     def refusal(self, job: JobSpec) -> str | None:
         return self.refuses(job)
+
+    def ended(self, end: IntakeEnd) -> None:
+        self.ends.append(end)
 
 
 class StandingClock:

@@ -99,6 +99,22 @@ def test_bytes_that_are_no_pop_answer_are_named_as_such(body: bytes) -> None:
         read_pop(body)
 
 
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        (rb'{"payload": {"prompt": "\udc00 \ud83d\ude00"}, "id": "a", "ids": ["a", "b"]}', ("a", "b")),
+        (rb'{"payload": {"prompt": "\ud83d"}, "id": "a"}', ("a",)),
+        (b'{"ids": ["a", "b"], "payload": {"cfg_scale": NaN}}', ("a", "b")),
+        (b'{"payload": ' + b"[" * 100_000 + b', "ids": ["a"]', ("a",)),
+    ],
+)
+def test_a_job_in_an_answer_that_cannot_be_read_keeps_its_ids(body: bytes, ids: tuple[str, ...]) -> None:
+    popped = read_pop(body)
+
+    assert (popped.ids, popped.job) == (ids, None)
+    assert "cannot be read" in popped.problem
+
+
 def test_no_job_is_told_by_the_id_and_not_by_the_payload(no_job: dict[str, Any]) -> None:
     assert no_job["payload"]
 

@@ -59,8 +59,9 @@ async def test_a_job_is_offered_and_its_result_handed_in(
             "censored": False,
             "gen_metadata": [],
         }
-        stats = worker.transport.stats()
+        stats, state = worker.transport.stats(), worker.transport.state()
         assert (stats.popped, stats.submitted, stats.faulted, stats.kudos) == (1, 1, 0, 6.22)
+        assert (state.network, state.connected, state.reconnects) == ("horde", 1, 0)
         assert (stats.username, stats.user_kudos) == ("owner#3", 6957.0)
 
 
@@ -234,20 +235,30 @@ async def test_a_job_with_a_feature_not_served_is_handed_back_at_once_and_named(
 
         assert {call.body["state"] for call in submits} == {"faulted"}
         assert worker.transport.stats().drops_this_hour == 2
+        assert worker.transport.state().notes == ["2 images dropped within the hour"]
         assert worker.offers.statistics().current_buffer_used == 0
     assert any("loras" in line for line in lines)
 
 
-async def test_a_job_that_cannot_be_read_is_handed_back_for_every_id(
-    horde: Any, running: Run, a_pop: APop, lines: list[str]
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        ({"width": "wide"}, "$.payload.width"),
+        ({"prompt": "half a pair: \ud83d"}, "job a cannot be read"),
+        ({"seed": 1e400}, "job a"),
+    ],
+)
+async def test_a_job_that_cannot_be_read_is_handed_back_for_every_id_and_counted_once(
+    horde: Any, running: Run, gate: Any, a_pop: APop, lines: list[str], payload: dict[str, Any], named: str
 ) -> None:
-    horde.answer("pop", (200, a_pop(ids=("a", "b"), payload={"width": "wide"})))
+    horde.answer("pop", (200, a_pop(ids=("a", "b"), payload=payload)))
     async with running():
         submits = await horde.until("submit", 2)
 
     assert {call.body["id"] for call in submits} == {"a", "b"}
     assert {call.body["state"] for call in submits} == {"faulted"}
-    assert any("$.payload.width" in line for line in lines)
+    assert any(named in line for line in lines)
+    assert [(end.id, end.receipt.settlement) for end in gate.ends] == [("a", Settlement.FAILED)]
 
 
 @pytest.mark.parametrize(

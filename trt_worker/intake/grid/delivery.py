@@ -39,13 +39,22 @@ class GridDelivery:
         self,
         *,
         job_id: str,
+        model: str,
+        received: float,
         slots: Sequence[UploadSlot],
         line: Line,
         ack_seconds: float,
         progress_seconds: float,
         signer: RigKey | None,
     ) -> None:
+        """
+        Args:
+            received: time.monotonic() seconds.
+        """
         self.job_id = job_id
+        self.model = model
+        self.received = received
+        self.offered = False  # until somebody has taken the offer, its end is counted at intake
         self.slots: Sequence[UploadSlot | None] = tuple(slots)
         self.withdrawn = anyio.Event()
         self.handed_in = False

@@ -7,16 +7,21 @@ judges the fields.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from trt_worker.intake.surrogates import replace_lone_surrogates
+
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError)
 """What decoding hostile JSON can raise."""
 
 _SHOWN = 80
+_LONGEST_ID = 255
+_BEGINNING = re.compile(r'\s*\{\s*"type"\s*:\s*"job"\s*,\s*"id"\s*:\s*"([^"\\]+)"')
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="type", tag="ready"):
@@ -74,9 +79,10 @@ Frame = Ready | Ping | Job | Ack | Error | Cancel
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that is no frame we know; ignored, as the protocol asks for unknown types."""
+    """A message that is no frame we know. Ignored, as the protocol asks for unknown types, unless it brings a job."""
 
     reason: str
+    job_id: str = ""  # of the job that it brings, as far as that can be told: the grid has given it to us
 
 
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
@@ -87,7 +93,23 @@ def parse_frame(text: str | bytes) -> Frame | Unreadable:
     try:
         return _decoder.decode(text)
     except UNREADABLE as error:
-        return Unreadable(f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}")
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}"
+        return Unreadable(reason, _job_id(text))
+
+
+def _job_id(text: str | bytes) -> str:
+    """Whose job an unreadable frame brings; empty: nobody's that can be told.
+
+    The usual case is half of a surrogate pair in a prompt. Of a frame that is cut off, its beginning tells.
+    """
+    text = text if isinstance(text, str) else text.decode(errors="replace")
+    try:
+        frame = _decoder.decode(replace_lone_surrogates(text))
+        job_id = frame.id if isinstance(frame, Job) else ""
+    except UNREADABLE:
+        found = _BEGINNING.match(text)
+        job_id = found.group(1) if found else ""
+    return job_id if job_id.isprintable() and len(job_id) <= _LONGEST_ID else ""
 
 
 def register_frame(

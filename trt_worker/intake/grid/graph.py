@@ -1,4 +1,8 @@
-"""A ComfyUI graph in API form: nodes, the links between them, and the literals they end in."""
+"""A ComfyUI graph in API form: nodes, the links between them, and the literals they end in.
+
+ComfyUI runs what its output nodes ask for, and what those ask for, and leaves the rest alone. So does this reader: a
+node that nobody asks for may be of any class, and an entry that nobody asks for need not even be a node.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
-from trt_engines.text import shown
 from trt_worker.errors import BadJob, UnservableJob
+
+_SHOWN = 80  # characters
+
+MOST_LINKS = 4096
+"""Links that are followed in one graph; the largest recipe of the grid takes some dozen."""
 
 OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "PrimitiveInt": ("VALUE",),
-        "PrimitiveFloat": ("VALUE",),
-        "PrimitiveString": ("VALUE",),
-        "PrimitiveStringMultiline": ("VALUE",),
+        "PrimitiveInt": ("INT",),
+        "PrimitiveFloat": ("FLOAT",),
+        "PrimitiveString": ("STRING",),
+        "PrimitiveStringMultiline": ("STRING",),
         "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
         "UNETLoader": ("MODEL",),
         "CLIPLoader": ("CLIP",),
@@ -45,6 +53,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "SamplerCustomAdvanced": ("LATENT", "LATENT"),
         "VAEDecode": ("IMAGE",),
         "SaveImage": ("IMAGE",),
+        "SaveImageWebsocket": (),
         "PreviewImage": ("IMAGE",),
     }
 )
@@ -64,68 +73,119 @@ class Node:
     inputs: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"node {shown(self.id, 80)!r} ({shown(self.kind, 80)})"
+        return f"node {quoted(self.id)} ({quoted(self.kind)[1:-1]})"
 
 
-@dataclass(frozen=True, slots=True)
 class Graph:
-    """A graph without cycles, dangling links or nodes that are not understood."""
+    """A graph that is read along its links, as many of them as `MOST_LINKS`.
 
-    nodes: Mapping[str, Node]
+    Values become numbers and text as ComfyUI makes them, before it looks at their range: a whole number is
+    int(value), a number float(value), text str(value). Source: `validate_inputs` in ComfyUI's execution.py.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        """
+        Args:
+            spec: node id -> class_type and inputs.
+        """
+        self._spec = spec
+        self._followed = 0
+        self._met: dict[str, Node] = {}
 
     def of(self, *kinds: str) -> list[Node]:
-        """All nodes of some kinds."""
-        return [node for node in self.nodes.values() if node.kind in kinds]
+        """All nodes of some classes, whether anybody asks for them or not."""
+        return [
+            self._node(node_id)
+            for node_id, body in self._spec.items()
+            if isinstance(body, dict) and body.get("class_type") in kinds
+        ]
 
-    def producer(self, node: Node, name: str, type_name: str) -> tuple[Node, int]:
-        """Who gives an input, and from which slot.
+    def met(self, *kinds: str) -> list[Node]:
+        """The nodes of some classes that gave something so far."""
+        return [node for node in self._met.values() if node.kind in kinds]
 
-        Raises: BadJob: nobody does, or something of another type.
+    def producer(self, node: Node, name: str, *types: str) -> tuple[Node, int]:
+        """The node that gives an input, and the slot it gives it from.
+
+        Args:
+            types: of ComfyUI; the slot must give one of them.
+        Raises: BadJob: nobody gives it, or something of another type; or the links go round in a circle.
+            UnreadableRecipe: a node of a class that is not understood gives it.
         """
         value = node.inputs.get(name)
         if not is_link(value):
             raise BadJob(f"{node}: input {name!r} is not connected to a node")
-        source, slot = self.nodes[value[0]], value[1]
-        given = OUTPUTS[source.kind]
+        self._followed += 1
+        if self._followed > MOST_LINKS:
+            raise BadJob(f"{node}: it depends on itself, or on more than {MOST_LINKS} links")
+        if value[0] not in self._spec:
+            raise BadJob(f"{node}: input {name!r} comes from node {quoted(value[0])}, which does not exist")
+        source, slot = self._node(value[0]), value[1]
+        given = OUTPUTS.get(source.kind)
+        if given is None:
+            raise UnreadableRecipe(f"{source}: this worker does not know the class {quoted(source.kind)}")
         if not 0 <= slot < len(given):
             raise BadJob(f"{node}: input {name!r} asks for slot {slot} of {source}, which has {len(given)}")
-        if given[slot] != type_name:
-            raise BadJob(f"{node}: input {name!r} must be {type_name}, but {source} gives {given[slot]}")
+        if given[slot] not in types:
+            raise BadJob(f"{node}: input {name!r} must be {' or '.join(types)}, but {source} gives {given[slot]}")
+        self._met[source.id] = source
         return source, slot
 
-    def text(self, node: Node, name: str) -> str:
-        """A string input. Raises: BadJob: it is missing or something else."""
-        value = self._literal(node, name)
+    def choice(self, node: Node, name: str) -> str:
+        """One name out of a list that the node's class has. Raises: BadJob: it is missing or no text."""
+        value = self._literal(node, name, "STRING")
         if not isinstance(value, str):
-            raise BadJob(f"{node}: input {name!r} must be text, not {type(value).__name__}")
+            raise BadJob(f"{node}: input {name!r} must be a name, not {type(value).__name__}")
         return value
+
+    def text(self, node: Node, name: str) -> str:
+        """A string input. Raises: BadJob: it is missing or a structure."""
+        value = self._literal(node, name, "STRING")
+        if isinstance(value, list | dict):
+            raise BadJob(f"{node}: input {name!r} must be text, not {type(value).__name__}")
+        return str(value)
 
     def number(self, node: Node, name: str, least: float, most: float, default: float | None = None) -> float:
-        """A number input. Raises: BadJob: it is missing, something else, or out of range."""
-        value = self._literal(node, name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadJob(f"{node}: input {name!r} must be a number, not {type(value).__name__}")
-        if (isinstance(value, float) and not math.isfinite(value)) or not least <= value <= most:
+        """A number input. Raises: BadJob: it is missing, no number, or out of range."""
+        value = self._literal(node, name, "FLOAT", "INT", default=default)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadJob(f"{node}: input {name!r} must be a number, not {_told(value)}") from error
+        if not math.isfinite(number) or not least <= number <= most:
             raise BadJob(f"{node}: input {name!r} is out of range; {least:g} to {most:g} are allowed")
-        return value
+        return number
 
     def whole(self, node: Node, name: str, least: int, most: int, default: int | None = None) -> int:
-        """A whole number. Raises: BadJob: as `number`, or it has a fraction."""
-        value = self.number(node, name, least, most, default)
-        if value != int(value):
-            raise BadJob(f"{node}: input {name!r} is {value}; a whole number is needed")
-        return int(value)
+        """A whole number input; a fraction is cut off. Raises: BadJob: as `number`."""
+        value = self._literal(node, name, "INT", "FLOAT", default=default)
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadJob(f"{node}: input {name!r} must be a whole number, not {_told(value)}") from error
+        if not least <= number <= most:
+            raise BadJob(f"{node}: input {name!r} is out of range; {least} to {most} are allowed")
+        return number
 
-    def _literal(self, node: Node, name: str, default: Any = None) -> Any:
+    def _literal(self, node: Node, name: str, *types: str, default: Any = None) -> Any:
+        """What an input is set to, through the primitive nodes before it."""
         value = node.inputs.get(name, default)
-        if value is None:
-            raise BadJob(f"{node}: input {name!r} is missing")
         holder = node
         while is_link(value):
-            holder, _ = self.producer(holder, name, "VALUE")
+            holder, _ = self.producer(holder, name, *types)
             name = "value"
             value = holder.inputs.get(name)
+        if value is None:
+            raise BadJob(f"{holder}: input {name!r} is missing")
         return value
+
+    def _node(self, node_id: str) -> Node:
+        body = self._spec[node_id]
+        kind = body.get("class_type") if isinstance(body, dict) else None
+        inputs = body.get("inputs") if isinstance(body, dict) else None
+        if not isinstance(kind, str) or not isinstance(inputs, dict):
+            raise BadJob(f"node {quoted(node_id)}: it needs a class_type and inputs")
+        return Node(id=node_id, kind=kind, inputs=inputs)
 
 
 def is_link(value: object) -> TypeGuard[list[Any]]:
@@ -140,48 +200,16 @@ def is_link(value: object) -> TypeGuard[list[Any]]:
 
 
 def read_graph(spec: object) -> Graph:
-    """Check a graph's form.
-
-    Raises: BadJob: it is no graph, a link leads nowhere, or nodes feed each other in a circle.
-        UnreadableRecipe: a node's class is not understood.
-    """
+    """A graph to read. Raises: BadJob: it is none."""
     if not isinstance(spec, dict) or not spec:
         raise BadJob("the recipe's graph is empty or no JSON object")
-    nodes: dict[str, Node] = {}
-    for node_id, body in spec.items():
-        kind = body.get("class_type") if isinstance(body, dict) else None
-        inputs = body.get("inputs") if isinstance(body, dict) else None
-        if not isinstance(node_id, str) or not isinstance(kind, str) or not isinstance(inputs, dict):
-            raise BadJob(f"node {node_id!r}: it needs a class_type and inputs")
-        nodes[node_id] = Node(id=node_id, kind=kind, inputs=inputs)
-    for node in nodes.values():
-        if node.kind not in OUTPUTS:
-            raise UnreadableRecipe(f"{node}: this worker does not know the class {node.kind!r}")
-        for name, value in node.inputs.items():
-            if is_link(value) and value[0] not in nodes:
-                raise BadJob(f"{node}: input {name!r} comes from node {value[0]!r}, which does not exist")
-    _check_acyclic(nodes)
-    return Graph(MappingProxyType(nodes))
+    return Graph(spec)
 
 
-def _check_acyclic(nodes: Mapping[str, Node]) -> None:
-    """Take away nodes that need nothing, again and again; what is left goes round in circles."""
-    needs = {node.id: {value[0] for value in node.inputs.values() if is_link(value)} for node in nodes.values()}
-    feeds: dict[str, list[str]] = {}
-    for node_id, sources in needs.items():
-        for source in sources:
-            feeds.setdefault(source, []).append(node_id)
-    free = [node_id for node_id, sources in needs.items() if not sources]
-    for node_id in free:  # grows while it is read
-        for follower in feeds.get(node_id, ()):
-            needs[follower].discard(node_id)
-            if not needs[follower]:
-                free.append(follower)
-    stuck = next((node_id for node_id, sources in needs.items() if sources), None)
-    if stuck is None:
-        return
-    seen: set[str] = set()
-    while stuck not in seen:  # upstream of what is stuck there is always something stuck: the circle itself
-        seen.add(stuck)
-        stuck = min(needs[stuck])
-    raise BadJob(f"{nodes[stuck]}: it depends on itself")
+def quoted(text: str) -> str:
+    """Text of the graph as messages show it: quoted, cut, and nothing in it but printable ASCII."""
+    return ascii(text[:_SHOWN])
+
+
+def _told(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else type(value).__name__

@@ -1,37 +1,18 @@
-"""What the grid transport has counted, and the snapshot others may look at."""
+"""What the connections of a grid remember together. Jobs are counted elsewhere, with all others."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict
 from dataclasses import dataclass, field
-
-from trt_worker.delivery import Receipt, Settlement
 
 _REMEMBERED = 4096
 """Jobs given back whose ids are kept: more than a grid gives one worker in the time that a customer waits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GridStats:
-    """How it stands with the grid."""
-
-    connected: int  # connections that are registered
-    busy: int  # of them with a job
-    settlements: Mapping[Settlement, int]  # jobs by how they were closed
-    unacknowledged: int  # results that were never answered: most likely unpaid
-    den: float
-    reconnects: int
-    withdrawn: Mapping[str, str]  # models that are not offered, and why
-    ended: Mapping[str, str]  # connections that are over for good, and why
-
-
 @dataclass(slots=True)
 class Ledger:
-    """Counts of one transport."""
+    """The memory of one transport."""
 
-    settlements: Counter[Settlement] = field(default_factory=Counter)
-    den: float = 0.0
     reconnects: int = 0
     _given_back: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
@@ -43,8 +24,3 @@ class Ledger:
         if len(self._given_back) > _REMEMBERED:
             self._given_back.popitem(last=False)
         return True
-
-    def settled(self, receipt: Receipt) -> None:
-        """A job is closed."""
-        self.settlements[receipt.settlement] += 1
-        self.den += receipt.reward

@@ -10,18 +10,19 @@ from anyio.abc import ObjectSendStream, TaskStatus
 from loguru import logger
 from yarl import URL
 
-from trt_worker.delivery import Offer, Settlement
+from trt_worker.delivery import Offer
 from trt_worker.errors import TransportClosed
 from trt_worker.intake.grid.catalogue import Catalogue
 from trt_worker.intake.grid.connection import Connection
 from trt_worker.intake.grid.delegation import read_delegations
-from trt_worker.intake.grid.ledger import GridStats, Ledger
+from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.presence import Presence
 from trt_worker.intake.grid.renewals import Renewals
 from trt_worker.intake.grid.session import TRANSPORT, Shop
 from trt_worker.intake.grid.settings import FIXED, GridSettings
 from trt_worker.intake.grid.signer import read_rig_key
 from trt_worker.intake.transport import Gate, check_adoptable
+from trt_worker.network_state import NetworkState
 from trt_worker.sessions import open_guarded_session, open_session
 
 
@@ -50,7 +51,6 @@ class GridTransport:
         self._presence = Presence(settings)
         self._renewals = Renewals(settings.connections)
         self._shop: Shop | None = None
-        self._served_others = anyio.Event()
         self._connections: list[Connection] = []
         self._ended: dict[str, str] = {}
         self._stopping = False
@@ -99,18 +99,18 @@ class GridTransport:
         """How often the grid's list of workers was looked at."""
         return self._presence.looks
 
-    def stats(self) -> GridStats:
-        """A snapshot for the console and the metrics."""
+    def state(self) -> NetworkState:
+        """How it stands with the grid now."""
         sessions = [connection.session for connection in self._connections if connection.session is not None]
-        return GridStats(
+        return NetworkState(
+            network=self.name,
+            connections=len(self._settings.names),
             connected=len(sessions),
             busy=sum(session.busy for session in sessions),
-            settlements=dict(self._ledger.settlements),
-            unacknowledged=self._ledger.settlements[Settlement.UNACKNOWLEDGED],
-            den=self._ledger.den,
             reconnects=self._ledger.reconnects,
             withdrawn=self._catalogue.withdrawn,
-            ended=dict(self._ended),
+            unserved=self._catalogue.unserved,
+            lost=dict(self._ended),
         )
 
     async def _serve(
@@ -137,7 +137,7 @@ class GridTransport:
         )
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]
         async with anyio.create_task_group() as background:
-            background.start_soon(self._check_recipes, http)
+            background.start_soon(self._catalogue.watch, http)
             background.start_soon(self._follow_gate)
             background.start_soon(self._pass_on_changes)
             background.start_soon(self._presence.run, http)
@@ -153,17 +153,11 @@ class GridTransport:
         if ended:
             self._ended[connection.name] = ended
 
-    async def _check_recipes(self, http: aiohttp.ClientSession) -> None:
-        while True:
-            with anyio.move_on_after(self._settings.recipe_check_seconds):
-                await self._served_others.wait()
-            self._served_others = anyio.Event()  # before looking: what changes meanwhile is looked at next
-            await self._catalogue.check(http)
-
     async def _follow_gate(self) -> None:
         while True:
             await self._gate.models_changed()
-            self._served_others.set()
+            self._catalogue.look()  # what is gone is withdrawn before the grid's recipes are read again
+            self._catalogue.recheck()
 
     async def _pass_on_changes(self) -> None:
         changed = self._catalogue.changed

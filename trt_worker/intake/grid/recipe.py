@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
-from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, read_graph
+from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, quoted, read_graph
 from trt_worker.job import SamplerNode, SourceFit
 from trt_worker.sampler_names import canonical_sampler, canonical_scheduler
 
@@ -20,6 +20,7 @@ MOST_STEPS = 500
 MOST_GUIDANCE = 100.0
 LEAST_DENOISE = 0.01
 SEED_LIMIT = 2**64
+_LARGEST_SCHEDULED = 16_384  # pixels; a schedule may be made for another size than is drawn
 
 _FILES = {
     "CheckpointLoaderSimple": ("ckpt_name",),
@@ -28,8 +29,15 @@ _FILES = {
     "DualCLIPLoader": ("clip_name1", "clip_name2"),
     "VAELoader": ("vae_name",),
 }
+"""The inputs of the nodes that open files."""
+
+_SAVES = ("SaveImage", "SaveImageWebsocket")
+_PREVIEWS = ("PreviewImage",)
 _SHIFTS = ("ModelSamplingAuraFlow", "ModelSamplingSD3")
-_EMPTY = ("EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage")
+_EMPTY = {"EmptyLatentImage": 8, "EmptySD3LatentImage": 8, "EmptyFlux2LatentImage": 16}
+"""Pixels of a side that one cell of the latent stands for; what is left of a side is cut off.
+
+Source: ComfyUI's node definitions, which make a latent of height // 8 by width // 8 cells, or // 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +97,6 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         UnservableJob: a value that customers can choose is not served; the recipe may be fine with another.
     """
     graph = read_graph(spec)
-    _check_files(graph, model)
     decode = _decoder(graph)
     _vae(graph, decode)
     sampling = _sampling(graph, graph.producer(decode, "samples", "LATENT")[0])
@@ -106,6 +113,7 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         negative, other_skip = _encoded(graph, sampling.negative)
         if other_skip != clip_skip:
             raise UnreadableRecipe(f"{sampling.negative}: positive and negative prompt stop at different CLIP layers")
+    _check_files(graph, model)
     return Drawing(
         prompt=prompt,
         negative_prompt=negative,
@@ -126,26 +134,32 @@ def read_recipe(spec: object, model: Model) -> Drawing:
 
 
 def _check_files(graph: Graph, model: Model) -> None:
-    for node in graph.of(*_FILES):
+    """Whether the files that were met on the way, and not those of nodes that nobody asks for, are the model's."""
+    for node in graph.met(*_FILES):
         for name in _FILES[node.kind]:
-            file = graph.text(node, name)
+            file = graph.choice(node, name)
             if file not in model.checkpoint_files:
-                raise UnreadableRecipe(f"{node}: asks for the file {file!r}, which {model.name} is not made of")
+                raise UnreadableRecipe(f"{node}: asks for the file {quoted(file)}, which {model.name} is not made of")
 
 
 def _decoder(graph: Graph) -> Node:
-    """The node that makes the pixels of what is saved."""
-    outputs = graph.of("SaveImage", "PreviewImage")
+    """The node that makes the pixels of what is saved. Previews count only where nothing is saved."""
+    outputs = graph.of(*_SAVES) or graph.of(*_PREVIEWS)
     if not outputs:
-        raise BadJob("the recipe's graph saves no image")
-    decoders = {}
+        raise UnreadableRecipe(f"the recipe's graph saves no image with {' or '.join((*_SAVES, *_PREVIEWS))}")
+    decoders: dict[str, Node] = {}
+    passed: set[str] = set()
     for output in outputs:
-        source, _ = graph.producer(output, "images", "IMAGE")
-        while source.kind in {"SaveImage", "PreviewImage"}:
+        source = output
+        while source.kind in {*_SAVES, *_PREVIEWS} and source.id not in passed:  # they hand on what they show
+            passed.add(source.id)
             source, _ = graph.producer(source, "images", "IMAGE")
-        if source.kind != "VAEDecode":
+        if source.kind == "VAEDecode":
+            decoders[source.id] = source
+        elif source.id not in passed:
             raise UnreadableRecipe(f"{output}: its image comes from {source}; only decoded latents are served")
-        decoders[source.id] = source
+    if not decoders:
+        raise BadJob(f"{outputs[0]}: it depends on itself")
     if len(decoders) > 1:
         raise UnreadableRecipe(f"the recipe's graph saves {len(decoders)} different images")
     return next(iter(decoders.values()))
@@ -177,7 +191,9 @@ def _advanced(graph: Graph, node: Node) -> _Sampling:
     if start >= total:
         raise BadJob(f"{node}: starts at step {start} of {total}")
     leaves_noise = node.inputs.get("return_with_leftover_noise", "disable") != "disable"
-    if leaves_noise and end < 10_000 and graph.text(node, "scheduler") == "ddim_uniform":  # gives more steps than asked
+    if (
+        leaves_noise and end < 10_000 and graph.choice(node, "scheduler") == "ddim_uniform"
+    ):  # gives more steps than asked
         raise UnservableJob(f"{node}: may stop before the schedule's end and leave its noise, which is not served")
     strength = _share(total - start, total)
     return _classic(graph, node, "noise_seed", SamplerNode.KSAMPLER_ADVANCED, total - start, strength, end)
@@ -189,9 +205,9 @@ def _classic(
     """What KSampler and KSamplerAdvanced have in common."""
     return _Sampling(
         seed=graph.whole(node, seed, 0, SEED_LIMIT - 1),
-        sampler=canonical_sampler(graph.text(node, "sampler_name")),
+        sampler=canonical_sampler(graph.choice(node, "sampler_name")),
         schedule=_Schedule(
-            scheduler=canonical_scheduler(graph.text(node, "scheduler")),
+            scheduler=canonical_scheduler(graph.choice(node, "scheduler")),
             steps=steps,
             strength=strength,
             shift=_shift(graph, node),
@@ -214,7 +230,7 @@ def _custom(graph: Graph, node: Node) -> _Sampling:
     guided = guider.kind == "CFGGuider"
     return _Sampling(
         seed=graph.whole(noise, "noise_seed", 0, SEED_LIMIT - 1),
-        sampler=canonical_sampler(graph.text(chosen, "sampler_name")),
+        sampler=canonical_sampler(graph.choice(chosen, "sampler_name")),
         schedule=schedule,
         guidance=graph.number(guider, "cfg", 0.0, MOST_GUIDANCE) if guided else 1.0,
         positive=graph.producer(guider, "positive" if guided else "conditioning", "CONDITIONING")[0],
@@ -242,13 +258,14 @@ def _schedule(graph: Graph, node: Node, shift: float | None) -> _Schedule:
         raise UnreadableRecipe(f"{source}: a schedule that is split twice is not served")
     steps = graph.whole(source, "steps", 1, MOST_STEPS)
     if source.kind == "BasicScheduler":
-        scheduler = canonical_scheduler(graph.text(source, "scheduler"))
+        scheduler = canonical_scheduler(graph.choice(source, "scheduler"))
         strength = _denoise(graph, source)
         if _shift(graph, source) != shift:
             raise UnreadableRecipe(f"{source}: scheduler and guider shift time differently")
     else:  # Flux2Scheduler: even times, shifted; `simple` takes the same times from a flow model's table
         scheduler, strength = "simple", 1.0
-        shift = flux2_shift(_side(graph, source, "width"), _side(graph, source, "height"), steps)
+        width, height = (graph.whole(source, name, 16, _LARGEST_SCHEDULED) for name in ("width", "height"))
+        shift = flux2_shift(width, height, steps)
     total = int(steps / strength)
     if split is not None:
         steps = round(steps * kept)
@@ -264,9 +281,10 @@ def flux2_shift(width: int, height: int, steps: int) -> float:
     Args:
         width, height: pixels.
         steps: of the whole schedule.
-    Source: `compute_empirical_mu` of Black Forest Labs' flux2 reference implementation; the shift is exp(mu).
+    Source: `compute_empirical_mu` of Black Forest Labs' flux2 reference implementation; the shift is exp(mu). ComfyUI
+        takes the sides as they are, where its empty latent cuts them to multiples of 16.
     """
-    tokens = width * height / 256
+    tokens = round(width * height / 256)
     many = 0.00016927 * tokens + 0.45666666  # fitted at 200 steps
     if tokens > 4300:
         return math.exp(many)
@@ -316,7 +334,9 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     """Where sampling starts. The batch size is left alone: the coordinator asks for n images beside the graph."""
     source, _ = graph.producer(node, "latent_image", "LATENT")
     if source.kind in _EMPTY:
-        return _Latent(size=(_side(graph, source, "width"), _side(graph, source, "height")), takes_source=False)
+        cell = _EMPTY[source.kind]
+        width, height = (graph.whole(source, name, SMALLEST_SIDE, LARGEST_SIDE) for name in ("width", "height"))
+        return _Latent(size=(width // cell * cell, height // cell * cell), takes_source=False)
     if source.kind != "VAEEncode":
         raise UnreadableRecipe(f"{node}: starts from {source}; several samplers in a row are not served")
     _vae(graph, source)
@@ -329,23 +349,23 @@ def _latent(graph: Graph, node: Node) -> _Latent:
     picture, slot = graph.producer(scaled, "image", "IMAGE")
     if picture.kind != "LoadImage" or slot != 0:
         raise UnreadableRecipe(f"{scaled}: scales what {picture} gives; only the source image is served")
-    method, crop = graph.text(scaled, "upscale_method"), graph.text(scaled, "crop")
+    method, crop = graph.choice(scaled, "upscale_method"), graph.choice(scaled, "crop")
     if method != "lanczos" or crop not in {"center", "disabled"}:
-        raise UnreadableRecipe(f"{scaled}: scaling by {method!r} with crop {crop!r} is not served")
+        raise UnreadableRecipe(f"{scaled}: scaling by {quoted(method)} with crop {quoted(crop)} is not served")
     size = (_side(graph, scaled, "width"), _side(graph, scaled, "height"))
     fit = SourceFit.COVER if crop == "center" else SourceFit.STRETCH
     return _Latent(size=size, takes_source=True, source_fit=fit)
 
 
 def _vae(graph: Graph, node: Node) -> None:
-    """Its files were checked with all the others; here only that it is one."""
+    """Its file is checked with all the others; here only that it is a VAE."""
     graph.producer(node, "vae", "VAE")
 
 
 def _side(graph: Graph, node: Node, name: str) -> int:
     side = graph.whole(node, name, SMALLEST_SIDE, LARGEST_SIDE)
     if side % 8:
-        raise BadJob(f"{node}: {name} is {side}; multiples of 8 are drawn")
+        raise UnservableJob(f"{node}: {name} is {side}; a source that is scaled to no multiple of 8 is not served")
     return side
 
 

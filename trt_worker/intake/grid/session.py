@@ -15,12 +15,13 @@ from loguru import logger
 
 from trt_engines.model import Model
 from trt_engines.text import shown
-from trt_worker.delivery import Offer, Receipt, Settlement
+from trt_worker.concurrency import cancel_when
+from trt_worker.delivery import IntakeEnd, Offer, Receipt, Settlement
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.catalogue import Catalogue
 from trt_worker.intake.grid.delegation import Delegations
-from trt_worker.intake.grid.delivery import GridDelivery
+from trt_worker.intake.grid.delivery import UNIT, GridDelivery
 from trt_worker.intake.grid.graph import UnreadableRecipe
 from trt_worker.intake.grid.ledger import Ledger
 from trt_worker.intake.grid.presence import Presence
@@ -30,6 +31,7 @@ from trt_worker.intake.grid.signer import RigKey
 from trt_worker.intake.grid.translate import MOST_PIXELS, Draft, find_model, to_draft, with_source
 from trt_worker.intake.source_image import fetch_source_image, measure_source_image
 from trt_worker.intake.transport import Gate
+from trt_worker.job import JobSpec
 
 TRANSPORT = "grid"
 
@@ -130,7 +132,8 @@ class Session:
 
     def settled(self, delivery: GridDelivery, receipt: Receipt) -> None:
         """A job is closed."""
-        self._shop.ledger.settled(receipt)
+        if not delivery.offered:
+            self._count(delivery.job_id, delivery.model, delivery.received, receipt)
         if delivery is self._current:
             self._current = None
             self._rest()
@@ -182,6 +185,11 @@ class Session:
                     current.settle(Settlement.RETURNED, "nobody waits for it any more")
             case frames.Error():
                 logger.warning("Grid {}: the grid says: {}", self._name, shown(frame.message))
+            case frames.Unreadable() if frame.job_id:
+                self._another_job_came()
+                if self.leaving is None:
+                    reason = f"its frame cannot be read ({frame.reason})"
+                    await self._turn_away(frame.job_id, "", time.monotonic(), reason)
             case frames.Unreadable():
                 logger.debug("Grid {}: a frame was ignored: {}", self._name, frame.reason)
             case frames.Ready():
@@ -198,12 +206,16 @@ class Session:
         else:
             current.settle(Settlement.UNPAID, "acknowledged without pay: a probe, or somebody was faster")
 
-    async def _take_job(self, frame: frames.Job, tasks: TaskGroup) -> None:
+    def _another_job_came(self) -> None:
+        """A job that comes ends the one before it."""
         current = self._current
         if current is not None and current.handed_in:
             current.settle(Settlement.UNACKNOWLEDGED, "the next job came instead")
         elif current is not None:
             current.settle(Settlement.RETURNED, "the grid sent another job in its place")
+
+    async def _take_job(self, frame: frames.Job, tasks: TaskGroup) -> None:
+        self._another_job_came()
         if self.leaving is not None:
             return  # closing gives the job back
         self._jobs += 1
@@ -211,8 +223,10 @@ class Session:
         # What it was registered with is made until it is registered anew: returning it could cost another job.
         model = find_model(frame.model, {**self._models, **shop.catalogue.offered()})
         if model is None:
-            await self._give_back(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
+            name = str(frame.model)[:80]
+            await self._turn_away(frame.id, name, received, f"model {name!r} is not offered any more")
             return
+        root = _root(frame.payload)
         try:
             draft = to_draft(
                 frame,
@@ -222,17 +236,23 @@ class Session:
                 allow_img2img=shop.settings.allow_img2img,
             )
         except UnreadableRecipe as error:
-            logger.warning("Grid {}: job {} goes back: {}", self._name, frame.id, error)
-            self._leave(Leaving.RENEW)
-            shop.catalogue.withdraw(model.name, str(error), _root(frame.payload))
+            shop.catalogue.withhold(model.name, root, str(error))
+            await self._turn_away(frame.id, model.name, received, str(error))
             return
         except BadJob as error:
+            if shop.catalogue.withholds(model.name, root):
+                await self._turn_away(frame.id, model.name, received, str(error))
+                return
             logger.warning("Grid {}: job {} is given up: {}", self._name, frame.id, error)
-            if await self._send(frames.error_frame(frame.id, error.public)):
-                shop.ledger.settlements[Settlement.FAILED] += 1
+            sent = await self._send(frames.error_frame(frame.id, error.public))
+            settlement = Settlement.FAILED if sent else Settlement.RETURNED
+            receipt = Receipt(settlement=settlement, unit=UNIT, detail=str(error))
+            self._count(frame.id, model.name, received, receipt)
             return
         delivery = self._current = GridDelivery(
             job_id=frame.id,
+            model=model.name,
+            received=received,
             slots=draft.slots,
             line=self,
             ack_seconds=shop.settings.ack_seconds,
@@ -267,10 +287,18 @@ class Session:
             return
         if delivery.receipt is not None:
             return  # taken back meanwhile
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(cancel_when, delivery.withdrawn, waiting.cancel_scope)
+            await self._queue(job, delivery)
+            waiting.cancel_scope.cancel()
+
+    async def _queue(self, job: JobSpec, delivery: GridDelivery) -> None:
+        """Offer a job for as long as it can wait; cancelled when the grid takes it back."""
+        shop = self._shop
         try:
             with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
                 await shop.offers.send(Offer(job=job, delivery=delivery, transport=TRANSPORT, network=shop.host))
-            self.took_jobs = True
+            delivery.offered = self.took_jobs = True
         except TimeoutError:
             await self._give_back(job.id, "it found no place in the queue in time")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -279,11 +307,24 @@ class Session:
 
     # Ends
 
-    async def _give_back(self, job_id: str, reason: str) -> None:
+    async def _turn_away(self, job_id: str, model: str, received: float, reason: str) -> None:
+        """Give a job back that never became a delivery."""
+        settlement = await self._give_back(job_id, reason)
+        self._count(job_id, model, received, Receipt(settlement=settlement, unit=UNIT, detail=reason))
+
+    def _count(self, job_id: str, model: str, received: float, receipt: Receipt) -> None:
+        """A job ended here, at intake; those that were offered are counted by whoever took the offer."""
+        self._shop.gate.ended(
+            IntakeEnd(id=job_id, model=model, transport=TRANSPORT, receipt=receipt, received=received)
+        )
+
+    async def _give_back(self, job_id: str, reason: str) -> Settlement:
         """Hand a job to another worker by closing the connection: an error would end it for its customer.
 
         The grid hands it to any connection, this worker's other ones too. A job that comes back is failed: no other
         worker is there to run it, and it would circle until its customer gives up.
+
+        Returns: how the job ended here.
         """
         if self._shop.ledger.give_back(job_id):
             logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
@@ -295,8 +336,7 @@ class Session:
             settlement = Settlement.FAILED if sent else Settlement.RETURNED
         if self._current is not None and self._current.job_id == job_id:
             self._current.settle(settlement, reason)
-        else:
-            self._shop.ledger.settlements[settlement] += 1
+        return settlement
 
     def _leave(self, why: Leaving) -> None:
         if self.leaving is None:

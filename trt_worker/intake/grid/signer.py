@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from trt_worker.errors import ConfigError
+from trt_worker.ethereum import load_eth_account
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -46,9 +47,7 @@ class RigKey:
 
     def sign_text(self, text: str) -> str:
         """EIP-191 signature as 0x and 130 hex digits."""
-        from eth_account.messages import encode_defunct
-
-        message = encode_defunct(text=text)
+        message = load_eth_account().messages.encode_defunct(text=text)
         return "0x" + bytes(self._account.sign_message(message).signature).hex()
 
 
@@ -70,10 +69,8 @@ def read_rig_key(path: Path) -> RigKey:
     key = found.get("private_key") if isinstance(found, dict) else None
     if not isinstance(key, str):
         raise ConfigError(f"worker identity key {path}: it has no private_key")
-    from eth_account import Account  # half a second that only those who sign wait for
-
     try:
-        account = Account.from_key(key)
+        account = load_eth_account().Account.from_key(key)
     except ValueError:
         # without the cause, whose text may hold the key
         raise ConfigError(f"worker identity key {path}: private_key must be 64 hex digits") from None

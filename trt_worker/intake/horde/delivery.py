@@ -12,7 +12,7 @@ import anyio
 from loguru import logger
 from yarl import URL
 
-from trt_worker.delivery import EncodedImage, Receipt, Settlement, UploadSlot
+from trt_worker.delivery import EncodedImage, IntakeEnd, Receipt, Settlement, UploadSlot
 from trt_worker.errors import TransportError
 from trt_worker.intake.horde.client import HordeClient
 from trt_worker.intake.horde.ledger import Ledger
@@ -21,6 +21,7 @@ from trt_worker.intake.horde.pace import Backoff
 from trt_worker.intake.horde.reactions import Endpoint, Reaction, Verdict, react
 from trt_worker.job import JobSpec
 
+NAME = "horde"
 UNIT = "kudos"
 
 UPLOADED = "R2"
@@ -50,6 +51,7 @@ class Upward:
     ledger: Ledger
     fault: Callable[[], None]  # an image was or will be counted as dropped
     fatal: Callable[[str], None]  # the server will not take anything any more; the operator's sentence
+    ended: Callable[[IntakeEnd], None]  # a job has its receipt that nobody was offered
 
 
 class HordeDelivery:
@@ -59,6 +61,7 @@ class HordeDelivery:
         self,
         *,
         ids: Sequence[str],
+        model: str,
         job: JobSpec | None,
         slots: Sequence[UploadSlot | None],
         metadata: Sequence[Metadata] = (),
@@ -71,6 +74,7 @@ class HordeDelivery:
         """
         Args:
             ids: one per image.
+            model: as the server names it.
             job: None when it could not be understood; it can only `fail` then.
             metadata: what every submit has to mention.
             asked, expires: time.monotonic() seconds when the pop was sent, and when the server gives the job up.
@@ -79,7 +83,10 @@ class HordeDelivery:
         self.withdrawn = anyio.Event()
         self.closed = anyio.Event()
         """Set once there is a receipt."""
+        self.offered = False
+        """Whether somebody has taken the offer; until then its end is counted at intake."""
         self._ids = tuple(ids)
+        self._model = model
         self._job = job
         self._metadata = tuple(metadata)
         self._asked = asked
@@ -106,7 +113,12 @@ class HordeDelivery:
                     submits.start_soon(hand_in, index)
         finally:
             self.closed.set()
-        return _receipt(outcomes)
+        receipt = _receipt(outcomes)
+        if not self.offered:
+            self._upward.ended(
+                IntakeEnd(id=self._ids[0], model=self._model, transport=NAME, receipt=receipt, received=self._asked)
+            )
+        return receipt
 
     async def fail(self, public: str) -> Receipt:
         """Submit every image as faulted; the Horde has no place for a reason."""

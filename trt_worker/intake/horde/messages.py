@@ -6,6 +6,7 @@ with a fixed set of values are plain strings: a new value must not make a job un
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ import msgspec
 from trt_engines.text import shown
 from trt_worker.errors import TransportError
 from trt_worker.intake.horde.settings import HordeSettings
+from trt_worker.intake.surrogates import replace_lone_surrogates
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding raises on bytes that are not the JSON expected; the last for JSON nested without end."""
@@ -28,6 +30,9 @@ _MOST_MESSAGES = 16
 _ID_KEPT = 64  # characters
 _REASON_SHOWN = 60
 _MESSAGE_SHOWN = 1000
+
+_LISTED_IDS = re.compile(r'"ids"\s*:\s*\[([^\]]*)\]')
+_QUOTED = re.compile(r'"([^"\\]+)"')
 
 T = TypeVar("T")
 
@@ -195,7 +200,12 @@ def read_pop(body: bytes) -> Popped:
 
     Raises: TransportError: not a pop's answer; if there was a job in it, its ids cannot be told either.
     """
-    head = _read(body, _Head, "pop")
+    try:
+        head = _read(body, _Head, "pop")
+    except TransportError as error:
+        if not (ids := _ids(body)):
+            raise
+        return Popped(ids=ids, job=None, problem=f"job {ids[0]} cannot be read: {error}", skipped={}, messages=())
     job, problem = None, ""
     ids = tuple(head.ids or (head.id,)) if head.id else ()
     if ids:
@@ -227,6 +237,21 @@ def _read(body: bytes, kind: type[T], endpoint: str) -> T:
         return msgspec.json.decode(body, type=kind)
     except UNREADABLE as error:
         raise TransportError(f"the answer of {endpoint} cannot be read ({error})") from error
+
+
+def _ids(body: bytes) -> tuple[str, ...]:
+    """The ids of a job whose pop cannot be read: the server has given it to us and must get it back.
+
+    The usual case is half of a surrogate pair in a prompt. Of other bodies, the list of ids may still be whole.
+    """
+    text = body.decode(errors="replace")
+    try:
+        head = msgspec.json.decode(replace_lone_surrogates(text), type=_Head)
+        found = head.ids or ([head.id] if head.id else [])
+    except UNREADABLE:
+        listed = _LISTED_IDS.search(text)
+        found = _QUOTED.findall(listed.group(1)) if listed else []
+    return tuple(each for each in found if each and each.isprintable())
 
 
 def _skipped(raw: msgspec.Raw) -> Mapping[str, int]:

@@ -17,7 +17,7 @@ from trt_worker.concurrency import Clock, Stop
 from trt_worker.delivery import Offer
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
-from trt_worker.intake.horde.delivery import HordeDelivery, Upward, upload_slots
+from trt_worker.intake.horde.delivery import NAME, HordeDelivery, Upward, upload_slots
 from trt_worker.intake.horde.ledger import HordeStats, Ledger
 from trt_worker.intake.horde.messages import (
     MOST_REFERENCE,
@@ -36,6 +36,7 @@ from trt_worker.intake.horde.source import fetch_source
 from trt_worker.intake.horde.translate import expires, to_job, with_source
 from trt_worker.intake.transport import Gate, check_adoptable
 from trt_worker.job import JobSpec
+from trt_worker.network_state import NetworkState
 from trt_worker.sampler_names import run_as
 from trt_worker.sessions import open_guarded_session, open_session
 
@@ -60,7 +61,7 @@ class HordeTransport:
         clock: that pops are paced by.
     """
 
-    name = "horde"
+    name = NAME
 
     def __init__(self, settings: HordeSettings, gate: Gate, *, clock: Clock | None = None) -> None:
         self._settings = settings
@@ -68,7 +69,7 @@ class HordeTransport:
         self._clock = clock or Clock()
         self._host = URL(settings.base_url).host or ""
         self._ledger = Ledger()
-        self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close)
+        self._upward = Upward(ledger=self._ledger, fault=self._hold_after_fault, fatal=self._close, ended=gate.ended)
         self._pace = Pace(
             first_idle_wait=settings.first_idle_wait,
             longest_idle_wait=settings.longest_idle_wait,
@@ -80,6 +81,9 @@ class HordeTransport:
         self._stop = Stop()
         self._closed_because = ""
         self._shown: set[str] = set()  # messages that the operator has seen
+        self._answers = False  # whether the last call had an answer that was no refusal
+        self._comebacks = -1  # how often it had one after none; the first time is none
+        self._under_way = 0  # jobs
 
     async def run(
         self, offers: ObjectSendStream[Offer], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -115,6 +119,25 @@ class HordeTransport:
     def stats(self) -> HordeStats:
         """A snapshot for the console and the metrics."""
         return self._ledger.stats()
+
+    def state(self) -> NetworkState:
+        """How it stands with the Horde now. There is no connection to keep: one is counted while the server answers."""
+        stats = self._ledger.stats()
+        held_back = ", ".join(f"{reason} {count}" for reason, count in stats.skipped.items())
+        notes = (
+            stats.maintenance and f"in maintenance: {stats.maintenance}",
+            stats.drops_this_hour and f"{stats.drops_this_hour} images dropped within the hour",
+            held_back and f"requests held back: {held_back}",
+        )
+        return NetworkState(
+            network=self.name,
+            connections=1,
+            connected=int(self._answers),
+            busy=self._under_way,
+            reconnects=max(self._comebacks, 0),
+            lost={self._settings.worker_name: self._closed_because} if self._closed_because else {},
+            notes=[note for note in notes if note],
+        )
 
     # Signing in
 
@@ -242,6 +265,8 @@ class HordeTransport:
             self._release(amount)
 
     def _answered(self, popped: Popped) -> None:
+        self._comebacks += not self._answers
+        self._answers = True
         if self._ledger.maintenance:
             self._ledger.maintenance = ""
             logger.info("Horde {}: no longer in maintenance", self._host)
@@ -257,6 +282,7 @@ class HordeTransport:
         self._ledger.skipped = popped.skipped
 
     def _refused(self, reaction: Reaction) -> None:
+        self._answers = False
         now = self._clock.now()
         if reaction.verdict is Verdict.FATAL:
             self._close(reaction.sentence)
@@ -285,6 +311,13 @@ class HordeTransport:
     # One job
 
     async def _see_through(self, popped: Popped, models: Mapping[str, Model], asked: float, lines: _Lines) -> None:
+        self._under_way += 1
+        try:
+            await self._keep_at(popped, models, asked, lines)
+        finally:
+            self._under_way -= 1
+
+    async def _keep_at(self, popped: Popped, models: Mapping[str, Model], asked: float, lines: _Lines) -> None:
         job: JobSpec | None = None
         metadata: tuple[Metadata, ...] = ()
         lives_until = expires(popped.job, asked)
@@ -295,6 +328,7 @@ class HordeTransport:
                 logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
             delivery = HordeDelivery(
                 ids=popped.ids,
+                model=(popped.job.model if popped.job is not None else None) or "",
                 job=job,
                 slots=upload_slots(popped.job, popped.ids) if popped.job is not None else (None,) * len(popped.ids),
                 metadata=metadata,
@@ -307,9 +341,7 @@ class HordeTransport:
             if job is None:
                 await delivery.fail(BadJob.public)
             else:
-                await self._offer(
-                    Offer(job=job, delivery=delivery, transport=self.name, network=self._host), lines.offers
-                )
+                await self._offer(job, delivery, lines.offers)
         finally:
             self._release(len(popped.ids))
         with anyio.move_on_after(lives_until + SWEEP_SECONDS - time.monotonic()):
@@ -347,16 +379,17 @@ class HordeTransport:
             raise UnservableJob(f"job {job.id} is refused: {reason}")
         return job, metadata
 
-    async def _offer(self, offer: Offer, offers: ObjectSendStream[Offer]) -> None:
+    async def _offer(self, job: JobSpec, delivery: HordeDelivery, offers: ObjectSendStream[Offer]) -> None:
         try:
-            with anyio.fail_after(max(offer.job.due - time.monotonic(), 0.0)):
-                await offers.send(offer)
+            with anyio.fail_after(max(job.due - time.monotonic(), 0.0)):
+                await offers.send(Offer(job=job, delivery=delivery, transport=self.name, network=self._host))
+            delivery.offered = True
         except TimeoutError:
-            logger.warning("Horde {}: job {} found no place in the queue in time", self._host, offer.job.id)
-            await offer.delivery.fail(BadJob.public)
+            logger.warning("Horde {}: job {} found no place in the queue in time", self._host, job.id)
+            await delivery.fail(BadJob.public)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             self.stop_taking()  # nobody takes jobs any more: the worker is going down
-            await offer.delivery.fail(BadJob.public)
+            await delivery.fail(BadJob.public)
 
     # Shared by all of it
 
