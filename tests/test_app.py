@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ import psutil
 import pytest
 from anyio.abc import Process
 
+from trt_engines.model import BUILT_IN
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.requests import GridResult, HordeRequest, ImageRequest
 from trt_worker.local_grid.server import LocalGrid
@@ -266,14 +269,50 @@ async def test_a_change_of_the_file_takes_effect_while_running(tmp_path: Path) -
             assert (await (await grid.submit_grid(a_request(1))).result()).status == 200
 
 
+def a_model_folder(models: Path, name: str) -> Path:
+    """The shipped model under another name, its files linked to."""
+    folder = shutil.copytree(BUILT_IN / "shapes-tiny", models / name, copy_function=os.symlink)
+    said = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").unlink()
+    (folder / "model.json").write_text(json.dumps(said | {"name": name}))
+    return folder
+
+
+async def test_a_model_that_cannot_be_used_is_passed_over_and_one_that_appears_later_is_known_to_its_device(
+    tmp_path: Path,
+) -> None:
+    models = tmp_path / "models"
+    (a_model_folder(models, "broken") / "model.json").write_text("{")
+    cut = a_model_folder(models, "cut") / "unet" / "diffusion_pytorch_model.safetensors"
+    cut.unlink()
+    cut.write_bytes(b"\0")
+    async with (
+        LocalGrid() as grid,
+        a_worker(grid, tmp_path, config={"models_to_load": "[shapes-tiny, cut]"}) as process,
+    ):
+        with anyio.fail_after(90):
+            await grid.connected(CONNECTIONS)
+            a_model_folder(models, "later")
+            file = tmp_path / "bridgeData.yaml"
+            file.write_text(file.read_text().replace("cut]", "cut, later]"))
+            process.send_signal(signal.SIGHUP)
+            first = await (await grid.submit_grid(a_request(1, model="later"))).result()
+            (device,) = psutil.Process(process.pid).children()
+            os.kill(device.pid, signal.SIGKILL)  # the next process must not stumble over the broken one either
+            second = await (await grid.submit_grid(a_request(2, model="later"))).result()
+
+    assert (first.status, second.status) == (200, 200)
+    assert {name for frame in grid.sockets.registrations for name in frame["models"]} == {"shapes-tiny", "later"}
+    log = (tmp_path / "logs" / "bridge.log").read_text()
+    assert "A model is passed over" in log
+    assert str(models / "broken" / "model.json") in log
+    assert "cut is not offered any more" in log
+
+
 async def test_what_the_operator_must_mend_ends_the_start_with_two_and_one_clear_line(tmp_path: Path) -> None:
-    broken = tmp_path / "broken" / "model"
-    broken.mkdir(parents=True)
-    (broken / "model.json").write_text("{")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wrong: dict[str, dict[str, object]] = {
             "log_dir": {"log_dir": "/dev/null/logs"},
-            "model.json": {"cache_home": broken.parent},
             "metrics": {"metrics_port": taken.getsockname()[1]},
         }
         async with LocalGrid() as grid:

@@ -10,7 +10,6 @@ from types import MappingProxyType
 
 from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
-from trt_engines.weights import check_whole
 
 BUILT_IN = Path(__file__).parent / "models"
 """Models that ship with the package."""
@@ -52,10 +51,10 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """Read `model.json` of a model folder, and check that every file it names is there and no weights are cut.
+    """Read `model.json` of a model folder, and check that every file it names is there; `weights` looks into them.
 
-    Raises: ModelUnusable: the description is missing, malformed or out of range, or names a file that is missing or
-        cut; names file and field.
+    Raises: ModelUnusable: the description is missing, malformed or out of range, or names a file that is missing; names
+        file and field.
     """
     source = folder / FILE
     described = read_description(source)
@@ -89,8 +88,6 @@ def read_model(folder: Path) -> Model:
         for path in (*model.graphs.values(), *model.weights.values(), model.vocab, model.merges, *model.digests):
             if not path.is_file():
                 raise ModelUnusable(f"{source}: names {path.relative_to(folder)}, which does not exist")
-        for path in dict.fromkeys(model.weights.values()):
-            check_whole(path)
     except OSError as error:
         raise ModelUnusable(f"{error.filename}: cannot be read ({error.strerror})") from error
     return model

@@ -109,3 +109,17 @@ def test_weights_that_are_gone_are_damage_and_no_traceback(model: Model, notes: 
     (model.folder / WEIGHTS).unlink()
 
     assert "cannot be read" in damage(model, notes)
+
+
+def test_weights_that_were_cut_are_seen_by_their_own_header(model: Model, notes: DigestNotes) -> None:
+    whole = (model.folder / WEIGHTS).stat().st_size
+    os.truncate(model.folder / WEIGHTS, whole // 2)
+
+    assert f"has {whole // 2} bytes where its header promises {whole}" in damage(model, notes)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x10" + b"\0" * 7 + b"x" * 32, b"\x04" + b"\0" * 7 + b'{"a}'])
+def test_weights_whose_header_is_damaged_are_seen(model: Model, notes: DigestNotes, data: bytes) -> None:
+    (model.folder / WEIGHTS).write_bytes(data)
+
+    assert str(model.folder / WEIGHTS) in damage(model, notes)

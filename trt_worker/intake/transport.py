@@ -18,6 +18,9 @@ class Gate(Protocol):
     def models_served(self) -> Mapping[str, Model]:
         """Models that can be served now, by our spelling."""
 
+    async def models_changed(self) -> None:
+        """Return once `models_served()` says something else than at this call."""
+
     def room(self) -> int:
         """Images that may still be taken before the queue is as deep as it pays to be; 0 means wait."""
 

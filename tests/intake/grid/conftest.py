@@ -118,6 +118,9 @@ class OpenGate:
     def models_served(self) -> Mapping[str, Model]:
         return self.models
 
+    async def models_changed(self) -> None:
+        await anyio.sleep_forever()
+
     def room(self) -> int:
         return 8
 

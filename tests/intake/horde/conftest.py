@@ -247,6 +247,9 @@ class OpenGate:
         self._asked.set()
         self._asked = anyio.Event()
 
+    async def models_changed(self) -> None:
+        await anyio.sleep_forever()
+
     def room(self) -> int:
         return self.images
 

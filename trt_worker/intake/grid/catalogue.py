@@ -55,13 +55,17 @@ class Catalogue:
             self._set(name, _Withdrawn(reason="the grid has retired this model", final=True))
         return bool(ours)
 
+    def look(self) -> None:
+        """The gate may serve other models than before: tell it if so."""
+        if frozenset(self.offered()) != self._known:
+            self._tell()
+
     async def check(self, session: aiohttp.ClientSession) -> None:
         """Read the recipes of every model and see whether they can be served. Trouble with that changes nothing."""
         async with anyio.create_task_group() as calls:
             for name, model in self._gate.models_served().items():
                 calls.start_soon(self._check_one, session, name, model)
-        if frozenset(self.offered()) != self._known:  # the gate may have changed its mind, too
-            self._tell()
+        self.look()
 
     async def _check_one(self, session: aiohttp.ClientSession, name: str, model: Model) -> None:
         entry = self._withdrawn.get(name)

@@ -106,6 +106,7 @@ class GridTransport:
         self._connections = [Connection(name, shop, settled_in=started.tell) for name in self._settings.names]
         async with anyio.create_task_group() as background:
             background.start_soon(self._check_recipes, http)
+            background.start_soon(self._follow_gate)
             background.start_soon(self._pass_on_changes)
             async with anyio.create_task_group() as lives:
                 for connection in self._connections:
@@ -122,6 +123,11 @@ class GridTransport:
         while True:
             await anyio.sleep(self._settings.recipe_check_seconds)
             await self._catalogue.check(http)
+
+    async def _follow_gate(self) -> None:
+        while True:
+            self._catalogue.look()
+            await self._gate.models_changed()
 
     async def _pass_on_changes(self) -> None:
         changed = self._catalogue.changed
