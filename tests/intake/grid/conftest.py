@@ -114,12 +114,19 @@ class OpenGate:
 
     models: dict[str, Model] = field(default_factory=lambda: {"shapes-tiny": a_model()})
     refuses: Callable[[JobSpec], str | None] = lambda job: None
+    news: anyio.Event = field(default_factory=anyio.Event)
+
+    def serve(self, *models: Model) -> None:
+        """Serve these from now on."""
+        self.models = {model.name: model for model in models}
+        self.news.set()
+        self.news = anyio.Event()
 
     def models_served(self) -> Mapping[str, Model]:
         return self.models
 
     async def models_changed(self) -> None:
-        await anyio.sleep_forever()
+        await self.news.wait()
 
     def room(self) -> int:
         return 8
