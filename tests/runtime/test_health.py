@@ -154,6 +154,7 @@ async def test_a_model_that_nothing_can_run_is_withdrawn_said_and_offered_again_
         group.cancel_scope.cancel()
 
     assert health.withdrawn == frozenset()
+    assert health.refusal(suspect("pytorch")) is None  # at whatever size it failed before
     assert changes == [{"shapes-tiny"}, frozenset()]
     assert [line for line in said if "offered" in line] == [
         "shapes-tiny is not offered any more: nothing here can run it now (1 onnxruntime shapes-tiny: it is cut; "
@@ -177,6 +178,26 @@ async def test_an_engine_that_fails_at_one_size_only_does_not_withdraw_the_model
     assert [width for *_, width in rig.probes] == [64, 128]
     assert list(health.barred) == [suspect()]
     assert health.withdrawn == frozenset()
+
+
+async def test_backends_are_probed_one_after_the_other_and_the_best_one_brings_the_model_back() -> None:
+    offered_when: dict[str, bool] = {}
+
+    class Watched(Rig):
+        async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
+            offered_when[plan.backend] = not health.withdrawn
+            return await super().make(job, plan, progress)
+
+    hand = Hand()
+    rig = Watched(hand)
+    health = a_health(hand, rig)
+    health.withhold(MODEL, "because")
+    hand.now = PROBE_WAITS[0]
+
+    await health.probe_due()
+
+    assert [backend for _, backend, _ in rig.probes] == ["onnxruntime", "pytorch"]
+    assert offered_when == {"onnxruntime": False, "pytorch": True}
 
 
 async def test_jobs_that_fail_together_share_one_probe() -> None:

@@ -372,8 +372,7 @@ def test_an_engine_whose_values_are_not_finite_with_a_job_of_ours_either_is_to_b
     with pytest.raises(EngineRefused):
         make_with(maker)
 
-    assert list(maker.quarantined) == [f"1 onnxruntime {ENGINE}", "1 onnxruntime shapes-tiny",
-                                       f"1 pytorch {ENGINE}", "1 pytorch shapes-tiny"]  # fmt: skip
+    assert list(maker.quarantined) == ["1 onnxruntime shapes-tiny", "1 pytorch shapes-tiny"]
     assert maker.health.withdrawn == {"shapes-tiny"}
 
 
@@ -386,7 +385,7 @@ def test_an_engine_that_gives_no_numbers_where_another_does_is_probed_before_it_
 
     anyio.run(maker.health.probe_due)
 
-    assert link.probed == [("onnxruntime", 64), ("onnxruntime", 128)]  # the engine's size, and the model's own
+    assert link.probed == [("onnxruntime", 128), ("onnxruntime", 64)]  # the model's own size, and the engine's
     assert not maker.quarantined
 
 

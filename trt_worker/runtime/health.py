@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -114,6 +113,7 @@ class Health:
                 self._trials[suspect] = trial
                 if not self._records.get(suspect, Record()).barred:
                     self._records[suspect] = probed(Record(), self._clock.now(), reason)
+                    self._forget_engines(suspect)
         self._news.set()
         self._settle(model)
 
@@ -150,16 +150,29 @@ class Health:
                     waiting.cancel_scope.cancel()
 
     async def probe_due(self) -> None:
-        """Probe what is due by now, all at once."""
+        """Probe what is due by now, on every device at once."""
         now = self._clock.now()
         due = [
             suspect
             for suspect, record in self._records.items()
             if (at := self._due(suspect, record)) is not None and at <= now
         ]
-        async with anyio.create_task_group() as probes:
-            for suspect in due:
-                probes.start_soon(partial(self._probe, suspect, self._trials[suspect], now))
+        async with anyio.create_task_group() as devices:
+            for device in self._devices.values():
+                here = [
+                    one
+                    for backend in device.ladder
+                    for one in sorted(due, key=str)
+                    if (one.device, one.backend) == (device.index, backend.name)
+                ]
+                if here:
+                    devices.start_soon(self._probe_in_turn, here, now)
+
+    async def _probe_in_turn(self, suspects: Sequence[Suspect], now: float) -> None:
+        """Probe some of a device, the best backend first: loading the next may take it long."""
+        for suspect in suspects:
+            if self._due(suspect, self._records.get(suspect, Record())) is not None:
+                await self._probe(suspect, self._trials[suspect], now)
 
     def _due(self, suspect: Suspect, record: Record) -> float | None:
         """When a probe is due; None: it is not, or its whole model has to work first."""
@@ -205,6 +218,8 @@ class Health:
         """Take over a record, say what it changes, and see whether its model can still be served."""
         before = self._records.get(suspect, Record())
         self._records[suspect] = record
+        if record.barred and not suspect.engine:
+            self._forget_engines(suspect)
         if record.barred and not before.barred:
             assert record.probe_at is not None  # a quarantine has an end
             wait = record.probe_at - self._clock.now()
@@ -215,6 +230,11 @@ class Health:
             logger.warning("{} stays in quarantine, a probe failed: {}", suspect, record.reason)
         self._news.set()
         self._settle(self._trials[suspect].model)
+
+    def _forget_engines(self, whole: Suspect) -> None:
+        """What spoke against single engines of a model that does not work at all was no doing of theirs."""
+        for one in [one for one in self._records if one.engine and one.whole == whole]:
+            del self._records[one]
 
     def _settle(self, model: Model) -> None:
         able = {model.name: self._able(model)}
