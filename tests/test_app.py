@@ -278,7 +278,7 @@ def a_model_folder(models: Path, name: str) -> Path:
     return folder
 
 
-async def test_a_model_that_cannot_be_used_is_passed_over_and_one_that_appears_later_is_known_to_its_device(
+async def test_models_that_are_broken_cut_mended_or_appear_while_the_worker_runs_cost_no_customer_an_error(
     tmp_path: Path,
 ) -> None:
     models = tmp_path / "models"
@@ -300,13 +300,20 @@ async def test_a_model_that_cannot_be_used_is_passed_over_and_one_that_appears_l
             (device,) = psutil.Process(process.pid).children()
             os.kill(device.pid, signal.SIGKILL)  # the next process must not stumble over the broken one either
             second = await (await grid.submit_grid(a_request(2, model="later"))).result()
+            offered = {name for frame in grid.sockets.registrations for name in frame["models"]}
+            waiting = await grid.submit_grid(a_request(3, model="cut"))
+            shutil.copy2(BUILT_IN / "shapes-tiny" / "unet" / cut.name, cut)
+            file.write_text(file.read_text().replace(", later]", "]"))
+            process.send_signal(signal.SIGHUP)  # what is offered is looked at again
+            third = await waiting.result()
 
-    assert (first.status, second.status) == (200, 200)
-    assert {name for frame in grid.sockets.registrations for name in frame["models"]} == {"shapes-tiny", "later"}
+    assert [result.status for result in (first, second, third)] == [200] * 3
+    assert offered == {"shapes-tiny", "later"}
     log = (tmp_path / "logs" / "bridge.log").read_text()
     assert "A model is passed over" in log
     assert str(models / "broken" / "model.json") in log
     assert "cut is not offered any more" in log
+    assert "cut is offered again" in log
 
 
 async def test_what_the_operator_must_mend_ends_the_start_with_two_and_one_clear_line(tmp_path: Path) -> None:

@@ -397,6 +397,7 @@ async def _follow_config(worker: Worker, source: ConfigSource) -> None:
             found = await anyio.to_thread.run_sync(worker.offering.find, reload.config)
             for link in worker.links:  # first of all: what is offered, every device knows
                 await link.hand_over(found.models.values())
+            worker.service.maker.health.retry()
             _withhold_damaged(found, worker.service.maker)
             worker.config = reload.config
             worker.service.models, worker.service.depth = found.models, _depth(reload.config, len(worker.links))

@@ -265,6 +265,19 @@ async def test_a_device_that_is_away_says_nothing_and_is_asked_later() -> None:
     assert await health.verdict(suspect(), SMALL, hand.now + 1) == ""
 
 
+async def test_what_is_barred_is_probed_at_once_when_something_may_have_been_mended() -> None:
+    hand = Hand()
+    rig = Rig(hand, "onnxruntime")
+    health = a_health(hand, rig)
+    health.withhold(MODEL, "because")
+    hand.now = 1.0
+
+    health.retry()
+    await health.probe_due()
+
+    assert health.withdrawn == frozenset()
+
+
 async def test_there_is_no_telling_of_an_engine_whose_device_is_away() -> None:
     hand = Hand()
     rig = Rig(hand, "onnxruntime")

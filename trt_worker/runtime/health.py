@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Protocol
 
@@ -116,6 +116,12 @@ class Health:
                     self._forget_engines(suspect)
         self._news.set()
         self._settle(model)
+
+    def retry(self) -> None:
+        """Probe all that is barred as soon as possible: the operator may have mended something."""
+        now = self._clock.now()
+        self._records |= {suspect: replace(record, probe_at=now) for suspect, record in self.barred.items()}
+        self._news.set()
 
     def made(self, suspect: Suspect) -> None:
         """A job was made there, so whatever failed before, it was not the whole model."""

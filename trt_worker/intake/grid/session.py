@@ -242,7 +242,7 @@ class Session:
         which is not offered any more is closed in any case: none of ours brings that model's jobs again.
         """
         first = self._shop.ledger.give_back(job_id)
-        if first or self._models - frozenset(self._shop.catalogue.offered()):
+        if first or set(self._models) - set(self._shop.catalogue.offered()):
             logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
             self._leave(Leaving.REFUSED)
             settlement = Settlement.RETURNED
