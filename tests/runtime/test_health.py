@@ -19,7 +19,8 @@ from trt_worker.plan.quarantine import PROBE_WAITS, Suspect
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import JobFailed, MadeJob
-from trt_worker.runtime.health import Health, Trial
+from trt_worker.runtime.health import Health
+from trt_worker.runtime.probe import Trial
 
 pytestmark = pytest.mark.anyio
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from itertools import count
 
 import anyio
@@ -427,6 +428,24 @@ def test_a_model_that_a_device_was_not_told_of_is_not_offered_and_the_job_is_not
     assert link.asked == ["onnxruntime"]  # the whole device is passed over
     assert maker.health.withdrawn == {"shapes-tiny"}
     assert link.told == ("shapes-tiny",)
+
+
+def test_a_source_encoder_that_fails_keeps_no_job_without_a_source_from_being_made() -> None:
+    class NoSource(Scripted):
+        async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
+            if job.source is not None:
+                raise JobFailed(a_failure("fault"))
+            return await super().make(job, plan, progress)
+
+    maker = a_maker(NoSource({"onnxruntime": BRIGHT}))
+    with_source = replace(a_job("job"), source=b"picture")
+
+    with pytest.raises(EngineRefused):
+        anyio.run(lambda: maker.make(with_source, find_models()["shapes-tiny"], lambda _: None))
+
+    assert list(maker.quarantined) == [f"1 onnxruntime {ENGINE} with a source image"]
+    assert make_with(maker).plan.backend == "onnxruntime"
+    assert not maker.health.withdrawn
 
 
 def test_a_job_that_ends_its_processes_puts_no_engine_aside_that_makes_a_job_of_ours() -> None:

@@ -24,7 +24,7 @@ class Suspect:
     device: int
     backend: str
     model: str
-    engine: str = ""  # label of a denoiser engine, which names its size
+    engine: str = ""  # label of a denoiser engine, which names its size, and what it is used for
 
     @property
     def whole(self) -> Suspect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
@@ -17,10 +17,7 @@ from trt_engines.model import Component, Model
 from trt_worker.concurrency import Clock, cancel_when
 from trt_worker.plan.quarantine import Record, Suspect, blamed, postponed, probed, withdrawn
 from trt_worker.plan.route import denoiser_buckets
-from trt_worker.runtime.probe import Inconclusive, ProbedDevice, probe
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
+from trt_worker.runtime.probe import Inconclusive, ProbedDevice, Trial, probe
 
 
 class Device(ProbedDevice, Protocol):
@@ -32,14 +29,6 @@ class Device(ProbedDevice, Protocol):
     def usable(self) -> bool: ...
 
     async def hand_over(self, models: Collection[Model], *, anew: bool = False) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """How a suspect is probed."""
-
-    model: Model
-    size: Size
 
 
 class Health:
@@ -140,7 +129,8 @@ class Health:
         """
         failure = await self._probe(suspect, trial, since)
         if failure and suspect.engine:
-            await self._probe(suspect.whole, _native(trial), since, known=(trial.size, failure))
+            native = _native(trial)
+            await self._probe(suspect.whole, native, since, known=failure if native == trial else "")
         return failure
 
     async def run(self) -> None:
@@ -187,20 +177,15 @@ class Health:
             return None
         return record.probe_at
 
-    async def _probe(
-        self, suspect: Suspect, trial: Trial, since: float, *, known: tuple[Size, str] | None = None
-    ) -> str | None:
-        """What a suspect fails with, see `verdict`. Args: known: a size, and what a probe at that size failed with."""
+    async def _probe(self, suspect: Suspect, trial: Trial, since: float, *, known: str = "") -> str | None:
+        """What a suspect fails with, see `verdict`. Args: known: what this very trial has just failed with."""
         self._trials[suspect] = trial
         async with self._turns[suspect]:
             record = self._records.get(suspect, Record())
             if record.probed is not None and record.probed >= since:
                 return record.reason if record.barred else ""
             try:
-                if known is not None and known[0] == trial.size:
-                    failure = known[1]
-                else:
-                    failure = await self._failure(suspect, trial)
+                failure = known or await self._failure(suspect, trial)
             except Inconclusive as error:
                 logger.info("A probe of {} said nothing: {}", suspect, error)
                 if record.probe_at is not None:
@@ -216,9 +201,7 @@ class Health:
         look = self._damage if not suspect.engine else None
         if look is not None and (damage := await anyio.to_thread.run_sync(look, trial.model)):
             return damage
-        return await probe(
-            device, suspect.backend, trial.model, trial.size, max_rows=self._max_rows, now=self._clock.now()
-        )
+        return await probe(device, suspect.backend, trial, max_rows=self._max_rows, now=self._clock.now())
 
     def _set(self, suspect: Suspect, record: Record) -> None:
         """Take over a record, say what it changes, and see whether its model can still be served."""

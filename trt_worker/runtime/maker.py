@@ -25,7 +25,8 @@ from trt_worker.plan.quarantine import Suspect
 from trt_worker.plan.route import Exclusion, Plan, route
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, ProcessLost
-from trt_worker.runtime.health import Health, Trial
+from trt_worker.runtime.health import Health
+from trt_worker.runtime.probe import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +234,7 @@ class JobMaker:
                 if avoided is None:
                     raise
                 return avoided
-            suspect = Suspect(device=link.index, backend=plan.backend, model=model.name, engine=plan.engine)
+            suspect = _suspect(job, link, plan)
             if (refusal := self.health.refusal(suspect)) is not None:
                 reason = refusal
             elif lost := suspected.get((link.index, plan.backend, plan.engine)):
@@ -271,13 +272,13 @@ class JobMaker:
         """A job was made: what it had failed with before is to blame for that."""
         for failure in failed:
             self.health.blame(failure.suspect, failure.trial, failure.reason, certain=failure.finite)
-        self.health.made(Suspect(device=link.index, backend=plan.backend, model=job.model, engine=plan.engine))
+        self.health.made(_suspect(job, link, plan))
 
     def _failure(
         self, job: JobSpec, model: Model, link: DeviceLink, plan: Plan, reason: str, *, finite: bool = True
     ) -> _Failure:
-        suspect = Suspect(device=link.index, backend=plan.backend, model=model.name, engine=plan.engine)
-        trial = _trial(job, model)
+        trial = Trial(model=model, size=(job.width, job.height), source=job.source is not None)
+        suspect = _suspect(job, link, plan)
         return _Failure(suspect=suspect, trial=trial, reason=reason, finite=finite, at=self._clock())
 
     def _exclusion(self, job: JobSpec, link: DeviceLink, plan: Plan, failure: frames.Failed) -> Exclusion:
@@ -300,8 +301,10 @@ class JobMaker:
         return (inspect_picture(image, width=job.width, height=job.height) for image in making.images)
 
 
-def _trial(job: JobSpec, model: Model) -> Trial:
-    return Trial(model=model, size=(job.width, job.height))
+def _suspect(job: JobSpec, link: DeviceLink, plan: Plan) -> Suspect:
+    """What failed if the job fails there. Jobs with a source image need one network more than others."""
+    engine = plan.engine if job.source is None else f"{plan.engine} with a source image"
+    return Suspect(device=link.index, backend=plan.backend, model=job.model, engine=engine)
 
 
 def _is_of(exclusion: Exclusion, suspect: Suspect) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
+
+from PIL import Image
 
 from trt_engines.backend import EngineBackend
 from trt_engines.errors import EngineRefused
@@ -33,24 +37,32 @@ class ProbedDevice(Protocol):
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob: ...
 
 
-async def probe(
-    device: ProbedDevice, backend: str, model: Model, size: tuple[int, int], *, max_rows: int, now: float
-) -> str:
-    """Draw one picture in one step, with guidance, so that all that a text-to-image job needs is used once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a probe draws."""
+
+    model: Model
+    size: tuple[int, int]  # width and height in pixels
+    source: bool = False  # whether it starts from a source image
+
+
+async def probe(device: ProbedDevice, backend: str, trial: Trial, *, max_rows: int, now: float) -> str:
+    """Draw one picture in one step, with guidance, so that all networks that such a job needs are used once.
 
     Args:
-        size: width and height in pixels.
         max_rows: as for any job, so that the engine is the same one.
         now: time.monotonic() seconds.
     Returns: why the picture was not made; empty: it was.
     Raises: Inconclusive.
     """
+    model, (width, height) = trial.model, trial.size
     job = JobSpec(
         id="probe",
         model=model.name,
         prompt="a red circle",
-        width=size[0],
-        height=size[1],
+        width=width,
+        height=height,
+        source=_a_picture(width, height) if trial.source else None,
         steps=1,
         guidance=2.0,
         seeds=(ImageSeed(value=1),),
@@ -72,3 +84,10 @@ async def probe(
         return failed.failure.message
     finding = inspect_picture(made.images[0], width=job.width, height=job.height)
     return "" if finding.passed or finding.verdict is Verdict.BLACK else finding.reason
+
+
+def _a_picture(width: int, height: int) -> bytes:
+    """An encoded source image."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    return file.getvalue()
