@@ -205,7 +205,7 @@ async def open_worker(
     Raises: ConfigError, DriverFailed, UnknownGpu: before anything is started.
         DeviceUnusable: no device can be started.
     """
-    offering = Offering(DigestNotes(config.log_dir / DIGESTS))
+    offering = Offering(DigestNotes(log_directory / DIGESTS if log_directory else None))
     found = await anyio.to_thread.run_sync(offering.find, config)
     links = make_links(config, found.models.values(), log_directory=log_directory, verbosity=verbosity, started=started)
     tally = Tally(began=monotonic())

@@ -44,12 +44,14 @@ class DigestNotes:
 
     Nothing depends on it but time: one that is missing, damaged or somebody else's is taken for empty.
 
-    Args: file: where they are kept; it and its folder need not exist.
+    Args: file: where they are kept; it and its folder need not exist. None: they are not.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self._file = file
         self._noted: dict[str, _Noted] = {}
+        if file is None:
+            return
         with suppress(OSError, msgspec.MsgspecError, UnicodeError, RecursionError):
             self._noted = msgspec.json.decode(file.read_bytes(), type=dict[str, _Noted])
 
@@ -69,6 +71,8 @@ class DigestNotes:
 
     def keep(self) -> None:
         """Write them down; whoever reads meanwhile finds the old ones or the new ones. Raises: OSError."""
+        if self._file is None:
+            return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=self._file.parent, prefix=f".{self._file.name}.", delete=False) as new:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 
@@ -16,9 +17,11 @@ from trt_engines.model import Model, find_models
 from trt_worker.errors import BadJob, BadSourceImage, DeviceAway, DeviceLost, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.blame import RECENT_SECONDS, Loss, Passenger
+from trt_worker.plan.quarantine import PROBE_WAITS
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, Pixels, ProcessLost
+from trt_worker.runtime.health import FAILURES_IN_A_ROW
 from trt_worker.runtime.maker import JobMaker, Making
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -401,14 +404,36 @@ def test_an_engine_that_fails_with_jobs_that_others_make_is_put_aside() -> None:
 
 
 def test_a_job_that_fails_everywhere_puts_nothing_aside_that_makes_a_job_of_ours() -> None:
-    link = Scripted({"onnxruntime": a_failure("fault"), "pytorch": a_failure("fault")})
+    fault = a_failure("fault")
+    link = Scripted({"onnxruntime": [fault, fault, BRIGHT, fault], "pytorch": fault})
     maker = a_maker(link)
 
-    for job in ("first", "second", "third"):
-        with pytest.raises(EngineRefused):
+    for job in ("first", "second", "made", "third"):
+        with nullcontext() if job == "made" else pytest.raises(EngineRefused):
             make_with(maker, job_id=job)
 
     assert not maker.quarantined
+
+
+def test_a_model_whose_jobs_fail_everywhere_several_times_in_a_row_is_withdrawn_whatever_probes_say() -> None:
+    link = Scripted({"onnxruntime": a_failure("fault"), "pytorch": a_failure("fault")})
+    now = 0.0
+    maker = JobMaker([link], max_rows=4, fell_back=lambda _: None, clock=lambda: now)
+    waits = []
+    for _ in range(2):
+        for job in range(FAILURES_IN_A_ROW):
+            assert not maker.health.withdrawn
+            with pytest.raises(EngineRefused):
+                make_with(maker, job_id=str(job))
+        assert maker.health.withdrawn == {"shapes-tiny"}
+
+        (due,) = {record.probe_at for record in maker.health.barred.values()}
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        anyio.run(maker.health.probe_due)
+
+    assert waits == list(PROBE_WAITS[:2])
 
 
 def test_a_model_that_a_device_was_not_told_of_is_not_offered_and_the_job_is_not_failed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -18,6 +18,12 @@ from trt_worker.concurrency import Clock, cancel_when
 from trt_worker.plan.quarantine import Record, Suspect, blamed, postponed, probed, withdrawn
 from trt_worker.plan.route import denoiser_buckets
 from trt_worker.runtime.probe import Inconclusive, ProbedDevice, Trial, probe
+
+FAILURES_IN_A_ROW = 3
+"""Jobs of a model that fail with all that can run it, none being made between them, before it is withdrawn although
+probes come out well: whatever they fail with, it would go on costing customers."""
+
+_LONGEST_REASON = 300  # characters of what an engine failed with
 
 
 class Device(ProbedDevice, Protocol):
@@ -64,6 +70,7 @@ class Health:
         self._clock = clock or Clock(now=monotonic)
         self._records: dict[Suspect, Record] = {}
         self._trials: dict[Suspect, Trial] = {}
+        self._failed_everywhere: Counter[str] = Counter()  # jobs of a model in a row
         self._worked: set[Suspect] = set()  # whole models that a job was made with
         self._turns: defaultdict[Suspect, anyio.Lock] = defaultdict(anyio.Lock)
         self._news = anyio.Event()  # a probe may be due earlier
@@ -85,23 +92,37 @@ class Health:
 
         Args: certain: False: the job may have brought what its arithmetic cannot hold; a probe has to say so, too.
         """
+        reason = _line(reason)
         for one in (suspect, suspect.whole):
             self._trials[one] = trial if one.engine else _native(trial)
             old = self._records.get(one, Record())
             self._set(one, blamed(old, self._clock.now(), reason, limit=self._limit, bar=certain and bool(one.engine)))
 
-    def withhold(self, model: Model, reason: str, device: int | None = None) -> None:
-        """Something is seen to be wrong with a model, without any job: it gets none until a probe comes out well.
+    def failed_everywhere(self, model: Model, reason: str) -> None:
+        """A job has failed with all that could run it, and was not to blame."""
+        self._failed_everywhere[model.name] += 1
+        times, rest = divmod(self._failed_everywhere[model.name], FAILURES_IN_A_ROW)
+        if not rest:
+            jobs = self._failed_everywhere[model.name]
+            self.withhold(
+                model, f"{jobs} jobs in a row have failed with all that can run it: {reason}", before=times - 1
+            )
 
-        Args: device: where; None: everywhere.
+    def withhold(self, model: Model, reason: str, device: int | None = None, *, before: int = 0) -> None:
+        """Something is wrong with a model whatever probes say: it gets no job until the next one comes out well.
+
+        Args:
+            device: where; None: everywhere.
+            before: how often in a row that was so before; the next probe waits the longer.
         """
+        reason = _line(reason)
         trial = Trial(model=model, size=(model.native_width, model.native_height))
         for one in self._devices.values():
             for backend in one.ladder if device in {None, one.index} else ():
                 suspect = Suspect(device=one.index, backend=backend.name, model=model.name)
                 self._trials[suspect] = trial
                 if not self._records.get(suspect, Record()).barred:
-                    self._records[suspect] = probed(Record(), self._clock.now(), reason)
+                    self._records[suspect] = probed(Record(failed_probes=before), self._clock.now(), reason)
                     self._forget_engines(suspect)
         self._news.set()
         self._settle(model)
@@ -115,6 +136,7 @@ class Health:
     def made(self, suspect: Suspect) -> None:
         """A job was made there, so whatever failed before, it was not the whole model."""
         self._worked.add(suspect.whole)
+        del self._failed_everywhere[suspect.model]
         record = self._records.get(suspect.whole)
         if record is not None and not record.barred:
             del self._records[suspect.whole]
@@ -185,7 +207,7 @@ class Health:
             if record.probed is not None and record.probed >= since:
                 return record.reason if record.barred else ""
             try:
-                failure = known or await self._failure(suspect, trial)
+                failure = _line(known or await self._failure(suspect, trial))
             except Inconclusive as error:
                 logger.info("A probe of {} said nothing: {}", suspect, error)
                 if record.probe_at is not None:
@@ -256,6 +278,11 @@ class Health:
             if (suspect := Suspect(device=device.index, backend=backend.name, model=model.name)) in self._worked
             or backend.refuses(spec) is None
         ]
+
+
+def _line(reason: str) -> str:
+    """What a library has said, on one line of a log."""
+    return " ".join(reason.split())[:_LONGEST_REASON]
 
 
 def _native(trial: Trial) -> Trial:

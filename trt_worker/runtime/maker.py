@@ -267,6 +267,8 @@ class JobMaker:
                 f"job {job.id}: its values are not finite on {', '.join(map(str, verdicts))}, and {', '.join(sound)} "
                 "made a job of ours since then: it is the job's doing"
             )
+        if failed:
+            self.health.failed_everywhere(failed[0].trial.model, failed[-1].reason)
 
     def _worked(self, link: DeviceLink, plan: Plan, job: JobSpec, failed: Sequence[_Failure]) -> None:
         """A job was made: what it had failed with before is to blame for that."""
