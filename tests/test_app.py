@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from anyio.abc import Process
 from loguru import logger
 from PIL import Image
 
+from trt_engines.model import BUILT_IN
 from trt_worker.app import announce
 from trt_worker.delivery import Settlement
 from trt_worker.local_grid.faults import Fault, Faults
@@ -337,14 +340,57 @@ async def test_a_change_of_the_file_takes_effect_while_running_and_closes_only_w
             assert not handle.has_ended
 
 
+def a_model_folder(models: Path, name: str) -> Path:
+    """The shipped model under another name, its files linked to."""
+    folder = shutil.copytree(BUILT_IN / "shapes-tiny", models / name, copy_function=os.symlink)
+    said = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").unlink()
+    (folder / "model.json").write_text(json.dumps(said | {"name": name}))
+    return folder
+
+
+async def test_models_that_are_broken_cut_mended_or_appear_while_the_worker_runs_cost_no_customer_an_error(
+    tmp_path: Path,
+) -> None:
+    models = tmp_path / "models"
+    (a_model_folder(models, "broken") / "model.json").write_text("{")
+    cut = a_model_folder(models, "cut") / "unet" / "diffusion_pytorch_model.safetensors"
+    cut.unlink()
+    cut.write_bytes(b"\0")
+    async with (
+        LocalGrid() as grid,
+        a_worker(grid, tmp_path, config={"models_to_load": "[shapes-tiny, cut]"}) as process,
+    ):
+        with anyio.fail_after(90):
+            await grid.connected(CONNECTIONS)
+            a_model_folder(models, "later")
+            file = tmp_path / "bridgeData.yaml"
+            file.write_text(file.read_text().replace("cut]", "cut, later]"))
+            process.send_signal(signal.SIGHUP)
+            first = await (await grid.submit_grid(a_request(1, model="later"))).result()
+            (device,) = psutil.Process(process.pid).children()
+            os.kill(device.pid, signal.SIGKILL)  # the next process must not stumble over the broken one either
+            second = await (await grid.submit_grid(a_request(2, model="later"))).result()
+            offered = {name for frame in grid.sockets.registrations for name in frame["models"]}
+            waiting = await grid.submit_grid(a_request(3, model="cut"))
+            shutil.copy2(BUILT_IN / "shapes-tiny" / "unet" / cut.name, cut)
+            file.write_text(file.read_text().replace(", later]", "]"))
+            process.send_signal(signal.SIGHUP)  # what is offered is looked at again
+            third = await waiting.result()
+
+    assert [result.status for result in (first, second, third)] == [200] * 3
+    assert offered == {"shapes-tiny", "later"}
+    log = (tmp_path / "logs" / "bridge.log").read_text()
+    assert "A model is passed over" in log
+    assert str(models / "broken" / "model.json") in log
+    assert "cut is not offered any more" in log
+    assert "cut is offered again" in log
+
+
 async def test_what_the_operator_must_mend_ends_the_start_with_two_and_one_clear_line(tmp_path: Path) -> None:
-    broken = tmp_path / "broken" / "model"
-    broken.mkdir(parents=True)
-    (broken / "model.json").write_text("{")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wrong: dict[str, dict[str, object]] = {
             "log_dir": {"log_dir": "/dev/null/logs"},
-            "model.json": {"cache_home": broken.parent},
             "metrics": {"metrics_port": taken.getsockname()[1]},
         }
         async with LocalGrid() as grid:

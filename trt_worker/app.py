@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,15 +13,15 @@ from signal import SIGINT, SIGTERM
 from time import monotonic
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from loguru import logger
 
-from trt_engines.errors import ModelUnusable
 from trt_engines.machine_memory import machine_memory
-from trt_engines.model import Model, find_models
+from trt_engines.model import Model
 from trt_engines.rig import DriverFailed, UnknownGpu
+from trt_engines.weights import DigestNotes
 from trt_worker.concurrency import first_leaf
-from trt_worker.config.models import resolve_models
 from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
 from trt_worker.delivery import Settlement
@@ -32,6 +32,7 @@ from trt_worker.plan.devices import plan_rig
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink
 from trt_worker.runtime.maker import JobMaker
+from trt_worker.runtime.offering import DIGESTS, Found, Offering
 from trt_worker.runtime.service import Service
 from trt_worker.runtime.spawn import DeviceProcess
 from trt_worker.sessions import GuardedSessions
@@ -66,6 +67,7 @@ class Worker:
     service: Service
     tally: Tally
     networks: Networks
+    offering: Offering
     stop: anyio.Event = field(default_factory=anyio.Event)
     stopped: anyio.Event = field(default_factory=anyio.Event)
     failure: str = ""
@@ -81,11 +83,17 @@ class Worker:
 
 
 def make_links(
-    config: Config, *, log_directory: Path | None, verbosity: int, started: DeviceProcess | None
+    config: Config,
+    models: Collection[Model],
+    *,
+    log_directory: Path | None,
+    verbosity: int,
+    started: DeviceProcess | None,
 ) -> list[DeviceLink]:
     """One link for each device of this rig; no process is started yet.
 
     Args:
+        models: that jobs may ask for at first.
         started: the first device's process, where it was started beforehand.
 
     Raises: DriverFailed, UnknownGpu.
@@ -106,7 +114,7 @@ def make_links(
                 max_rows=config.max_batch,
                 memory=int(config.memory_share * plan.memory_bytes) if plan.memory_bytes else own,
                 machine_memory=own,
-                model_folders=(str(config.cache_home),),
+                models=tuple(models),
                 log_directory=str(log_directory) if log_directory else None,
                 verbosity=verbosity,
             ),
@@ -132,26 +140,39 @@ async def open_worker(
     Args:
         started: a device process that was started beforehand, to save its start-up time.
 
-    Raises: ConfigError, ModelUnusable, DriverFailed, UnknownGpu: before anything is started.
+    Raises: ConfigError, DriverFailed, UnknownGpu: before anything is started.
         DeviceUnusable: no device can be started.
     """
-    models = offered_models(config)
-    links = make_links(config, log_directory=log_directory, verbosity=verbosity, started=started)
+    offering = Offering(DigestNotes(log_directory / DIGESTS if log_directory else None))
+    found = await anyio.to_thread.run_sync(offering.find, config)
+    links = make_links(config, found.models.values(), log_directory=log_directory, verbosity=verbosity, started=started)
     tally = Tally(began=monotonic())
     async with AsyncExitStack() as stack:
         sessions = await stack.enter_async_context(GuardedSessions(auto_decompress=False))
-        maker = JobMaker(links, max_rows=config.max_batch, fell_back=tally.fell_back)
+
+        def offer_changed() -> None:
+            service.tell_models_changed()
+
+        maker = JobMaker(
+            links,
+            max_rows=config.max_batch,
+            fell_back=tally.fell_back,
+            offer_changed=offer_changed,
+            damage=offering.damage,
+        )
         service = Service(
-            models=models,
+            models=found.models,
             maker=maker,
             encoder=Encoder(),
             uploader=Uploader(sessions),
             tally=tally,
             depth=_depth(config, len(links)),
             finished=announce,
+            withdrawn=lambda: maker.health.withdrawn,
         )
+        _withhold_damaged(found, maker)
         networks = Networks(service, service.serve, len(links))
-        worker = Worker(config=config, links=links, service=service, tally=tally, networks=networks)
+        worker = Worker(config=config, links=links, service=service, tally=tally, networks=networks, offering=offering)
         if config.metrics_port:
             from trt_worker.telemetry.exporter import serve_metrics  # brings a web server: only when asked for
 
@@ -161,6 +182,7 @@ async def open_worker(
             async with anyio.create_task_group() as side:
                 side.start_soon(_show_status, worker)
                 side.start_soon(_warn_without_jobs, worker)
+                side.start_soon(maker.health.run)
                 if source is not None:
                     side.start_soon(_follow_config, worker, source)
                 async with anyio.create_task_group() as intake:
@@ -200,22 +222,13 @@ async def run(
                     logger.info("Stopping: {} job(s) are finished first.", worker.service.jobs)
                 failure = worker.failure
                 both.cancel_scope.cancel()
-    except* (ConfigError, ModelUnusable, DriverFailed, UnknownGpu) as group:
+    except* (ConfigError, DriverFailed, UnknownGpu) as group:
         failure, status = str(first_leaf(group)), BAD_SETUP
     except* DeviceUnusable as group:
         failure = str(first_leaf(group))
     if failure:
         logger.critical("{}", failure)
     return status if failure else OK
-
-
-def offered_models(config: Config) -> dict[str, Model]:
-    """The models that a configuration offers and this rig has, by name."""
-    available = find_models((config.cache_home,))
-    names, notes = resolve_models(config.models_to_load, config.models_to_skip, available)
-    for note in notes:
-        logger.warning("{}", note)
-    return {name: available[name] for name in names}
 
 
 async def start_devices(group: TaskGroup, links: Sequence[DeviceLink]) -> None:
@@ -293,15 +306,20 @@ async def _follow_config(worker: Worker, source: ConfigSource) -> None:
     changes = follow(source.path, worker.config, environ=source.environ, name=source.name, home=source.home)
     async with aclosing(changes):
         async for reload in changes:
-            try:
-                models = offered_models(reload.config)
-            except ModelUnusable as error:
-                logger.error("{} The models offered stay as they are.", error)
-                models = dict(worker.service.models)
+            found = await anyio.to_thread.run_sync(worker.offering.find, reload.config)
+            for link in worker.links:  # first of all: what is offered, every device knows
+                await link.hand_over(found.models.values())
+            worker.service.maker.health.retry()
+            _withhold_damaged(found, worker.service.maker)
             worker.config = reload.config
-            worker.service.offer(models)
+            worker.service.offer(found.models)
             worker.service.depth = _depth(reload.config, len(worker.links))
             worker.networks.adopt(reload.config)
+
+
+def _withhold_damaged(found: Found, maker: JobMaker) -> None:
+    for name, damage in found.damaged.items():
+        maker.health.withhold(found.models[name], damage)
 
 
 def _depth(config: Config, devices: int) -> int:

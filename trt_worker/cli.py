@@ -145,14 +145,20 @@ def plan(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor(config: ConfigPath = DEFAULT_CONFIG, json: JsonPath = None) -> None:
+def doctor(
+    config: ConfigPath = DEFAULT_CONFIG,
+    check_weights: Annotated[
+        bool, typer.Option("--check-weights", help="Also compare every byte of weights with its digest.")
+    ] = False,
+    json: JsonPath = None,
+) -> None:
     """Look at this rig and say what works, what does not, and what mends it."""
     from dataclasses import asdict
 
     from trt_engines.text import shown
     from trt_worker.doctor.examine import examine
 
-    findings = examine(config, os.environ, HOME)
+    findings = examine(config, os.environ, HOME, read_weights=check_weights)
     for finding in findings:
         typer.echo(f"{finding.mark:>5}  {finding.what:<14} {shown(finding.text, 1000)}")
         if finding.mend:

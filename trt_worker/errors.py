@@ -5,6 +5,7 @@ WorkerError
 +-- BadJob               a job cannot be run as it arrived: tell the network, go on
 |   +-- UnservableJob    the job is well formed, but asks for what this worker does not serve
 |   +-- BadSourceImage   its source image is missing, too large, or not an image
++-- NotAtHand            a device was not told of a job's model: the rig's fault, give the job back
 +-- BackendUnsuited      its backend cannot run a job, which was seen before anything ran: the next one may
 +-- LateJob              the job cannot be finished before it is due
 +-- TransportError       the network could not be talked to
@@ -58,6 +59,10 @@ class BadSourceImage(BadJob):
     """The source image could not be fetched, is too large, or is not an image."""
 
     public = "The source image could not be used."
+
+
+class NotAtHand(WorkerError):
+    """A device was never told of the model or backend that a job is for: the supervisor offered what it should not."""
 
 
 class BackendUnsuited(WorkerError):

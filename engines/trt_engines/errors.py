@@ -5,7 +5,8 @@ EngineError
 +-- EngineRefused     no backend can run this network here; the message says why for each
 +-- StaleEngine       the built engine no longer matches its graph, weights or libraries: rebuild
 +-- OutOfMemory       the device has no room; free something, retry once, then the next backend
-+-- EngineFault       the engine ran and failed, or returned values that are not finite
++-- EngineFault       the engine ran and failed
+    +-- NotFinite     it returned values that are not finite: its doing, or what it was given
 """
 
 from trt_engines.text import message
@@ -38,4 +39,8 @@ class OutOfMemory(EngineError):
 
 
 class EngineFault(EngineError):
-    """The engine failed while running, or its output is not finite."""
+    """The engine failed while running."""
+
+
+class NotFinite(EngineFault):
+    """The engine returned values that are not finite: it is at fault, or what it was given is."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
-import msgspec
-
+from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
 
 BUILT_IN = Path(__file__).parent / "models"
@@ -23,31 +22,6 @@ class Component(StrEnum):
     DENOISER = "denoiser"
     VAE_DECODER = "vae_decoder"
     VAE_ENCODER = "vae_encoder"
-
-
-class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    graph: str
-    weights: str
-
-
-class _Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    vocab: str
-    merges: str
-
-
-class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    architecture: str
-    prediction: str
-    latent_channels: int
-    latent_scale: int
-    context_width: int
-    native_width: int
-    native_height: int
-    files: dict[str, str]
-    components: dict[str, _Network]
-    tokenizer: _Tokenizer
-    shift: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,22 +43,21 @@ class Model:
     vocab: Path
     merges: Path
     shift: float = 1.0  # time shift of a flow model, unless a job wants another; 1: none
+    digests: Mapping[Path, str] = field(default_factory=lambda: MappingProxyType({}))  # SHA-256 of files that have one
+
+    def same_as(self, other: Model) -> bool:
+        """Whether both say the same; as keys, models are what they are, not what they say."""
+        return all(getattr(self, one.name) == getattr(other, one.name) for one in fields(self))
 
 
 def read_model(folder: Path) -> Model:
-    """Read `model.json` of a model folder and check that every file it names is there.
+    """Read `model.json` of a model folder, and check that every file it names is there; `weights` looks into them.
 
-    Raises: ModelUnusable: the description is missing, malformed, or names a file that does not exist.
+    Raises: ModelUnusable: the description is missing, malformed or out of range, or names a file that is missing; names
+        file and field.
     """
-    source = folder / "model.json"
-    try:
-        described = msgspec.json.decode(source.read_bytes(), type=_Description)
-    except OSError as error:
-        raise ModelUnusable(
-            f"{source}: cannot be read ({error.strerror}); a model folder needs a model.json"
-        ) from error
-    except msgspec.MsgspecError as error:
-        raise ModelUnusable(f"{source}: {error}") from error
+    source = folder / FILE
+    described = read_description(source)
     known = {component.value for component in Component}
     unknown = sorted(set(described.components) - known)
     if unknown:
@@ -109,23 +82,39 @@ def read_model(folder: Path) -> Model:
         vocab=folder / described.tokenizer.vocab,
         merges=folder / described.tokenizer.merges,
         shift=described.shift,
+        digests=MappingProxyType({folder / path: digest for path, digest in described.digests.items()}),
     )
-    for path in (*model.graphs.values(), *model.weights.values(), model.vocab, model.merges):
-        if not path.is_file():
-            raise ModelUnusable(f"{source}: names {path.relative_to(folder)}, which does not exist")
+    try:
+        for path in (*model.graphs.values(), *model.weights.values(), model.vocab, model.merges, *model.digests):
+            if not path.is_file():
+                raise ModelUnusable(f"{source}: names {path.relative_to(folder)}, which does not exist")
+    except OSError as error:
+        raise ModelUnusable(f"{error.filename}: cannot be read ({error.strerror})") from error
     return model
 
 
-def find_models(folders: Iterable[Path] = ()) -> dict[str, Model]:
-    """Every usable model of the package and of further folders, by name; a later folder wins.
+def _give_up(error: ModelUnusable) -> None:
+    raise error
+
+
+def find_models(
+    folders: Iterable[Path] = (), *, unusable: Callable[[ModelUnusable], None] = _give_up
+) -> dict[str, Model]:
+    """The models of the package and of further folders, by name; a later folder wins.
 
     Args:
         folders: directories that hold one model folder each; those that do not exist are passed over.
-    Raises: ModelUnusable: a folder with a model.json that cannot be used.
+        unusable: told of each model folder that cannot be used, which is passed over then; without it, the first such
+            folder raises.
+    Raises: ModelUnusable: see `unusable`.
     """
     models: dict[str, Model] = {}
     for root in (BUILT_IN, *folders):
-        for description in sorted(root.glob("*/model.json")):
-            model = read_model(description.parent)
-            models[model.name] = model
+        for description in sorted(root.glob(f"*/{FILE}")):
+            try:
+                model = read_model(description.parent)
+            except ModelUnusable as error:
+                unusable(error)
+            else:
+                models[model.name] = model
     return models

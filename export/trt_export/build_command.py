@@ -102,7 +102,9 @@ def build(
                 disk_bytes=in_bytes(disk_gb),
                 family=family,
             )
-            found = [locate(one, models_folder, elsewhere) for one in models or ()] or known_models(models_folder)
+            found = [locate(one, models_folder, elsewhere) for one in models or ()] or known_models(
+                models_folder, lambda error: typer.echo(f"build: passed over: {error}", err=True)
+            )
             figures, code = _build(found, asked, Store(store), jobs, interrupted, dry_run=dry_run)
         except (EngineError, UnreadableCheckpoint, OSError) as error:
             typer.echo(message(f"build: {' '.join(str(error).split())}"), err=True)

@@ -227,7 +227,7 @@ def _link(index: int, script: FaultScript) -> DeviceLink:
         max_rows=MAX_ROWS,
         memory=MEMORY,
         machine_memory=MEMORY,
-        model_folders=(),
+        models=tuple(find_models().values()),
         log_directory=None,
         verbosity=0,
         environment=script.environment,

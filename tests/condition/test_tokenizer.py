@@ -88,6 +88,17 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
         ClipTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 
+@pytest.mark.parametrize(
+    "vocab", [b"\xff", b'{"\xff": 1}', b'{"<|startoftext|>": -1, "<|endoftext|>": 1}', b'{"<|startoftext|>": 1e400}']
+)
+def test_bytes_that_are_no_vocabulary_are_the_models_fault_and_no_traceback(tmp_path: Path, vocab: bytes) -> None:
+    (tmp_path / "vocab.json").write_bytes(vocab)
+    (tmp_path / "merges.txt").write_text("")
+
+    with pytest.raises(ModelUnusable, match=r"vocab\.json"):
+        ClipTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
+
+
 def test_the_tokenizer_that_ships_gives_the_published_ids_of_clip() -> None:
     folder = BUILT_IN / "shapes-tiny" / "tokenizer"
     tokenizer = ClipTokenizer(folder / "vocab.json", folder / "merges.txt")

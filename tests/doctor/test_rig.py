@@ -134,15 +134,6 @@ def test_a_model_that_one_device_runs_and_another_cannot_is_no_fault_and_one_tha
     assert {finding.mark for finding in none_missing} == {"ok"}
 
 
-def test_a_model_that_cannot_be_read_is_a_fault_with_a_command(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.json").write_text("{")
-
-    (models,) = of(list(examine_rig(Config(cache_home=tmp_path), {}, tmp_path)), "models")
-
-    assert (models.mark, models.mend) == ("fault", f"ls -lR {tmp_path}")
-
-
 def test_a_fault_without_a_command_cannot_be_told() -> None:
     with pytest.raises(ValueError, match="names no command"):
         Finding(mark="fault", what="disk", text="full")

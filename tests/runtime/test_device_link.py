@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -70,7 +71,7 @@ def a_configuration(
         max_rows=4,
         memory=2**31,
         machine_memory=2**31,
-        model_folders=(str(folder),) if folder else (),
+        models=tuple(find_models([folder] if folder else []).values()),
         log_directory=str(logs) if logs else None,
         verbosity=0,
         environment=environment or {},
@@ -405,6 +406,24 @@ async def test_when_the_last_backend_fails_the_job_is_refused_with_every_reason(
 
         with pytest.raises(EngineRefused, match="onnxruntime: failed"):
             await maker.make(a_job(), find_models([tmp_path])["shapes-tiny"], lambda _: None)
+
+
+async def test_a_model_that_is_handed_over_later_is_drawn_by_this_process_and_the_next() -> None:
+    (shipped,) = find_models().values()
+    job = a_job(model="another")
+    async with a_device(backends=("null",), restart_waits=(0.0,)) as link:
+        with pytest.raises(JobFailed) as unknown:
+            await link.make(job, a_plan(job, "null"), lambda _: None)
+        assert unknown.value.failure.kind == "not_at_hand"
+
+        await link.hand_over([replace(shipped, name="another")])
+        await link.make(job, a_plan(job, "null"), lambda _: None)
+        assert link.pid is not None
+        os.kill(link.pid, signal.SIGKILL)
+        with suppress(ProcessLost, DeviceAway):  # this one may still meet the old process
+            await link.make(job, a_plan(job, "null"), lambda _: None)
+
+        await link.make(job, a_plan(job, "null"), lambda _: None)
 
 
 async def test_a_job_the_device_cannot_know_fails_without_harm() -> None:

@@ -34,7 +34,7 @@ def a_link(index: int, *, broken: bool = False, restart_waits: Sequence[float] =
         max_rows=4,
         memory=2**31,
         machine_memory=2**31,
-        model_folders=(),
+        models=tuple(find_models().values()),
         log_directory="/dev/null/logs" if broken else None,
         verbosity=0,
     )

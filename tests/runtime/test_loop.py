@@ -120,16 +120,22 @@ def test_a_source_that_is_no_image_fails_its_job_alone(a_loop: Any, a_run: Any) 
 
 
 @pytest.mark.parametrize(
-    "change", [{"sampler": "magic"}, {"scheduler": "magic"}, {"model": "magic"}, {"backend": "magic"}]
+    ("change", "kind"),
+    [
+        ({"sampler": "magic"}, "unservable"),
+        ({"scheduler": "magic"}, "unservable"),
+        ({"model": "magic"}, "not_at_hand"),  # the supervisor offered it: the job is none the worse
+        ({"backend": "magic"}, "not_at_hand"),
+    ],
 )
-def test_what_the_device_does_not_have_is_unservable_and_named(a_loop: Any, a_run: Any, change: dict[str, str]) -> None:
+def test_what_the_device_does_not_have_is_named(a_loop: Any, a_run: Any, change: dict[str, str], kind: str) -> None:
     collector = a_loop()
 
     collector.loop.take(a_run(**change), b"")
     collector.finish()
 
     (failed,) = collector.of(frames.Failed)
-    assert failed.kind == "unservable"
+    assert failed.kind == kind
     assert "magic" in failed.message
 
 
@@ -161,8 +167,36 @@ def test_a_value_that_is_not_finite_never_becomes_a_picture(
 
     assert not collector.pictures
     (failed,) = collector.of(frames.Failed)
-    assert failed.kind == "fault"
+    assert failed.kind == "not_finite"
     assert "finite" in failed.message
+
+
+def test_a_picture_that_its_jobs_own_numbers_drive_out_of_range_is_the_jobs_fault(a_loop: Any, a_run: Any) -> None:
+    collector = a_loop()
+
+    collector.loop.take(a_run("own", guidance=1e30), b"")
+    collector.loop.take(a_run("beside"), b"")
+    collector.finish()
+
+    (failed,) = collector.of(frames.Failed)
+    assert (failed.id, failed.kind) == ("own", "bad_job")
+    assert "guidance" in failed.message
+    assert [made.id for made in collector.of(frames.Made)] == ["beside"]
+
+
+def test_a_model_that_the_device_is_told_of_later_is_drawn_and_one_that_it_knows_stays_what_it_was(
+    a_loop: Any, a_run: Any
+) -> None:
+    collector = a_loop()
+    collector.loop.take(a_run("before"), b"")
+    collector.loop.step()
+
+    collector.loop.know([replace(MODEL, name="another"), replace(MODEL, latent_channels=7)])
+    collector.loop.take(a_run("other", model="another"), b"")
+    collector.loop.take(a_run("after"), b"")
+    collector.finish()
+
+    assert {made.id for made in collector.of(frames.Made)} == {"before", "other", "after"}
 
 
 def test_a_withdrawn_job_leaves_and_the_others_go_on(a_loop: Any, a_run: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import count
 
 import anyio
@@ -11,13 +13,15 @@ import numpy as np
 import pytest
 
 from trt_engines.errors import EngineRefused
-from trt_engines.model import find_models
+from trt_engines.model import Model, find_models
 from trt_worker.errors import BadJob, BadSourceImage, DeviceAway, DeviceLost, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.blame import RECENT_SECONDS, Loss, Passenger
+from trt_worker.plan.quarantine import PROBE_WAITS
 from trt_worker.plan.route import Plan
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, Pixels, ProcessLost
+from trt_worker.runtime.health import FAILURES_IN_A_ROW
 from trt_worker.runtime.maker import JobMaker, Making
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -30,9 +34,17 @@ Answer = Pixels | frames.Failed | DeviceLost
 
 
 class Scripted(DeviceLink):
-    """A link that gives one scripted answer per backend, or one after the other, and starts no process."""
+    """A link that gives one scripted answer per backend, or one after the other, and starts no process.
 
-    def __init__(self, answers: dict[str, Answer | list[Answer]], index: int = 1) -> None:
+    Args: probes: the same for probes; a backend without any makes them.
+    """
+
+    def __init__(
+        self,
+        answers: dict[str, Answer | list[Answer]],
+        index: int = 1,
+        probes: dict[str, Answer | list[Answer]] | None = None,
+    ) -> None:
         configure = frames.Configure(
             index=index,
             backends=tuple(answers),
@@ -40,17 +52,23 @@ class Scripted(DeviceLink):
             max_rows=4,
             memory=2**31,
             machine_memory=2**31,
-            model_folders=(),
+            models=tuple(find_models().values()),
             log_directory=None,
             verbosity=0,
         )
         super().__init__(configure, silent_seconds=1.0)
         self.asked: list[str] = []
+        self.probed: list[tuple[str, int]] = []  # backends and widths
         self._answers = answers
+        self._probes = probes or {}
 
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
-        self.asked.append(plan.backend)
-        answers = self._answers[plan.backend]
+        if job.id == "probe":
+            self.probed.append((plan.backend, job.width))
+            answers = self._probes.get(plan.backend, np.full((job.height, job.width, 3), 90, np.uint8))
+        else:
+            self.asked.append(plan.backend)
+            answers = self._answers[plan.backend]
         answer = answers.pop(0) if isinstance(answers, list) else answers
         if isinstance(answer, DeviceLost):
             raise answer
@@ -318,3 +336,149 @@ def test_a_job_that_is_overdue_is_not_replayed_any_more() -> None:
 
     with pytest.raises(LateJob, match=r"was due 1\.0 s ago; it failed 1 time"):
         make_with(maker, due=10.0)
+
+
+NAN = a_failure("not_finite")
+
+
+def test_values_that_are_not_finite_on_a_second_backend_too_are_the_jobs_doing_and_blame_no_engine() -> None:
+    link = Scripted({"onnxruntime": NAN, "pytorch": NAN})
+    maker = a_maker(link)
+
+    for job in ("first", "second", "third"):
+        with pytest.raises(BadJob, match="the job's doing"):
+            make_with(maker, job_id=job)
+
+    assert link.asked == ["onnxruntime", "pytorch"] * 3
+    assert not maker.quarantined
+    assert not maker.health.withdrawn
+
+
+def test_the_only_engine_is_called_again_before_values_that_are_not_finite_are_the_jobs_doing() -> None:
+    link = Scripted({"onnxruntime": NAN})
+
+    with pytest.raises(BadJob, match="the job's doing"):
+        make_with(a_maker(link))
+
+    assert link.asked == ["onnxruntime", "onnxruntime"]
+
+
+def test_values_that_are_finite_at_the_second_call_were_not_the_jobs_doing() -> None:
+    link = Scripted({"onnxruntime": [NAN, BRIGHT]})
+
+    assert make_with(a_maker(link)).plan.backend == "onnxruntime"
+
+
+def test_an_engine_whose_values_are_not_finite_with_a_job_of_ours_either_is_to_blame_and_the_job_is_not() -> None:
+    link = Scripted({"onnxruntime": NAN, "pytorch": NAN}, probes={"onnxruntime": NAN, "pytorch": NAN})
+    maker = a_maker(link)
+
+    with pytest.raises(EngineRefused):
+        make_with(maker)
+
+    assert list(maker.quarantined) == ["1 onnxruntime shapes-tiny", "1 pytorch shapes-tiny"]
+    assert maker.health.withdrawn == {"shapes-tiny"}
+
+
+def test_an_engine_that_gives_no_numbers_where_another_does_is_probed_before_it_is_put_aside() -> None:
+    link = Scripted({"onnxruntime": NAN, "pytorch": BRIGHT})
+    maker = a_maker(link)
+    for job in ("first", "second", "third"):
+        assert make_with(maker, job_id=job).plan.backend == "pytorch"
+    assert not maker.quarantined
+
+    anyio.run(maker.health.probe_due)
+
+    assert link.probed == [("onnxruntime", 128), ("onnxruntime", 64)]  # the model's own size, and the engine's
+    assert not maker.quarantined
+
+
+def test_an_engine_that_fails_with_jobs_that_others_make_is_put_aside() -> None:
+    link = Scripted({"onnxruntime": a_failure("fault"), "pytorch": BRIGHT})
+    maker = a_maker(link)
+    for job in ("first", "second", "third"):
+        make_with(maker, job_id=job)
+
+    assert link.asked == ["onnxruntime", "pytorch"] * 2 + ["pytorch"]
+    assert maker.quarantined == {f"1 onnxruntime {ENGINE}": "because"}
+
+
+def test_a_job_that_fails_everywhere_puts_nothing_aside_that_makes_a_job_of_ours() -> None:
+    fault = a_failure("fault")
+    link = Scripted({"onnxruntime": [fault, fault, BRIGHT, fault], "pytorch": fault})
+    maker = a_maker(link)
+
+    for job in ("first", "second", "made", "third"):
+        with nullcontext() if job == "made" else pytest.raises(EngineRefused):
+            make_with(maker, job_id=job)
+
+    assert not maker.quarantined
+
+
+def test_a_model_whose_jobs_fail_everywhere_several_times_in_a_row_is_withdrawn_whatever_probes_say() -> None:
+    link = Scripted({"onnxruntime": a_failure("fault"), "pytorch": a_failure("fault")})
+    now = 0.0
+    maker = JobMaker([link], max_rows=4, fell_back=lambda _: None, clock=lambda: now)
+    waits = []
+    for _ in range(2):
+        for job in range(FAILURES_IN_A_ROW):
+            assert not maker.health.withdrawn
+            with pytest.raises(EngineRefused):
+                make_with(maker, job_id=str(job))
+        assert maker.health.withdrawn == {"shapes-tiny"}
+
+        (due,) = {record.probe_at for record in maker.health.barred.values()}
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        anyio.run(maker.health.probe_due)
+
+    assert waits == list(PROBE_WAITS[:2])
+
+
+def test_a_model_that_a_device_was_not_told_of_is_not_offered_and_the_job_is_not_failed() -> None:
+    class Forgetful(Scripted):
+        told: tuple[str, ...] = ()
+
+        async def hand_over(self, models: Collection[Model], *, anew: bool = False) -> None:
+            assert anew
+            self.told = tuple(model.name for model in models)
+
+    link = Forgetful({"onnxruntime": a_failure("not_at_hand"), "pytorch": BRIGHT})
+    maker = a_maker(link)
+
+    with pytest.raises(EngineRefused):
+        make_with(maker)
+
+    assert link.asked == ["onnxruntime"]  # the whole device is passed over
+    assert maker.health.withdrawn == {"shapes-tiny"}
+    assert link.told == ("shapes-tiny",)
+
+
+def test_a_source_encoder_that_fails_keeps_no_job_without_a_source_from_being_made() -> None:
+    class NoSource(Scripted):
+        async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
+            if job.source is not None:
+                raise JobFailed(a_failure("fault"))
+            return await super().make(job, plan, progress)
+
+    maker = a_maker(NoSource({"onnxruntime": BRIGHT}))
+    with_source = replace(a_job("job"), source=b"picture")
+
+    with pytest.raises(EngineRefused):
+        anyio.run(lambda: maker.make(with_source, find_models()["shapes-tiny"], lambda _: None))
+
+    assert list(maker.quarantined) == [f"1 onnxruntime {ENGINE} with a source image"]
+    assert make_with(maker).plan.backend == "onnxruntime"
+    assert not maker.health.withdrawn
+
+
+def test_a_job_that_ends_its_processes_puts_no_engine_aside_that_makes_a_job_of_ours() -> None:
+    link = Scripted({"onnxruntime": [a_loss("job") for _ in range(2)]})
+    maker = a_maker(link)
+
+    with pytest.raises(EngineRefused):
+        make_with(maker)
+
+    assert link.probed == [("onnxruntime", 64)]
+    assert not maker.quarantined

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.errors import EngineError, EngineFault
+from trt_engines.errors import EngineError, NotFinite
 from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.condition.chunks import Tokenizer, chunk
 from trt_worker.condition.weights import parse_weights
@@ -47,7 +47,7 @@ class Encoding:
         return all(call.done for call in self._calls) and (self._needs is None or self._needs.done)
 
     def result(self) -> Conditioning:
-        """Waits for it. Raises: EngineFault: the text encoder gave values that are not finite."""
+        """Waits for it. Raises: NotFinite: the text encoder gave values that are not finite."""
         if self._finish is not None:
             self._result = self._finish()
             self._calls, self._needs, self._finish = (), None, None  # they hold every layer, and the result one
@@ -103,7 +103,7 @@ class Conditioner:
             try:
                 z = np.concatenate([call.results()["context"][layer] for call in calls])
                 if not np.isfinite(z).all():
-                    raise EngineFault(f"{self.calls.engine.label}: the encoded prompt holds values that are not finite")
+                    raise NotFinite(f"{self.calls.engine.label}: the encoded prompt holds values that are not finite")
                 if empty is not None:
                     z_empty = empty.result().context
                     z = (z - z_empty) * chunks.weights[:, :, np.newaxis] + z_empty

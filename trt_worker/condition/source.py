@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trt_engines.errors import EngineFault
+from trt_engines.errors import NotFinite
 from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.errors import BadSourceImage
 from trt_worker.job import SourceFit
@@ -28,11 +28,11 @@ class SourceEncoding:
     def result(self) -> NDArray[np.float32]:
         """The latent, float32 [channels, height / scale, width / scale]; waits for it.
 
-        Raises: EngineFault: it holds values that are not finite.
+        Raises: NotFinite: it holds values that are not finite.
         """
         latent: NDArray[np.float32] = self._call.results()["latent"][0]
         if not np.isfinite(latent).all():
-            raise EngineFault(f"{self._label}: the encoded source image holds values that are not finite")
+            raise NotFinite(f"{self._label}: the encoded source image holds values that are not finite")
         return latent
 
 

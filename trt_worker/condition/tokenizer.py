@@ -46,7 +46,12 @@ class ClipTokenizer:
         ids = _read_vocab(vocab)
         pairs = _read_merges(merges, ids)
         self.start, self.end = ids[START], ids[END]
-        model = BPE(vocab=ids, merges=pairs, unk_token=END, end_of_word_suffix=WORD_END, continuing_subword_prefix="")
+        try:
+            model = BPE(
+                vocab=ids, merges=pairs, unk_token=END, end_of_word_suffix=WORD_END, continuing_subword_prefix=""
+            )
+        except Exception as error:  # the library has no class of its own
+            raise ModelUnusable(f"{vocab} and {merges} make no tokenizer ({error}); fetch both again") from error
         self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = Normalizers([NFC(), Replace(Regex(r"\s+"), " "), Lowercase()])
         self._tokenizer.pre_tokenizer = PreTokenizers(
@@ -72,7 +77,7 @@ def _read_vocab(path: Path) -> dict[str, int]:
         ids = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
     except OSError as error:
         raise ModelUnusable(f"{path}: cannot be read ({error.strerror})") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise ModelUnusable(f"{path}: not a JSON object of tokens and ids ({error}); fetch the model again") from error
     for token in (START, END):
         if token not in ids:

@@ -12,16 +12,18 @@ from trt_worker.config.schema import Config
 from trt_worker.config.source import read_file
 from trt_worker.doctor.finding import Finding
 from trt_worker.doctor.machine import examine_libraries, examine_machine
+from trt_worker.doctor.models import examine_models
 from trt_worker.doctor.network import examine_networks
 from trt_worker.doctor.rig import examine_rig
 from trt_worker.errors import ConfigError
 
 
-def examine(config_path: Path, environ: Mapping[str, str], home: Path) -> list[Finding]:
+def examine(config_path: Path, environ: Mapping[str, str], home: Path, *, read_weights: bool = False) -> list[Finding]:
     """Look at machine, libraries, cards, configuration, models and networks; loads no engine and takes no job.
 
     Args:
         home: where relative paths of the configuration start.
+        read_weights: also read every file of weights that has a digest, which takes minutes with many models.
     """
     loaded, configured = _configured(config_path, environ, home)
     config = loaded or Config().anchored(home)
@@ -30,6 +32,7 @@ def examine(config_path: Path, environ: Mapping[str, str], home: Path) -> list[F
         *examine_libraries(),
         *configured,
         *examine_rig(config, environ),
+        *examine_models(config, read_weights=read_weights),
         *(examine_networks(loaded, environ) if loaded else ()),
     ]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trt_engines.backends.ladder import BUILT, make_backends
-from trt_engines.errors import EngineError, EngineRefused
+from trt_engines.errors import EngineRefused
 from trt_engines.model import Model, find_models
 from trt_engines.rig import (
     SYSFS,
@@ -79,11 +79,7 @@ def _driver(gpus: Sequence[Gpu], on_bus: int) -> Iterator[Finding]:
 
 def _models(config: Config, plans: Sequence[DevicePlan]) -> Iterator[Finding]:
     """What runs each model on each device. A device that cannot run one is no fault where another can."""
-    try:
-        models = find_models((config.cache_home,))
-    except EngineError as error:
-        yield Finding(mark="fault", what="models", text=str(error), mend=f"ls -lR {config.cache_home}")
-        return
+    models = find_models((config.cache_home,), unusable=lambda _: None)  # `examine_models` tells of those
     ladders = {plan.index: make_backends(plan.backends, sm=plan.sm) for plan in plans}
     builds = any(set(plan.backends) & set(BUILT) for plan in plans)
     for model in models.values():

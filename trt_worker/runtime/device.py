@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from trt_engines.backends.ladder import make_backends
 from trt_engines.devices.errors import DeviceFault
-from trt_engines.model import find_models
 from trt_engines.residency import Memory
 from trt_worker.errors import DeviceLost
 from trt_worker.runtime import frames
@@ -71,7 +70,7 @@ def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> 
 
     ladder = make_backends(configure.backends, threads=configure.threads, sm=configure.sm)
     backends = {backend.name: backend for backend in ladder}
-    models = find_models(Path(folder) for folder in configure.model_folders)
+    models = {model.name: model for model in configure.models}
     budgets = {Memory.CARD: configure.memory, Memory.MACHINE: configure.machine_memory}
     loop = DeviceLoop(models, backends, max_rows=configure.max_rows, budgets=budgets, emit=emit)
     emit(frames.Ready(pid=os.getpid()), None)
@@ -85,6 +84,8 @@ def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> 
                 loop.take(header, body)
             elif isinstance(header, frames.Withdraw):
                 loop.withdraw(header.id)
+            elif isinstance(header, frames.Models):
+                loop.know(header.models)
         loop.step()
 
 

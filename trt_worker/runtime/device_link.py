@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,6 +11,7 @@ from subprocess import Popen
 from time import monotonic
 
 import anyio
+import msgspec
 import numpy as np
 from anyio.abc import SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -18,6 +19,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from trt_engines.backends.ladder import make_backends
+from trt_engines.model import Model
 from trt_worker.concurrency import first_leaf
 from trt_worker.errors import DeviceAway, DeviceLost, DeviceUnusable
 from trt_worker.job import JobSpec
@@ -85,7 +87,7 @@ class DeviceLink:
     """One device process and the jobs it holds.
 
     Args:
-        configure: first frame of every process that is started.
+        configure: first frame of every process that is started, its models those that are known at first.
         silent_seconds: while jobs run, a process that says nothing for this long hangs and is killed.
         start_seconds: how long a new process may take until it is ready, and how long loading an engine may take
             unless `silent_seconds` is longer.
@@ -174,6 +176,23 @@ class DeviceLink:
             load_seconds=self._load_seconds.get((backend, model)),
             away=away,
         )
+
+    async def hand_over(self, models: Collection[Model], *, anew: bool = False) -> None:
+        """Tell the process, and every later one, which models jobs may ask for; to be done before they are offered.
+
+        Models that were named before stay known.
+
+        Args: anew: tell the process what it should know already, too.
+        """
+        known = {model.name: model for model in self._configure.models}
+        new = [model for model in models if anew or model.name not in known]
+        if not new:
+            return
+        models_now = tuple((known | {model.name: model for model in new}).values())
+        self._configure = msgspec.structs.replace(self._configure, models=models_now)
+        if self._stream is not None:
+            with suppress(DeviceAway):  # its next process is told first of all
+                await self._send(frames.Models(models=tuple(new)))
 
     async def make(self, job: JobSpec, plan: Plan, progress: Callable[[float], None]) -> MadeJob:
         """Run one job to its pixels; cancelling this withdraws the job from the device.

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final, TypeVar
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from trt_engines.model import Model
 from trt_worker.errors import DeviceLost
 from trt_worker.job import SamplerNode, SourceFit
 
@@ -31,11 +34,17 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     max_rows: int
     memory: int  # bytes of its card that may be taken
     machine_memory: int  # of the machine's own, by backends that compute on the processor
-    model_folders: tuple[str, ...]
+    models: tuple[Model, ...]  # the list that the supervisor offers from: the device looks for none itself
     log_directory: str | None
     verbosity: int
     sm: int | None = None  # compute capability of its card, times ten
     environment: dict[str, str] = {}  # what shows it its card and no other
+
+
+class Models(msgspec.Struct, frozen=True, tag="models"):
+    """Models that jobs may ask for from now on, beside those that were named before."""
+
+    models: tuple[Model, ...]
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -140,7 +149,15 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A job ended without its images."""
 
     id: str
-    kind: str  # "late"; "fault", "unsuited": another backend may do it; "bad_job", "bad_source", "unservable": nobody
+    kind: str
+    """What speaks for whom.
+
+    `bad_job`, `bad_source`, `unservable`: the job is at fault, nobody can make it. `late`: nobody can in time.
+    `unsuited`: another backend may. `fault`: an engine failed. `not_finite`: values came that are no numbers, be it the
+    engine's doing or the job's. `not_at_hand`: the device was never told of the model or backend, which is the rig's
+    fault alone.
+    """
+
     backend: str
     engine: str
     message: str
@@ -156,11 +173,27 @@ class Totals(msgspec.Struct, frozen=True, tag="totals"):
     megapixel_steps: float
 
 
-ToDevice = Configure | Run | Withdraw
+ToDevice = Configure | Models | Run | Withdraw
 FromDevice = Ready | Loading | Loaded | Resident | Progress | Pixels | Made | Failed | Totals
 
-_encoder = msgspec.msgpack.Encoder()
-_to_device: Final = msgspec.msgpack.Decoder(ToDevice)
+
+def _plain(value: Any) -> Any:
+    """What a frame's value is on the wire, where MessagePack does not know its type."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    raise NotImplementedError(f"a frame with a {type(value).__name__}")
+
+
+def _typed(wanted: type, value: Any) -> Any:
+    if wanted is Path:
+        return Path(value)
+    raise NotImplementedError(f"a frame with a {wanted.__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_to_device: Final = msgspec.msgpack.Decoder(ToDevice, dec_hook=_typed)
 _from_device: Final = msgspec.msgpack.Decoder(FromDevice)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from loguru import logger
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import Engine, EngineBackend
 from trt_engines.devices.memory import Buffer
-from trt_engines.errors import EngineError, OutOfMemory
+from trt_engines.errors import EngineError, NotFinite, OutOfMemory
 from trt_engines.model import Model
 from trt_engines.residency import Memory
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
 from trt_worker.decode.decoder import Decoded
-from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, UnservableJob
+from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, NotAtHand, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.batches import Batches
 from trt_worker.runtime.networks import Networks
+from trt_worker.runtime.overflow import overflow
 from trt_worker.runtime.preparation import Preparation, batch_key, latent_shape
 from trt_worker.runtime.row import Row
 from trt_worker.runtime.step_batch import Step, StepBatch, device_bytes
@@ -43,6 +44,8 @@ _KINDS: dict[type[Exception], str] = {
     BadSourceImage: "bad_source",
     BadJob: "bad_job",
     BackendUnsuited: "unsuited",
+    NotAtHand: "not_at_hand",
+    NotFinite: "not_finite",
     EngineError: "fault",
 }
 """How a job is called that could not be prepared; the first class that fits."""
@@ -74,6 +77,7 @@ class _Picture:
     index: int
     key: BatchKey
     engine: str
+    value: np.dtype[Any]  # that the denoiser computes with
 
 
 class DeviceLoop:
@@ -82,7 +86,7 @@ class DeviceLoop:
     The device works behind the host: what `step` puts into its streams is done later, and seen in a later `step`.
 
     Args:
-        models: what can be run, by name.
+        models: what can be run at first, by name; `know` adds others.
         backends: by name; each loads its engines here, in this process.
         max_rows: images of one batch.
         budgets: bytes that may be taken of the card's memory and of the machine's.
@@ -100,7 +104,7 @@ class DeviceLoop:
         emit: Emit,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._models = models
+        self._models = dict(models)
         self._backends = backends
         self._max_rows = max_rows
         self._emit = emit
@@ -130,6 +134,11 @@ class DeviceLoop:
         """Whether any job is unfinished, or a step is under way, even of a job that was withdrawn: how long it took is
         only known to who looks at its end."""
         return bool(self._jobs) or self._batches.under_way
+
+    def know(self, models: Collection[Model]) -> None:
+        """Take jobs of further models. One that is known stays what it was: its engines may be loaded."""
+        for model in models:
+            self._models.setdefault(model.name, model)
 
     def take(self, run: frames.Run, source: bytes) -> None:
         """Accept a job: its prompts and source are encoded, and then its images wait for a place."""
@@ -175,10 +184,10 @@ class DeviceLoop:
         self._tell_models()
 
     def _prepare(self, run: frames.Run, source: bytes) -> Preparation:
-        """Raises: UnservableJob, BadSourceImage, BadJob, EngineError."""
+        """Raises: NotAtHand, UnservableJob, BadSourceImage, BadJob, EngineError."""
         model, backend = self._models.get(run.model), self._backends.get(run.backend)
         if model is None or backend is None:
-            raise UnservableJob(f"this device has no {run.model if model is None else run.backend}")
+            raise NotAtHand(f"this device was not told of {run.model if model is None else run.backend}")
         encoded = None
         if source:  # first: one that is no image costs nothing else
             encoder = self._networks.source_encoder(model, backend, batch_key(run))
@@ -279,10 +288,11 @@ class DeviceLoop:
         """Gives finished latents of a batch to their decoder."""
         key = batch.key
         model, backend = self._models[key.model], self._backends[key.backend]
+        value = batch.engines[0].tensor("sample").dtype  # of its step just now: it forgets them when a row leaves
 
         def decode(row: Row, latent: Buffer) -> None:
             decoder = self._networks.decoder(model, backend, key)
-            picture = _Picture(job=row.job, index=row.index, key=key, engine=decoder.engine.label)
+            picture = _Picture(job=row.job, index=row.index, key=key, engine=decoder.engine.label, value=value)
             decoder.begin(picture, latent, batch.stream)
 
         def hand_out(row: Row, latent: Buffer) -> None:
@@ -352,7 +362,10 @@ class DeviceLoop:
         if (job := self._jobs.get(picture.job)) is None:
             return
         if not decoded.finite:
-            self._give_up(picture.job, "fault", f"{picture.engine}: its output is not finite")
+            if own := overflow(job.rows[picture.index], picture.value):
+                self._give_up(picture.job, "bad_job", f"{own}: the picture is not finite")
+            else:
+                self._give_up(picture.job, "not_finite", f"{picture.engine}: its output is not finite")
             return
         key = picture.key
         self._scheduler.decode_speed.measured(key, 1, decoded.seconds)

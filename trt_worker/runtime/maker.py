@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model
 from trt_worker.check.picture import Finding, Verdict, inspect_picture
+from trt_worker.concurrency import Clock
 from trt_worker.errors import BadJob, BadSourceImage, DeviceAway, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import JobSpec
 from trt_worker.plan.blame import Culprit, Loss, accuse, losses_of, recent, suspected_engines
 from trt_worker.plan.placement import place
+from trt_worker.plan.quarantine import Suspect
 from trt_worker.plan.route import Exclusion, Plan, route
+from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import DeviceLink, JobFailed, MadeJob, ProcessLost
+from trt_worker.runtime.health import Health
+from trt_worker.runtime.probe import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,17 @@ class Making:
     made: MadeJob
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """What a job failed with, and where."""
+
+    suspect: Suspect
+    trial: Trial
+    reason: str
+    finite: bool  # False: values came that are no numbers, be it the engine's doing or the job's
+    at: float  # seconds on the maker's clock
+
+
 class JobMaker:
     """Sends jobs to the devices and brings images back.
 
@@ -42,8 +58,10 @@ class JobMaker:
         fell_back: told the reason whenever a job does not run on the first backend, or with another sampler.
         crashes_per_backend: device processes a job may lose on one backend before the next backend gets it, unless
             something else was their end.
-        faults_until_quarantine: faults of one engine, whatever the job, before nothing is sent to it any more; and as
-            many lost processes that no single job explains, before it gets only what no other engine can run.
+        faults_until_quarantine: faults of one engine that no job explains before nothing but probes is sent to it; and
+            as many lost processes that no single job explains, before it gets only what no other engine can run.
+        offer_changed: called when other models can be served than before.
+        damage: see `Health`.
         clock: seconds, as `due` of jobs counts.
     """
 
@@ -55,6 +73,8 @@ class JobMaker:
         fell_back: Callable[[str], None],
         crashes_per_backend: int = 2,
         faults_until_quarantine: int = 2,
+        offer_changed: Callable[[], None] = lambda: None,
+        damage: Callable[[Model], str] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._links = links
@@ -63,24 +83,31 @@ class JobMaker:
         self._crashes_per_backend = crashes_per_backend
         self._faults_until_quarantine = faults_until_quarantine
         self._clock = clock
-        self._faults: Counter[tuple[int, str, str]] = Counter()
+        self.health = Health(
+            links,
+            max_rows=max_rows,
+            limit=faults_until_quarantine,
+            changed=offer_changed,
+            damage=damage,
+            clock=Clock(now=clock),
+        )
         self._losses: tuple[Loss, ...] = ()
         self._trial = anyio.Lock()
 
     @property
-    def quarantined(self) -> Mapping[str, int]:
-        """Engines that get no more jobs, as `device backend engine`, with their faults."""
-        return {
-            f"{device} {backend} {engine}": faults
-            for (device, backend, engine), faults in self._faults.items()
-            if faults >= self._faults_until_quarantine
-        }
+    def quarantined(self) -> Mapping[str, str]:
+        """Engines, and models as a whole, that get nothing but probes, as `device backend engine`; and why."""
+        return {str(suspect): record.reason for suspect, record in self.health.barred.items()}
 
     async def make(self, job: JobSpec, model: Model, progress: Callable[[float], None]) -> Making:
         """Make all images of a job.
 
         A picture that is all black is made again once on the next backend; if that one gives black too, or there is
         none, black is what the job asked for.
+
+        A job that fails everywhere is told from engines that fail: they are probed with a small job of ours. Values
+        that are not finite are the job's doing when they follow it to a second engine, or to a second call of the only
+        one, and an engine that gave them makes the probe.
 
         A job that has lost its process more than once in the same company is replayed with none of that company beside
         it: then it is seen whose doing it was.
@@ -93,6 +120,8 @@ class JobMaker:
         culprit = Culprit.UNKNOWN
         black: Making | None = None
         told: set[str] = set()
+        failed: list[_Failure] = []
+        called_again = False
         while True:
             if (late := self._clock() - job.due) > 0:
                 raise LateJob(
@@ -102,9 +131,14 @@ class JobMaker:
                 try:
                     link, plan = self._place(job, model, excluded, failures)
                 except EngineRefused:
-                    if black is None:
-                        raise
-                    return black
+                    if black is not None:
+                        return black
+                    if len(failed) == 1 and not failed[0].finite and not called_again:
+                        called_again = True  # there is no second engine: a second call has to tell
+                        excluded = [one for one in excluded if not _is_of(one, failed[0].suspect)]
+                        continue
+                    await self._judge(job, failed)
+                    raise
                 self._tell(job, link, plan, told)
                 try:
                     made = await link.make(job, plan, progress)
@@ -114,14 +148,23 @@ class JobMaker:
                     failures[link.index] += 1
                     culprit = self._accuse(job, plan, lost)
                     if culprit is Culprit.JOB:
+                        failed.append(self._failure(job, model, link, plan, str(lost)))
                         times = len(losses_of(job.id, plan.backend, self._losses))
                         reason = f"lost its process with this job {times} times"
                         excluded.append(Exclusion(backend=plan.backend, reason=reason))
                     continue
-                except JobFailed as failed:
+                except JobFailed as refusal:
                     failures[link.index] += 1
-                    excluded.append(self._exclusion(job, link, plan, failed))
+                    failure = refusal.failure
+                    if failure.kind == "not_at_hand":
+                        self.health.withhold(model, f"device {link.index} does not know it", link.index)
+                        await link.hand_over([model], anew=True)
+                    excluded.append(self._exclusion(job, link, plan, failure))
+                    if failure.kind in {"fault", "not_finite"}:
+                        finite = failure.kind != "not_finite"
+                        failed.append(self._failure(job, model, link, plan, failure.message, finite=finite))
                     continue
+            self._worked(link, plan, job, failed)
             making = Making(images=made.images, plan=plan, made=made)
             finding = next((found for found in self._findings(job, making) if not found.passed), None)
             if finding is None or (black is not None and finding.verdict is Verdict.BLACK):
@@ -191,10 +234,10 @@ class JobMaker:
                 if avoided is None:
                     raise
                 return avoided
-            engine = link.index, plan.backend, plan.engine
-            if (faults := self._faults[engine]) >= self._faults_until_quarantine:
-                reason = f"{plan.engine} is in quarantine after {faults} faults"
-            elif lost := suspected.get(engine):
+            suspect = _suspect(job, link, plan)
+            if (refusal := self.health.refusal(suspect)) is not None:
+                reason = refusal
+            elif lost := suspected.get((link.index, plan.backend, plan.engine)):
                 reason = f"{plan.engine} is avoided after it lost its process {lost} times, with different jobs"
                 avoided = avoided or plan
             else:
@@ -209,8 +252,39 @@ class JobMaker:
         logger.warning("Job {} lost its process ({}): {}", job.id, culprit.value, lost)
         return culprit
 
-    def _exclusion(self, job: JobSpec, link: DeviceLink, plan: Plan, failed: JobFailed) -> Exclusion:
-        failure = failed.failure
+    async def _judge(self, job: JobSpec, failed: Sequence[_Failure]) -> None:
+        """A job has failed everywhere: see which of the engines fail with a job of ours, too.
+
+        Raises: BadJob: its values are not finite, and it is its own doing.
+        """
+        verdicts: dict[Suspect, str | None] = {}
+        with anyio.move_on_after(max(job.due - self._clock(), 0.0)):
+            for failure in failed:
+                verdicts[failure.suspect] = await self.health.verdict(failure.suspect, failure.trial, failure.at)
+        sound = [str(suspect) for suspect, verdict in verdicts.items() if verdict == ""]
+        if sound and len(failed) > 1 and not any(failure.finite for failure in failed):
+            raise BadJob(
+                f"job {job.id}: its values are not finite on {', '.join(map(str, verdicts))}, and {', '.join(sound)} "
+                "made a job of ours since then: it is the job's doing"
+            )
+        if failed:
+            self.health.failed_everywhere(failed[0].trial.model, failed[-1].reason)
+
+    def _worked(self, link: DeviceLink, plan: Plan, job: JobSpec, failed: Sequence[_Failure]) -> None:
+        """A job was made: what it had failed with before is to blame for that."""
+        for failure in failed:
+            self.health.blame(failure.suspect, failure.trial, failure.reason, certain=failure.finite)
+        self.health.made(_suspect(job, link, plan))
+
+    def _failure(
+        self, job: JobSpec, model: Model, link: DeviceLink, plan: Plan, reason: str, *, finite: bool = True
+    ) -> _Failure:
+        trial = Trial(model=model, size=(job.width, job.height), source=job.source is not None)
+        suspect = _suspect(job, link, plan)
+        return _Failure(suspect=suspect, trial=trial, reason=reason, finite=finite, at=self._clock())
+
+    def _exclusion(self, job: JobSpec, link: DeviceLink, plan: Plan, failure: frames.Failed) -> Exclusion:
+        """Where the job is not sent any more. Raises: what says that it is the job's own fault, or that it is late."""
         match failure.kind:
             case "bad_job":
                 raise BadJob(f"job {job.id}: {failure.message}")
@@ -220,11 +294,20 @@ class JobMaker:
                 raise UnservableJob(f"job {job.id}: {failure.message}")
             case "late":
                 raise LateJob(f"job {job.id}: {failure.message}")
-            case "unsuited":
+            case "unsuited" | "not_at_hand":
                 return Exclusion(backend=plan.backend, reason=failure.message, device=link.index)
-        self._faults[link.index, plan.backend, plan.engine] += 1
         logger.error("Job {} failed on {} ({}): {}", job.id, plan.backend, failure.engine, failure.message)
         return Exclusion(backend=plan.backend, reason=f"failed: {failure.message}", device=link.index)
 
     def _findings(self, job: JobSpec, making: Making) -> Iterator[Finding]:
         return (inspect_picture(image, width=job.width, height=job.height) for image in making.images)
+
+
+def _suspect(job: JobSpec, link: DeviceLink, plan: Plan) -> Suspect:
+    """What failed if the job fails there. Jobs with a source image need one network more than others."""
+    engine = plan.engine if job.source is None else f"{plan.engine} with a source image"
+    return Suspect(device=link.index, backend=plan.backend, model=job.model, engine=engine)
+
+
+def _is_of(exclusion: Exclusion, suspect: Suspect) -> bool:
+    return (exclusion.device, exclusion.backend) == (suspect.device, suspect.backend)

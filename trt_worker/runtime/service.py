@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from time import monotonic
 
 import anyio
 from loguru import logger
 
-from trt_engines.errors import EngineError
+from trt_engines.errors import EngineError, EngineRefused
 from trt_engines.model import Model
 from trt_worker.concurrency import cancel_when
 from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt, Settlement
@@ -43,6 +43,8 @@ class Service:
 
     Args:
         depth: images that are taken ahead of the devices, all in all.
+        models: what is offered, as long as it can be run.
+        withdrawn: names of models that nothing can run now.
     """
 
     models: Mapping[str, Model]
@@ -52,6 +54,7 @@ class Service:
     tally: Tally
     depth: int
     finished: Callable[[JobRecord], None]
+    withdrawn: Callable[[], Collection[str]] = tuple
     pace: Pace = field(default_factory=Pace)
     _known: dict[str, Model] = field(default_factory=dict)  # these, and what was offered before
     _offer_changed: anyio.Event = field(default_factory=anyio.Event)
@@ -83,7 +86,8 @@ class Service:
         return len(self._open)
 
     def models_served(self) -> Mapping[str, Model]:
-        return self.models
+        gone = self.withdrawn()
+        return {name: model for name, model in self.models.items() if name not in gone}
 
     async def models_changed(self) -> None:
         await self._offer_changed.wait()
@@ -101,7 +105,7 @@ class Service:
             await self._freed.wait()
 
     def refusal(self, job: JobSpec) -> str | None:
-        if job.model not in self._known:
+        if job.model not in self._known or job.model in self.withdrawn():
             return f"model {job.model} is not served"
         now = monotonic()
         ahead = sum(entry.left for entry in self._open)
@@ -166,7 +170,10 @@ class Service:
 
             with progress_in:
                 try:
-                    making = await self.maker.make(job, self._known[job.model], progress)
+                    model = self._known.get(job.model)
+                    if model is None:
+                        raise EngineRefused(f"model {job.model} is not offered any more")
+                    making = await self.maker.make(job, model, progress)
                     images = await self._encode(job, making)
                     encoded_at = monotonic()
                     entry.fraction = 1.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trt_engines.errors import ModelUnusable
 from trt_engines.model import find_models, read_model
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 
@@ -40,22 +41,26 @@ def locate(model: str, models: Path | None = None, networks: tuple[tuple[str, Pa
     for name, place in networks:
         if not place.exists():
             raise UnreadableCheckpoint(f"{place}, where the {name} should be, does not exist")
-    known = find_models([models] if models else [])
+    unusable: list[ModelUnusable] = []
+    known = find_models([models] if models else [], unusable=unusable.append)
     if found := known.get(model):
         return Located(name=found.name, path=found.folder, family=found.architecture, networks=networks)
     path = Path(model).expanduser()
     if not path.exists():
         names = ", ".join(sorted(known)) or "none"
-        raise UnreadableCheckpoint(f"{model!r} is neither a file, a folder nor a known model; known are {names}")
+        others = "".join(f"; passed over was {error}" for error in unusable)
+        raise UnreadableCheckpoint(
+            f"{model!r} is neither a file, a folder nor a known model; known are {names}{others}"
+        )
     if (path / "model.json").is_file():
         described = read_model(path)
         return Located(name=described.name, path=path.absolute(), family=described.architecture, networks=networks)
     return Located(name=path.name if path.is_dir() else path.stem, path=path.absolute(), networks=networks)
 
 
-def known_models(models: Path | None = None) -> tuple[Located, ...]:
-    """The models that ship and those of a folder, by name. Raises: ModelUnusable."""
-    found = find_models([models] if models else []).values()
+def known_models(models: Path | None, unusable: Callable[[ModelUnusable], None]) -> tuple[Located, ...]:
+    """The models that ship and those of a folder, by name. Args: unusable: told of those that are passed over."""
+    found = find_models([models] if models else [], unusable=unusable).values()
     return tuple(
         Located(name=one.name, path=one.folder, family=one.architecture)
         for one in sorted(found, key=lambda one: one.name)

@@ -24,6 +24,7 @@ from diffusers import EulerDiscreteScheduler
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from trt_engines.weights import sha256_of
 from trt_export.network import Network
 from trt_export.shapes_tiny.train.decoder import refined_vae
 from trt_export.shapes_tiny.train.denoiser import trained_model
@@ -240,6 +241,7 @@ def _describe(out: Path) -> None:
         "files": {"checkpoint": "shapes-tiny.safetensors"},
         "components": {name: {"graph": graph, "weights": weights} for name, (graph, weights) in components.items()},
         "tokenizer": {"vocab": "tokenizer/vocab.json", "merges": "tokenizer/merges.txt"},
+        "digests": {path: sha256_of(out / path) for path in sorted({weights for _, weights in components.values()})},
     }
     (out / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     index = {

@@ -223,7 +223,7 @@ def _configure() -> frames.Configure:
         max_rows=4,
         memory=2**32,
         machine_memory=2**32,
-        model_folders=(),
+        models=tuple(find_models().values()),
         log_directory=None,
         verbosity=0,
     )

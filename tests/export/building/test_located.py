@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from trt_export.building.located import fingerprint, locate
+from trt_engines.errors import ModelUnusable
+from trt_export.building.located import fingerprint, known_models, locate
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
 from trt_export.options import named_networks
 
@@ -35,6 +36,18 @@ def test_a_change_of_a_network_that_lies_elsewhere_is_a_change_of_the_model(file
 def test_a_network_that_is_not_there_is_named(files: tuple[Path, Path]) -> None:
     with pytest.raises(UnreadableCheckpoint, match=r"absent\.safetensors, where the vae should be, does not exist"):
         locate(str(files[0]), networks=(("vae", files[0].with_name("absent.safetensors")),))
+
+
+def test_a_model_folder_that_cannot_be_used_keeps_no_other_from_being_found_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.json").write_text("{")
+    told: list[ModelUnusable] = []
+
+    assert locate("shapes-tiny", tmp_path).name == "shapes-tiny"
+    assert [model.name for model in known_models(tmp_path, told.append)] == ["shapes-tiny"]
+    assert "model.json" in str(told[0])
+    with pytest.raises(UnreadableCheckpoint, match=r"passed over was .*broken/model\.json"):
+        locate("broken", Path(tmp_path))
 
 
 def test_networks_are_given_by_name_and_path() -> None:

@@ -609,6 +609,34 @@ async def test_the_gate_is_asked_before_a_source_image_is_fetched(at_work, gate,
 # Stopping
 
 
+async def test_a_withdrawn_model_leaves_the_offer_at_once_and_its_jobs_wait_for_it_instead_of_being_failed(
+    at_work, gate, a_model
+) -> None:
+    async with at_work(automatic=False) as work:
+        handle = await work.grid.submit_grid(ImageRequest())
+        await (await work.offer()).delivery.give_back("no backend is left")
+        again = await work.offer(2)
+
+        gate.serve()
+        receipt = await again.delivery.give_back("no backend is left")
+        await work.grid.connected(0)
+        assert (receipt.settlement, handle.has_ended) == (Settlement.RETURNED, False)
+
+        gate.serve(a_model())
+        assert (await work.finish(await work.offer(3))).settlement is Settlement.PAID
+        assert (await handle.result()).status == 200
+
+
+async def test_idle_connections_offer_what_the_gate_serves_as_soon_as_that_changes(at_work, gate, a_model) -> None:
+    async with at_work() as work:
+        await work.grid.connected()
+        gate.serve(a_model(), a_model("other"))
+        await work.grid.connected(0)
+        await work.grid.connected()
+
+        assert work.grid.sockets.registrations[-1]["models"] == ["other", "shapes-tiny"]
+
+
 async def test_stopping_closes_idle_connections_and_lets_a_busy_one_finish(at_work) -> None:
     async with at_work(connections=3, automatic=False) as work:
         await work.grid.connected(3)

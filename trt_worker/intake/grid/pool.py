@@ -155,8 +155,8 @@ class GridTransport:
 
     async def _follow_gate(self) -> None:
         while True:
-            await self._gate.models_changed()
             self._catalogue.look()  # what is gone is withdrawn before the grid's recipes are read again
+            await self._gate.models_changed()
             self._catalogue.recheck()
 
     async def _pass_on_changes(self) -> None:

@@ -322,11 +322,13 @@ class Session:
         """Hand a job to another worker by closing the connection: an error would end it for its customer.
 
         The grid hands it to any connection, this worker's other ones too. A job that comes back is failed: no other
-        worker is there to run it, and it would circle until its customer gives up.
+        worker is there to run it, and it would circle until its customer gives up. A connection that offers a model
+        which is not offered any more is closed in any case: none of ours brings that model's jobs again.
 
         Returns: how the job ended here.
         """
-        if self._shop.ledger.give_back(job_id):
+        first = self._shop.ledger.give_back(job_id)
+        if first or set(self._models) - set(self._shop.catalogue.offered()):
             logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
             self._leave(Leaving.REFUSED)
             settlement = Settlement.RETURNED

@@ -1,0 +1,118 @@
+"""What a `model.json` may say: every field with its range, and every path inside its model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from trt_engines.errors import ModelUnusable
+
+FILE = "model.json"
+MOST_BYTES = 2**20
+"""Of the file: a description takes one or two thousand."""
+
+MOST_NAME = 100
+"""Characters of a name; both networks cut the names of models there."""
+
+MOST_PATH = 1024
+MOST_PART = 255
+"""Bytes of a path, and of one of its parts: what Linux file systems take."""
+
+Count = Annotated[int, Meta(ge=1, le=1024)]
+Side = Annotated[int, Meta(ge=8, le=16384, multiple_of=8)]  # pixels
+
+
+class NetworkFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The two files of one network."""
+
+    graph: str
+    weights: str
+
+
+class TokenizerFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The two files of a byte-pair tokenizer."""
+
+    vocab: str
+    merges: str
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `model.json`. Paths are relative to its folder."""
+
+    name: str
+    architecture: str
+    prediction: str
+    latent_channels: Count
+    latent_scale: Annotated[int, Meta(ge=1, le=256)]
+    context_width: Annotated[int, Meta(ge=8, le=2**17, multiple_of=8)]
+    native_width: Side
+    native_height: Side
+    files: dict[str, str]
+    components: dict[str, NetworkFiles]
+    tokenizer: TokenizerFiles
+    shift: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
+    digests: dict[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]] = {}  # SHA-256 of files, by path
+
+
+def read_description(source: Path) -> Description:
+    """Read and check a `model.json`; whether its files exist is not looked at.
+
+    Raises: ModelUnusable: it cannot be read, or a field has no value that can be worked with; names file and field.
+    """
+    try:
+        if source.exists() and not source.is_file():  # a named pipe would be waited for
+            raise ModelUnusable(f"{source}: is no file")
+        with source.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ModelUnusable(
+            f"{source}: cannot be read ({error.strerror}); a model folder needs a model.json"
+        ) from error
+    if len(text) > MOST_BYTES:
+        raise ModelUnusable(f"{source}: has more than {MOST_BYTES} bytes, which no description of a model has")
+    try:
+        described = msgspec.json.decode(text, type=Description)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ModelUnusable(f"{source}: {str(error) or type(error).__name__}") from error
+    if problem := next(_problems(described), None):
+        raise ModelUnusable(f"{source}: {problem}")
+    return described
+
+
+def _problems(described: Description) -> Iterator[str]:
+    """What is wrong beyond types and ranges, as `field: reason`."""
+    names = {"name": described.name, "architecture": described.architecture, "prediction": described.prediction}
+    names |= {f"files.{use}": name for use, name in described.files.items()}
+    for field, name in names.items():
+        if problem := _problem_with_name(name):
+            yield f"{field}: {problem}"
+    paths = {"tokenizer.vocab": described.tokenizer.vocab, "tokenizer.merges": described.tokenizer.merges}
+    for component, network in described.components.items():
+        paths |= {f"components.{component}.graph": network.graph, f"components.{component}.weights": network.weights}
+    paths |= {f"digests, file {number}": path for number, path in enumerate(described.digests, start=1)}
+    for field, path in paths.items():
+        if problem := _problem_with_path(path):
+            yield f"{field}: {problem}"
+
+
+def _problem_with_name(name: str) -> str:
+    if not 0 < len(name) <= MOST_NAME:
+        return f"has {len(name)} characters; a name has 1 to {MOST_NAME}"
+    if not name.isprintable() or name != name.strip():
+        return f"is {name!r}; a name is printable text without space around it"
+    return ""
+
+
+def _problem_with_path(path: str) -> str:
+    if not path.isprintable():
+        return f"is {path[:MOST_NAME]!r}; a path is printable text"
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts:
+        return f"is {path[:MOST_NAME]!r}; a path names a file inside the model's folder"
+    if len(path.encode()) > MOST_PATH or max(len(part.encode()) for part in parts) > MOST_PART:
+        return f"begins {path[:MOST_NAME]!r} and is longer than a file's path can be"
+    return ""
