@@ -95,9 +95,11 @@ def fold(program: Program, guidance: float) -> FoldedProgram:
         mix[number, :, CONDITIONAL] = b * guidance * of_estimate
         mix[number, :, UNCONDITIONAL] = b * (1 - guidance) * of_estimate
         mix[number, :, NOISE] = stage.mix[:, 6]
+    with np.errstate(over="ignore"):  # infinity is what `start` refuses a job for
+        coefficients = mix.astype(np.float32)
     return FoldedProgram(
         c_in=np.array([program.levels.input_scale(stage.sigma) for stage in stages], np.float32),
         timestep=np.array([program.levels.timestep(stage.sigma) for stage in stages], np.float32),
-        mix=mix.astype(np.float32),
+        mix=coefficients,
         noise=tuple(stage.noise for stage in stages),
     )
