@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trt_worker.denoise.noise import GeneratorNoise
@@ -33,7 +33,7 @@ UNMOVED_BY_REPEATS = (
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(sorted(LEVELS)),
     scheduler=st.sampled_from(sorted(SCHEDULES)),

@@ -27,6 +27,10 @@ NOISE: Final = 7
 TENSORS: Final = 8
 
 
+UNCHANGED: Final = np.eye(REGISTERS, TENSORS, dtype=np.float32)
+"""The matrix of a row that takes no part in a step: every register stays what it is, and nothing else is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class FreshNoise:
     """The next draw of the row's noise stream."""

@@ -86,7 +86,8 @@ def without_repeats(sigmas: Float64) -> Float64:
     for, an interpolation through estimates at different levels, is the one of the run without the repeated level.
     `simple` repeats levels wherever it is asked for more than the model's table has, as in the tail of a long run.
     """
-    return sigmas[np.append(True, np.diff(sigmas) != 0)]
+    kept: Float64 = sigmas[np.append(True, np.diff(sigmas) != 0)]
+    return kept
 
 
 def _just_below_full_noise(levels: Parameterisation, second: float) -> float:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from trt_worker.errors import DeviceLost
+from trt_worker.errors import DeviceLost, FrameTooLarge
 
 PREFIX: Final = struct.Struct("<II")
 MAX_HEADER = 1 << 20
@@ -134,10 +134,14 @@ class Made(msgspec.Struct, frozen=True, tag="made"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """A job ended without its images."""
+    """A job ended without its images.
+
+    Another backend may make it after a "fault" of its engine, where its backend is "unsuited", and after something
+    "unexpected", which is not held against the engine. Nobody can after "late", "bad_job", "bad_source", "unservable".
+    """
 
     id: str
-    kind: str  # "late"; "fault", "unsuited": another backend may do it; "bad_job", "bad_source", "unservable": nobody
+    kind: str
     backend: str
     engine: str
     message: str
@@ -162,8 +166,16 @@ _from_device: Final = msgspec.msgpack.Decoder(FromDevice)
 
 
 def pack(header: ToDevice | FromDevice, body_bytes: int = 0) -> bytes:
-    """Prefix and header of a frame whose body is sent right after it."""
+    """Prefix and header of a frame whose body is sent right after it.
+
+    Raises: FrameTooLarge: the other end would take it for another protocol. Nothing is to be sent then.
+    """
     encoded = _encoder.encode(header)
+    if len(encoded) > MAX_HEADER or body_bytes > MAX_BODY:
+        raise FrameTooLarge(
+            f"a {type(header).__name__} of {len(encoded)} + {body_bytes} bytes: a frame has at most {MAX_HEADER} bytes "
+            f"of header and {MAX_BODY} of body"
+        )
     return PREFIX.pack(len(encoded), body_bytes) + encoded
 
 

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import ObjectSendStream, TaskGroup
 from loguru import logger
 
-from trt_worker.delivery import Offer, Receipt, Settlement
+from trt_worker.delivery import Offer, Receipt, Settlement, handed_back
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.catalogue import Catalogue
@@ -26,6 +26,7 @@ from trt_worker.intake.grid.signer import RigKey
 from trt_worker.intake.grid.translate import Draft, find_model, to_draft, with_source
 from trt_worker.intake.source_image import fetch_source_image
 from trt_worker.intake.transport import Gate
+from trt_worker.job import MAX_ID_CHARACTERS
 
 TRANSPORT = "grid"
 
@@ -100,7 +101,7 @@ class Session:
                     if message.type is aiohttp.WSMsgType.ERROR:
                         break
                     if message.type is aiohttp.WSMsgType.TEXT and self.leaving is None:
-                        await self._take(frames.parse_frame(message.data), tasks)
+                        await self._heed(message.data, tasks)
                 tasks.cancel_scope.cancel()
         finally:
             self._lose_job()
@@ -125,6 +126,18 @@ class Session:
             self.rest()
 
     # Frames
+
+    async def _heed(self, text: str, tasks: TaskGroup) -> None:
+        """Act on a frame. Whatever that throws ends this connection, which hands its job back, and no other."""
+        try:
+            await self._take(frames.parse_frame(text), tasks)
+        except Exception as error:  # noqa: BLE001  # said here; the grid gives the job to somebody else
+            logger.opt(exception=error).error(
+                "Grid {}: a frame has led to an unexpected {}; the connection is renewed and its job goes back",
+                self._name,
+                type(error).__name__,
+            )
+            self._leave(Leaving.REFUSED)
 
     async def _take(self, frame: frames.Frame | frames.Unreadable, tasks: TaskGroup) -> None:
         current = self._current
@@ -167,6 +180,10 @@ class Session:
         if self.leaving is not None:
             return  # closing gives the job back
         shop, received = self._shop, time.monotonic()
+        if len(frame.id) > MAX_ID_CHARACTERS:
+            logger.warning("Grid {}: a job's id has {} characters: it goes back", self._name, len(frame.id))
+            self._leave(Leaving.REFUSED)
+            return
         model = find_model(frame.model, shop.catalogue.offered())
         if model is None:
             await self._give_back(frame.id, f"model {str(frame.model)[:80]!r} is not offered any more")
@@ -197,7 +214,14 @@ class Session:
             progress_seconds=shop.settings.progress_seconds,
             signer=shop.signer,
         )
-        tasks.start_soon(self._offer, draft, delivery)
+        tasks.start_soon(self._bring, draft, delivery)
+
+    async def _bring(self, draft: Draft, delivery: GridDelivery) -> None:
+        """Pass a job on; whatever that throws hands it back, and no other."""
+        try:
+            await self._offer(draft, delivery)
+        except Exception as error:  # noqa: BLE001  # logged there
+            await handed_back(draft.job.id, delivery, error)
 
     async def _offer(self, draft: Draft, delivery: GridDelivery) -> None:
         """Fetch what the job needs, ask the gate, and pass it on."""
