@@ -90,11 +90,12 @@ async def handed_back(job_id: str, delivery: Delivery, error: BaseException) -> 
     error = first_leaf(error)
     what = f"an unexpected {type(error).__name__}"
     logger.opt(exception=error).error("Job {} goes back to the network after {}: {}", job_id, what, error)
-    try:
-        return await delivery.give_back(what)
-    except Exception as second:  # noqa: BLE001  # nothing is left to try
-        logger.opt(exception=second).error("Job {} could not be handed back either.", job_id)
-        return Receipt(settlement=Settlement.RETURNED, detail=what)
+    for _ in range(2):
+        try:
+            return await delivery.give_back(what)
+        except Exception as second:  # noqa: BLE001  # tried once more; after that nothing is left to try
+            logger.opt(exception=second).error("Job {} could not be handed back either.", job_id)
+    return Receipt(settlement=Settlement.RETURNED, detail=what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

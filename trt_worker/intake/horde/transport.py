@@ -294,8 +294,17 @@ class HordeTransport:
                 await handed_back(popped.ids[0], delivery, error)
         finally:
             self._release(len(popped.ids))
-        with anyio.move_on_after(expires(popped.job, asked) + SWEEP_SECONDS - time.monotonic()):
-            await delivery.closed.wait()
+        try:
+            with anyio.move_on_after(expires(popped.job, asked) + SWEEP_SECONDS - time.monotonic()):
+                await delivery.closed.wait()
+        except Exception as error:  # noqa: BLE001  # said here; the job goes on, and is only not watched any more
+            logger.opt(exception=error).error(
+                "Horde {}: job {} is not watched any more after an unexpected {}",
+                self._host,
+                popped.ids[0],
+                type(error).__name__,
+            )
+            return
         if not delivery.closed.is_set():
             logger.warning("Horde {}: job {} ran out of time; the server has aborted it", self._host, popped.ids[0])
             delivery.give_up()
