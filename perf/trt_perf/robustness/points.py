@@ -150,6 +150,12 @@ def instrument() -> None:
     sys.meta_path.insert(0, _Finder())
 
 
+def marked(module: str, tree: ast.Module) -> ast.Module:
+    """A module that passes its points, which are added to `points`. Args: tree: of its source; it is changed."""
+    changed: ast.Module = ast.fix_missing_locations(_Marker(module, tree).visit(tree))
+    return changed
+
+
 def modules_on_the_way(root: Path) -> list[str]:
     """Modules that hold points or may come to. Args: root: the folder that `trt_worker` lies in."""
     found = []
@@ -179,14 +185,14 @@ class _Finder(MetaPathFinder):
 class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         tree = ast.parse(self.get_data(self.path), self.path)
-        marked = ast.fix_missing_locations(_Marker(fullname, tree).visit(tree))
+        compiled = marked(fullname, tree)
         first = sum(
             isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
-            for node in marked.body[:2]
+            for node in compiled.body[:2]
         )  # behind the docstring and what comes from the future
         ours = ast.parse(f"from {__name__} import each as _each, passing as _passing").body
-        marked.body[first:first] = ours
-        code: CodeType = compile(marked, self.path, "exec")
+        compiled.body[first:first] = ours
+        code: CodeType = compile(compiled, self.path, "exec")
         return code
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from trt_perf.robustness import points
 
 ROOT = Path(__file__).parents[3]
 LIMIT_SECONDS = 900.0
+HALVES = ("device", "supervisor")
 
 
-def measure() -> dict[str, float]:
-    """The figures of the suite."""
+def measure(halves: Sequence[str] = HALVES) -> dict[str, float]:
+    """The figures of the suite. Args: halves: the processes whose points are tried, of `HALVES`."""
     done = subprocess.run(
-        [sys.executable, "-m", __name__], stdout=subprocess.PIPE, check=True, timeout=LIMIT_SECONDS, cwd=ROOT
+        [sys.executable, "-m", __name__, *halves], stdout=subprocess.PIPE, check=True, timeout=LIMIT_SECONDS, cwd=ROOT
     )
     told = json.loads(done.stdout.splitlines()[-1])
     for note in told["notes"]:
@@ -33,18 +35,21 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
-    """Try every point, and write the figures as a line of JSON."""
+    """Try every point of the processes that are named, and write the figures as a line of JSON."""
     points.instrument()
     for module in points.modules_on_the_way(ROOT):
         import_module(module)
     strikes = import_module("trt_perf.robustness.strikes")
     logger.remove()
     notes: list[str] = []
-    lost = strikes.device_half(notes) + strikes.supervisor_half(notes)
-    missing = [str(point) for number, point in enumerate(points.points) if number not in points.fired]
+    lost, tried = 0, list[int]()
+    for half in sys.argv[1:]:
+        tried += points.numbers(device=half == "device")
+        lost += strikes.device_half(notes) if half == "device" else strikes.supervisor_half(notes)
+    missing = [str(points.points[number]) for number in tried if number not in points.fired]
     notes += [f"not tried: {point}" for point in missing]
     figures = {
-        "unexpected_points": len(points.points) - len(missing),
+        "unexpected_points": len(tried) - len(missing),
         "unexpected_points_missing": len(missing),
         "jobs_lost": lost,
     }

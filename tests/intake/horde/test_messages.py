@@ -184,3 +184,20 @@ def test_a_wallet_is_sent_only_when_there_is_one(a_settings: Callable[..., Horde
     request = pop_request(a_settings(wallet_address=wallet), ["model"], 1)
 
     assert json.loads(msgspec.json.encode(request))["wallet_address"] == wallet
+
+
+def test_more_images_than_a_pop_may_bring_are_no_job_and_so_many_are_handed_back(
+    a_pop: Callable[..., dict[str, Any]],
+) -> None:
+    many = [f"{number:036d}" for number in range(100_000)]
+
+    popped = read_pop(json.dumps(a_pop() | {"id": many[0], "ids": many}).encode())
+
+    assert popped.job is None
+    assert "100000 images" in popped.problem
+    assert popped.ids == tuple(many[:20])
+
+
+def test_an_id_of_a_megabyte_is_no_answer_to_a_pop(a_pop: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(TransportError, match="an id of over 256 characters"):
+        read_pop(json.dumps(a_pop() | {"id": "f" * 2**20, "ids": None}).encode())
