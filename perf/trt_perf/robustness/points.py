@@ -42,6 +42,9 @@ STAGE_CALL = re.compile(
 )
 """Calls of what holds the stages' engines, tensors and results in the modules of `DEVICE`."""
 
+BORDER = ("handed_back(", "self._hand_back(")
+"""Called where a job's way ends with something unexpected: what these await are points, their calls are not."""
+
 NOTES = frozenset(
     {
         "self._batches.finish",
@@ -228,7 +231,7 @@ class _Marker(ast.NodeTransformer):
     def visit_Await(self, node: ast.Await) -> ast.AST:
         text = ast.unparse(node.value)
         self.generic_visit(node)
-        return node if self._device else self._before(node, "await", text)
+        return node if self._device or text.startswith(BORDER) else self._before(node, "await", text)
 
     def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST:
         texts = [ast.unparse(item.context_expr) for item in node.items]

@@ -45,6 +45,8 @@ SIDE = 64
 CONNECTIONS = 6
 ROUND_SECONDS = 30.0
 GRACE_SECONDS = 2.0
+ATTEMPTS = 3
+"""Rounds for a point: whether some are passed is a matter of which job is faster."""
 KEY = "0x" + "11" * 32
 """Of nobody: it signs results on this machine."""
 
@@ -182,11 +184,6 @@ TRIALS: Sequence[tuple[str, Trial]] = (
     (r"Service\._serve:.*fail\(error\.public\)", Trial(first=_made(lambda: BadJob("thrown")))),
     (r"Service\._serve:.*fail\(COULD_NOT\)", Trial(first=_made(lambda: LateJob("thrown")))),
     (r"Service\._serve:.*give_back", Trial(first=_made(_refused))),
-    (r"Service\._serve:.*handed_back", Trial(first=_made(a_surprise))),
-    (
-        r"Service\.serve:.*handed_back",
-        Trial(first=((r"Service\.serve:\d+ await self\._serve", (a_surprise,)),)),
-    ),
     (r"delivery:handed_back", Trial(first=_made(a_surprise))),
     (r"GridDelivery\.fail", Trial(first=_made(lambda: BadJob("thrown")), jobs=GRID)),
     (r"HordeDelivery\.fail", Trial(first=_made(lambda: BadJob("thrown")), jobs=HORDE)),
@@ -205,10 +202,6 @@ TRIALS: Sequence[tuple[str, Trial]] = (
     (r"Uploader\.put:.*sleep|_storage_code", Trial(faults=Faults(put_error=Fault()), jobs=GRID)),
     (r"Session\._take:.*PONG", Trial(beside=("pause",))),
     (r"Session\._take_job:.*error_frame", Trial(beside=("sampler",))),
-    (
-        r"Session\._bring:.*handed_back",
-        Trial(first=((r"_bring:\d+ await self\._offer", (a_surprise,)),), jobs=GRID),
-    ),
     (r"Session\._offer:.*fail\(error\.public\)", Trial(beside=("address",))),
     (r"Session\._offer:.*_give_back\(job\.id, reason\)", Trial(beside=("endless",))),
     (
@@ -216,10 +209,6 @@ TRIALS: Sequence[tuple[str, Trial]] = (
         Trial(first=((r"Session\._offer:\d+ await shop\.offers", (TimeoutError,)),), jobs=GRID),
     ),
     (r"Session\._close_when_told|Session\.run:.*create_task_group", Trial(first=_made(_refused), jobs=GRID)),
-    (
-        r"HordeTransport\._see_through:.*handed_back",
-        Trial(first=((r"_see_through:\d+ await self\._passed_on", (a_surprise,)),), jobs=HORDE),
-    ),
     (
         r"HordeTransport\._passed_on:.*fail",
         Trial(first=((r"_passed_on:\d+ await self\._understood", (lambda: BadJob("thrown"),)),), jobs=HORDE),
@@ -229,14 +218,14 @@ TRIALS: Sequence[tuple[str, Trial]] = (
         Trial(first=((r"HordeTransport\._offer:\d+ await offers", (TimeoutError,)),), jobs=HORDE),
     ),
     (
-        r"hand_in:.*_hand_back|HordeDelivery\._hand_back",
+        r"HordeDelivery\._hand_back",
         Trial(first=((r"hand_in:\d+ await self\._hand_in", (a_surprise,)),), jobs=HORDE),
     ),
     (r"HordeDelivery\._hand_in:.*sleep", Trial(faults=Faults(submit_error=Fault()), jobs=HORDE)),
     (r"source:fetch_source|_understood:.*fetch_source", Trial(jobs=("start", "inline", "start"))),
     (
         r"DeviceLink\.make:.*Withdraw",
-        Trial(faults=Faults(drop_mid_job=Fault(seconds=0.3)), beside=("slow",), jobs=HORDE),
+        Trial(faults=Faults(drop_mid_job=Fault(seconds=0.1)), beside=("slow",), jobs=HORDE),
     ),
     (r"DeviceLink\._receive:.*_death", Trial(kill=True, beside=("slow",))),
     (r"GridDelivery\.progress|_forward_progress", Trial(beside=("slow",))),
@@ -262,8 +251,12 @@ async def _supervisor_half(notes: list[str]) -> int:
             alone = {name: (await _ended(ask, grid))[0] for name, ask in JOBS.items() if name in EXPECTED}
             if any(picture is None for picture in alone.values()):
                 raise RuntimeError(f"an ordinary job fails alone: {alone}")
+            for link in worker.links:
+                link._restart_waits = (0.0,)  # many are lost in a row here
             for number in list(points.numbers(device=False)):
-                lost += await _try(number, grid, worker, alone, notes)
+                for _ in range(ATTEMPTS):
+                    if number not in points.fired:
+                        lost += await _try(number, grid, worker, alone, notes)
             worker.stop.set()
     return lost
 
@@ -419,7 +412,7 @@ JOBS: dict[str, Ask] = {
     "start": _from_horde(
         source_image=a_source(), source_processing="img2img", params={"denoising_strength": 0.5}, extra={"r2": False}
     ),
-    "slow": _from_grid(steps=400),
+    "slow": _raw(steps=500),
     "sampler": _raw(sampler_name="nobody's"),
     "endless": _raw(width=3072, height=3072, steps=500, n=4, seeds=[1, 2, 3, 4]),
     "address": _address,
