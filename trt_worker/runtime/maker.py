@@ -166,7 +166,7 @@ class JobMaker:
         }
         chosen = place(tuple(views.values()), job.megapixel_steps)
         away, left = views[chosen].away, job.due - self._clock()
-        if away > left:
+        if away > max(left, 0.0):
             raise DeviceUnusable(f"device {chosen} has no process for {away:.0f} s, and the job is due in {left:.0f} s")
         return able[chosen]
 
