@@ -7,14 +7,13 @@ import shutil
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from time import monotonic
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from loguru import logger
 
 from trt_engines.machine_memory import machine_memory
@@ -42,6 +41,7 @@ from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
 OK, FAILED, BAD_SETUP = 0, 1, 2
+_RECONNECT_SECONDS = 10.0
 NO_CLASSIFIER = (
     "There is no safety classifier in this version: no picture is looked at for what it shows before it leaves. "
     "Jobs of a Horde that demand censoring are handed back; the grid cannot ask for it."
@@ -232,24 +232,39 @@ async def run(
 
 
 async def start_devices(group: TaskGroup, links: Sequence[DeviceLink]) -> None:
-    """Start all devices; return once one of them is ready and each of the others is ready or has failed.
+    """Start all devices; return once one of them is ready and each of the others is ready or has failed to be, often.
 
-    One that fails leaves its jobs to the others; DeviceUnusable ends the group when it was the last.
+    One that fails leaves its jobs to the others. DeviceUnusable ends the group when the last one must not be started
+    again; otherwise all of them are tried for as long as it takes.
     """
+    first_ready = anyio.Event()
 
-    async def keep(link: DeviceLink, *, task_status: TaskStatus[None]) -> None:
+    async def keep(link: DeviceLink) -> None:
         try:
-            await link.run(task_status=task_status)
+            await link.run(task_status=_Ready(first_ready))
         except DeviceUnusable as error:
+            link.tried.set()
             if not any(other.usable for other in links):
                 raise
             logger.error("{} The other devices go on.", error)
-            if not link.was_ready:
-                task_status.started()
 
-    async with anyio.create_task_group() as starting:
-        for link in links:
-            starting.start_soon(group.start, partial(keep, link))
+    for link in links:
+        group.start_soon(keep, link)
+    for link in links:
+        await link.tried.wait()
+    if not first_ready.is_set():
+        logger.error("No device can be started; see the errors above. No job is taken until one can.")
+    await first_ready.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Sets an event when a task has started."""
+
+    event: anyio.Event
+
+    def started(self, value: None = None) -> None:
+        self.event.set()
 
 
 async def _obey_signals(signals: AsyncIterator[object], worker: Worker, scope: anyio.CancelScope) -> None:

@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Protocol
 
 import anyio
+from loguru import logger
 
+from trt_worker.concurrency import first_leaf
 from trt_worker.job import ImageFormat, JobSpec
 
 
@@ -88,6 +90,23 @@ class Delivery(Protocol):
 
         A network that gives the same job to this worker again gets it back as failed: it would circle otherwise.
         """
+
+
+async def handed_back(job_id: str, delivery: Delivery, error: BaseException) -> Receipt:
+    """Hand a job back on whose way something was thrown that nobody foresaw, and say so with its traceback.
+
+    Returns: its receipt, which is an earlier one where the job had ended already. Never raises but for cancellation:
+        where the job cannot even be handed back, its network gives it to somebody else once it is overdue.
+    """
+    error = first_leaf(error)
+    what = f"an unexpected {type(error).__name__}"
+    logger.opt(exception=error).error("Job {} goes back to the network after {}: {}", job_id, what, error)
+    for _ in range(2):
+        try:
+            return await delivery.give_back(what)
+        except Exception as second:  # noqa: BLE001  # tried once more; after that nothing is left to try
+            logger.opt(exception=second).error("Job {} could not be handed back either.", job_id)
+    return Receipt(settlement=Settlement.RETURNED, detail=what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ WorkerError
 |   +-- TransportClosed  this transport is over for good (wrong key, retired server): do not retry
 +-- DeviceLost           a device process died or hung: restart it and replay its jobs
 |   +-- DeviceAway       there was no process to take a job, which is none the worse for it: place it anew
-+-- DeviceUnusable       a device process cannot be started at all
++-- DeviceUnusable       a device process cannot be started at all, or not in the time that a job has
++-- FrameTooLarge        what is to be told to another process does not fit into a frame: the job it is about ends
 """
 
 from trt_engines.text import message, shown
@@ -94,4 +95,8 @@ class DeviceAway(DeviceLost):
 
 
 class DeviceUnusable(WorkerError):
-    """A device process could not be started, or failed again and again."""
+    """A device process could not be started, or will not be there in the time that a job has."""
+
+
+class FrameTooLarge(WorkerError):
+    """A frame is larger than the other process reads: it was not sent."""

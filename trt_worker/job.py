@@ -9,6 +9,10 @@ MAX_PROMPT_CHARACTERS = 8_000
 """Longer prompts are cut: the grid cuts the copy inside its graphs at the same length."""
 
 
+MAX_ID_CHARACTERS = 256
+"""Both networks call jobs by UUIDs, of 36 characters. What is longer is no id, and would not fit into a frame."""
+
+
 class ImageFormat(StrEnum):
     """How an image leaves the worker; the value is the file extension the grid uses."""
 
@@ -67,7 +71,7 @@ class ImageSeed:
 class JobSpec:
     """One job in the worker's own terms; the transports translate into it and nothing past them knows which did."""
 
-    id: str
+    id: str  # at most MAX_ID_CHARACTERS
     model: str  # our spelling, as in the model library
     prompt: str
     negative_prompt: str = ""

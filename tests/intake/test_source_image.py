@@ -235,3 +235,11 @@ def test_no_bytes_are_more_than_a_refusal(data: bytes, kind: str, kept: int) -> 
             check_image_header(body)
         except BadSourceImage:
             continue
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("address", ["http://xn--a/", "https://xn--a/picture.png", "https://[", "https://a:999999/"])
+async def test_an_address_that_cannot_be_read_as_one_is_a_bad_source(address: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(BadSourceImage):
+            await fetch_source_image(session, address, limit_bytes=1_000, timeout=5.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -15,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 import anyio
+import psutil
 import pytest
 from loguru import logger
 
@@ -22,13 +25,13 @@ from trt_engines.backends.faults import Fault, FaultScript
 from trt_engines.backends.ladder import make_backends
 from trt_engines.errors import EngineRefused
 from trt_engines.model import BUILT_IN, find_models
-from trt_worker.errors import DeviceAway, DeviceLost, DeviceUnusable
+from trt_worker.errors import DeviceAway, DeviceLost, DeviceUnusable, FrameTooLarge
 from trt_worker.job import ImageSeed, JobSpec, SamplerNode, SourceFit
 from trt_worker.plan.route import Plan, route
 from trt_worker.runtime import frames
 from trt_worker.runtime.device_link import RESTART_WAITS, DeviceLink, JobFailed, ProcessLost, run_frame
 from trt_worker.runtime.maker import JobMaker
-from trt_worker.runtime.spawn import DeviceProcess
+from trt_worker.runtime.spawn import DeviceProcess, spawn
 
 pytestmark = pytest.mark.anyio
 
@@ -352,24 +355,122 @@ async def test_a_job_that_waits_for_a_process_counts_as_its_device_s_work_and_is
     link = DeviceLink(
         a_configuration(logs=Path("/dev/null/logs")), silent_seconds=60.0, restart=True, restart_waits=(0.0,)
     )
-    job, told = a_job(), list[type[Exception]]()
+    job, told = a_job(), list[float]()
 
     async def ask() -> None:
-        while DeviceUnusable not in told:
+        while len(told) < 5:
             try:
                 await link.make(job, a_plan(job), lambda _: None)
-            except (DeviceAway, DeviceUnusable) as error:
-                told.append(type(error))
+            except DeviceAway:
+                told.append(link.away)
+        group.cancel_scope.cancel()
 
-    with pytest.RaisesGroup(DeviceUnusable, flatten_subgroups=True):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
             assert link.view(job.model, "onnxruntime").backlog == job.megapixel_steps
-            with anyio.CancelScope(shield=True):
-                await link.run()
+            await link.run()
 
-    assert told[:3] == [DeviceAway] * 3
+    assert link.usable, "it is tried for as long as it takes"
+    assert [math.isinf(away) for away in told] == [False, False, False, True, True]
+    maker = JobMaker([link], max_rows=4, fell_back=lambda _: None)
+    with pytest.raises(DeviceUnusable, match="has no process for inf s"):
+        await maker.make(job, find_models()["shapes-tiny"], lambda _: None)
+
+
+async def test_a_job_that_is_due_before_its_device_is_started_again_is_given_back_at_once() -> None:
+    async with a_device(restart_waits=(1000.0,)) as link:
+        assert link.pid is not None
+        maker = JobMaker([link], max_rows=4, fell_back=lambda _: None)
+
+        with anyio.fail_after(60), pytest.raises(DeviceUnusable, match="the job is due in"):
+            await maker.make(
+                a_job(steps=500, due=monotonic() + 500),
+                find_models()["shapes-tiny"],
+                lambda _: os.kill(link.pid, signal.SIGKILL) if link.pid else None,
+            )
+
+
+async def test_a_job_that_fits_into_no_frame_fails_alone() -> None:
+    async with a_device() as link:
+        pid = link.pid
+        job = a_job(prompt="x" * frames.MAX_HEADER)
+
+        with pytest.raises(FrameTooLarge):
+            await link.make(job, a_plan(job), lambda _: None)
+        made = await link.make(a_job(), a_plan(a_job()), lambda _: None)
+
+        assert len(made.images) == 2
+        assert link.pid == pid
+
+
+async def test_what_acting_on_a_frame_throws_is_its_job_s() -> None:
+    def no_progress(fraction: float) -> None:
+        raise ZeroDivisionError("of its progress")
+
+    async with a_device() as link:
+        pid, job = link.pid, a_job(steps=500, width=512, height=512, due=monotonic() + 600)
+
+        with pytest.raises(ZeroDivisionError):
+            await link.make(job, a_plan(job), no_progress)
+        made = await link.make(a_job("next"), a_plan(a_job()), lambda _: None)
+
+        assert len(made.images) == 2
+        assert link.pid == pid
+
+
+def hear(channel: socket.socket, kind: type[object]) -> None:
+    """Read frames until one is of a kind."""
+    while True:
+        header_bytes, body_bytes = frames.sizes(read(channel, frames.PREFIX.size))
+        header = frames.unpack_from_device(read(channel, header_bytes))
+        read(channel, body_bytes)
+        if isinstance(header, kind):
+            return
+
+
+def read(channel: socket.socket, size: int) -> bytes:
+    return channel.recv(size, socket.MSG_WAITALL) if size else b""
+
+
+@pytest.mark.parametrize("last_words", [frames.PREFIX.pack(2**31, 0), frames.PREFIX.pack(3, 0) + b"???"])
+def test_a_device_that_cannot_read_what_it_is_told_ends_amid_its_work(last_words: bytes) -> None:
+    job = a_job(steps=500, width=512, height=512)
+    with spawn() as device:
+        device.channel.sendall(frames.pack(a_configuration()))
+        hear(device.channel, frames.Ready)
+        device.channel.sendall(frames.pack(run_frame("job", job, a_plan(job))))
+        hear(device.channel, frames.Progress)
+
+        device.channel.sendall(last_words)
+
+        assert device.process.wait(timeout=60) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked to end it, as only Linux can be")
+def test_a_device_does_not_outlive_a_killed_supervisor_whatever_it_is_at() -> None:
+    supervisor = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from trt_worker.runtime.spawn import spawn\n"
+            "device = spawn(); print(device.process.pid, flush=True)\n"
+            f"device.channel.sendall(bytes.fromhex('{frames.pack(a_configuration()).hex()}'))\n"
+            "print(len(device.channel.recv(1)), flush=True); sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert supervisor.stdout is not None
+    device = psutil.Process(int(supervisor.stdout.readline()))
+    assert supervisor.stdout.readline() == b"1\n"
+    device.suspend()  # it cannot see that its connection is closed
+
+    supervisor.kill()
+    supervisor.communicate()
+
+    device.wait(timeout=60)
 
 
 async def test_what_loading_a_model_took_is_known_of_the_backend_that_loaded_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -50,6 +51,16 @@ async def test_a_device_that_cannot_start_leaves_the_work_to_the_others() -> Non
         await start_devices(group, [broken, sound])
         assert (broken.usable, sound.usable) == (False, True)
         group.cancel_scope.cancel()
+
+
+async def test_a_device_that_is_tried_for_ever_holds_up_no_other() -> None:
+    failing, sound = a_link(1, broken=True, restart_waits=(0.0,)), a_link(2)
+
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as group:
+            await start_devices(group, [failing, sound])
+            assert (failing.usable, failing.away, sound.away) == (True, math.inf, 0)
+            group.cancel_scope.cancel()
 
 
 async def test_when_no_device_can_start_the_worker_is_told() -> None:

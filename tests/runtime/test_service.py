@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -64,6 +65,7 @@ class Scripted:
     """A maker that gives grey pictures, raises, or never comes back."""
 
     devices = 1
+    away = 0.0
 
     def __init__(self, error: Exception | None = None, *, hangs: bool = False) -> None:
         self.error, self.hangs = error, hangs
@@ -119,6 +121,48 @@ async def serve(job: JobSpec, maker: Scripted) -> tuple[Way, list[JobRecord]]:
     async with aiohttp.ClientSession() as session:
         await a_service(session, maker, records).serve(Offer(job=job, delivery=way, transport="grid"))
     return way, records
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError(), RecursionError("deep")])
+async def test_whatever_is_thrown_while_a_job_is_made_hands_it_back_and_is_counted_once(error: Exception) -> None:
+    way, (record,) = await serve(a_job(), Scripted(error))
+
+    assert way.given_back == [f"an unexpected {type(error).__name__}"]
+    assert not way.delivered
+    assert not way.failed
+    assert record.settlement is Settlement.RETURNED
+
+
+async def test_a_way_back_that_is_broken_altogether_ends_nothing_but_its_job() -> None:
+    class Broken(Way):
+        async def progress(self, fraction: float) -> None:
+            raise ValueError("no progress")
+
+        async def deliver(self, images: Sequence[EncodedImage | None]) -> Receipt:
+            raise ValueError("no delivery")
+
+        async def give_back(self, reason: str) -> Receipt:
+            raise ValueError("no way back")
+
+    records = list[JobRecord]()
+    async with aiohttp.ClientSession() as session:
+        service = a_service(session, Scripted(), records)
+        await service.serve(Offer(job=a_job(), delivery=Broken(), transport="grid"))
+
+    assert service.jobs == 0
+    assert [record.settlement for record in records] == [Settlement.RETURNED]
+
+
+async def test_a_job_that_is_due_before_any_device_is_there_is_refused_and_none_is_asked_for_without_end() -> None:
+    maker = Scripted()
+    async with aiohttp.ClientSession() as session:
+        service = a_service(session, maker, [])
+        assert service.refusal(a_job(due=100)) is None
+        maker.away = 200.0
+        assert "no device has a process for 200 s" in (service.refusal(a_job(due=100)) or "")
+        assert service.room() == 4
+        maker.away = math.inf
+        assert service.room() == 0
 
 
 async def test_a_job_becomes_encoded_images_and_a_paid_record() -> None:

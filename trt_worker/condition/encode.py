@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.errors import EngineError, NotFinite
+from trt_engines.errors import NotFinite
 from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.condition.chunks import Tokenizer, chunk
 from trt_worker.condition.weights import parse_weights
@@ -107,7 +107,7 @@ class Conditioner:
                 if empty is not None:
                     z_empty = empty.result().context
                     z = (z - z_empty) * chunks.weights[:, :, np.newaxis] + z_empty
-            except EngineError:
+            except Exception:  # whatever it was: jobs with the same prompt try it again
                 if self._known.get(key) is encoding:
                     self._forget(key)
                 raise

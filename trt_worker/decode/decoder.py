@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trt_engines.backend import Engine
 from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event, Stream
+from trt_engines.devices.errors import DeviceFault
 from trt_engines.devices.memory import ALIGNMENT, Buffer, Place, aligned
-from trt_engines.errors import EngineError
 from trt_engines.kernels.catalogue import row_scale, to_pixels
 from trt_engines.kernels.kernel import KernelCall
 
@@ -33,6 +33,7 @@ class Decoded(Generic[Tag]):
     pixels: NDArray[np.uint8]  # [height, width, 3], RGB, the caller's own
     finite: bool  # False: the network's output holds a NaN or an infinity, and the picture is not to be used
     seconds: float  # that it took on the device's clock
+    error: Exception | None = None  # why there are no pixels, as when the host has no room for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,24 +106,25 @@ class Decoder(Generic[Tag]):
         Raises: EngineFault, OutOfMemory: the call was refused.
         """
         slot, device, decode = self._slot(), self._device, self._stream
-        device.copy(slot.latent, latent, stream)
-        device.record(slot.kept, stream)
-        device.wait(decode, slot.kept)
-        device.record(slot.begun, decode)
-        device.launch(slot.give, decode)
         try:
+            device.copy(slot.latent, latent, stream)
+            device.record(slot.kept, stream)
+            device.wait(decode, slot.kept)
+            device.record(slot.begun, decode)
+            device.launch(slot.give, decode)
             self.engine.run(1)
-        except EngineError:
-            device.synchronize(decode)
+            device.fill(slot.flag, 0, decode)
+            device.launch(slot.convert, decode)
+            device.record(slot.decoded, decode)
+            device.wait(self._copies, slot.decoded)
+            device.copy(slot.host_pixels, slot.pixels, self._copies)
+            device.copy(slot.host_flag, slot.flag, self._copies)
+            device.record(slot.back, self._copies)
+        except Exception:  # whatever it was: the slot is not lost with the picture
+            for used in (stream, decode, self._copies):
+                device.synchronize(used)
             self._free.append(slot)
             raise
-        device.fill(slot.flag, 0, decode)
-        device.launch(slot.convert, decode)
-        device.record(slot.decoded, decode)
-        device.wait(self._copies, slot.decoded)
-        device.copy(slot.host_pixels, slot.pixels, self._copies)
-        device.copy(slot.host_flag, slot.flag, self._copies)
-        device.record(slot.back, self._copies)
         self._running.append((tag, slot))
 
     def finished(self) -> list[Decoded[Tag]]:
@@ -153,11 +155,18 @@ class Decoder(Generic[Tag]):
     def _take(self) -> None:
         tag, slot = self._running.popleft()
         self._device.synchronize(slot.back)
-        pixels = self._device.view(slot.host_pixels, _PIXEL, (self._height, self._width, 3)).copy()
-        (flag,) = self._device.view(slot.host_flag, _FLAG, (1,))
         self._free.append(slot)
-        seconds = self._device.elapsed(slot.begun, slot.decoded)
-        self._back.append(Decoded(tag=tag, pixels=pixels, finite=not flag, seconds=seconds))
+        try:
+            pixels = self._device.view(slot.host_pixels, _PIXEL, (self._height, self._width, 3)).copy()
+            (flag,) = self._device.view(slot.host_flag, _FLAG, (1,))
+            seconds = self._device.elapsed(slot.begun, slot.decoded)
+        except DeviceFault:
+            raise
+        except Exception as error:  # noqa: BLE001  # whoever gets it says whose it is
+            nothing = np.zeros((0, 0, 3), np.uint8)
+            self._back.append(Decoded(tag=tag, pixels=nothing, finite=True, seconds=0.0, error=error))
+        else:
+            self._back.append(Decoded(tag=tag, pixels=pixels, finite=not flag, seconds=seconds))
 
     def _slot(self) -> _Slot:
         if not self._free and len(self._running) == self._most:

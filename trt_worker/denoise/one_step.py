@@ -188,8 +188,13 @@ def _solver_block(s: float, t: float, order: int) -> Iterator[Stage]:
         yield stage(middle, {ANCHOR: 1.0, H1: of_slope - bend} | _times(at_middle, bend))
         return
     late = s * math.exp(-2 * share * h)
-    bend = -late * 2 * (math.expm1(2 * share * h) / (2 * share * h) - 1)
+    bend = -late * 2 * (_mean_growth(2 * share * h) - 1)
     to_late = {ANCHOR: 1.0, H1: -late * math.expm1(2 * share * h) - bend} | _times(at_middle, bend)
     yield stage(middle, to_late)
-    bend = -t / (2 * share) * (math.expm1(h) / h - 1)
+    bend = -t / (2 * share) * (_mean_growth(h) - 1)
     yield stage(late, {ANCHOR: 1.0, H1: of_slope - bend} | _times({X: 1 / late, DENOISED: -1 / late}, bend))
+
+
+def _mean_growth(h: float) -> float:
+    """Mean of exp over 0..h: (exp(h) - 1) / h, and 1 for a block of no length, between equal levels."""
+    return math.expm1(h) / h if h else 1.0

@@ -27,6 +27,10 @@ NOISE: Final = 7
 TENSORS: Final = 8
 
 
+UNCHANGED: Final = np.eye(REGISTERS, TENSORS, dtype=np.float32)
+"""The matrix of a row that takes no part in a step: every register stays what it is, and nothing else is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class FreshNoise:
     """The next draw of the row's noise stream."""
@@ -95,9 +99,11 @@ def fold(program: Program, guidance: float) -> FoldedProgram:
         mix[number, :, CONDITIONAL] = b * guidance * of_estimate
         mix[number, :, UNCONDITIONAL] = b * (1 - guidance) * of_estimate
         mix[number, :, NOISE] = stage.mix[:, 6]
+    with np.errstate(over="ignore"):  # infinity is what `start` refuses a job for
+        coefficients = mix.astype(np.float32)
     return FoldedProgram(
         c_in=np.array([program.levels.input_scale(stage.sigma) for stage in stages], np.float32),
         timestep=np.array([program.levels.timestep(stage.sigma) for stage in stages], np.float32),
-        mix=mix.astype(np.float32),
+        mix=coefficients,
         noise=tuple(stage.noise for stage in stages),
     )

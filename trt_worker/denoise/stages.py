@@ -60,7 +60,12 @@ def ancestral(s: float, t: float) -> tuple[float, float]:
 
 
 def renewed(levels: Parameterisation, s: float, t: float) -> tuple[float, float, float]:
-    """(d, factor on the deterministic result, factor on fresh noise) of an ancestral step."""
+    """(d, factor on the deterministic result, factor on fresh noise) of an ancestral step.
+
+    A step between equal levels renews nothing: d = t, and the factors' limit for t -> s is (1, 0), at full noise too.
+    """
+    if s == t:
+        return t, 1.0, 0.0
     if not levels.is_flow:
         down, up = ancestral(s, t)
         return down, 1.0, up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ from trt_worker.denoise.parameterisation import Parameterisation, Prediction, fl
 from trt_worker.denoise.program import FoldedProgram, fold
 from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import SCHEDULES, sigmas
-from trt_worker.errors import UnservableJob
+from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.job import SamplerNode
 
 
@@ -46,7 +47,10 @@ def parameterisation_of(model: Model, shift: float | None = None) -> Parameteris
     Args:
         shift: time shift that a job wants of a flow model; None: the model's own.
     Raises: UnservableJob: the model's prediction is none we know, or a shift is asked of a model without one.
+        BadJob: the shift is not above 0, or not finite.
     """
+    if shift is not None and not 0 < shift < math.inf:
+        raise BadJob(f"a time shift of {shift} gives no noise levels: it has to be above 0 and finite")
     if model.prediction == "flow":
         return _flow(model.shift if shift is None else shift)
     if shift is not None:
@@ -69,7 +73,8 @@ def start(
         shape: of its latent, [channels, height, width].
         seed, draw: see `ImageSeed`.
         latent: the encoded source image, None without one.
-    Raises: UnservableJob: the sampler or schedule is unknown, or nothing of the schedule is left.
+    Raises: UnservableJob: the sampler or schedule is unknown, or nothing of the schedule is left. BadJob: its numbers
+        are so large or small that a coefficient of a stage is no finite number.
     """
     if sampling.sampler not in SAMPLERS or sampling.scheduler not in SCHEDULES:
         raise UnservableJob(f"no sampler {sampling.sampler!r} or no schedule {sampling.scheduler!r}")
@@ -91,7 +96,13 @@ def start(
     if latent is not None:
         sample += np.float32(of_latent) * latent
     noise = GeneratorNoise(seed, shape, draw=draw, brownian_range=plan.brownian_range)
-    return Start(program=fold(plan, sampling.guidance), sample=sample, noise=noise)
+    folded = fold(plan, sampling.guidance)
+    if not all(np.isfinite(numbers).all() for numbers in (folded.mix, folded.c_in, folded.timestep)):
+        raise BadJob(
+            f"{sampling.sampler} over {sampling.scheduler} in {sampling.steps} steps at guidance {sampling.guidance:g} "
+            f"and strength {sampling.strength:g} has a coefficient that is no finite number"
+        )
+    return Start(program=folded, sample=sample, noise=noise)
 
 
 @lru_cache(maxsize=64)  # FLUX.2 has a shift for every size and number of steps

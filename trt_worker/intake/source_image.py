@@ -99,9 +99,10 @@ async def measure_source_image(data: bytes, max_pixels: int) -> tuple[int, int]:
 def _allowed(url: str) -> URL:
     try:
         target = URL(url)
+        host = target.host or ""  # decoded here for the first time: no label of it may be damaged, as in xn--a
     except ValueError as error:
         raise BadSourceImage("the source image's address cannot be read") from error
-    if target.scheme == "https" or (target.scheme == "http" and is_loopback(target.host or "")):
+    if target.scheme == "https" or (target.scheme == "http" and is_loopback(host)):
         return target
     raise BadSourceImage(f"{_shown(target)}: source images are fetched over https only")
 

@@ -88,9 +88,12 @@ class Coordinator:
         """Jobs that no connection holds."""
         return sum(len(queue) for queue in self._queues.values())
 
-    def submit(self, *, model: str, payload: Mapping[str, Any], probe: bool) -> GridHandle:
-        """Take a customer's job: to a connection that has room for it, else into the queue."""
-        job_id = self.new_id()
+    def submit(self, *, model: str, payload: Mapping[str, Any], probe: bool, job_id: str | None = None) -> GridHandle:
+        """Take a customer's job: to a connection that has room for it, else into the queue.
+
+        Args: job_id: what it is called; None: a new id.
+        """
+        job_id = job_id or self.new_id()
         handle = GridHandle(job_id, payload)
         entry = self.ledger.submit(job_id, transport="grid", model=model, images=payload["n"])
         job = Job(id=job_id, model=model, payload=payload, probe=probe, handle=handle, entry=entry)

@@ -79,6 +79,10 @@ class Batches:
         """A step was put into a batch's stream. Args: see `StepsUnderWay.add`."""
         self._under_way.add(batch.stream, batch.key, step, began=began, loads=loads)
 
+    def finish(self, batch: StepBatch) -> None:
+        """Wait for all steps in a batch's stream; `done` tells of them."""
+        self._under_way.finish(batch.stream)
+
     def wait(self) -> bool:
         """Wait for the step that is likely to be done first. Returns: False: none is under way."""
         if self._under_way:

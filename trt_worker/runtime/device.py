@@ -1,10 +1,14 @@
 """The device process: one thread owns the engines, another reads what the supervisor sends.
 
-python -m trt_worker.runtime.device FD      (started by the supervisor; FD is its end of a socket pair)
+python -m trt_worker.runtime.device FD PID      (started by the supervisor PID; FD is an end of a socket pair)
+
+It never outlives the supervisor: it ends when it cannot hear it any more, and the kernel ends it when the supervisor is
+killed, amid whatever it does.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -28,9 +32,17 @@ from trt_worker.telemetry.logs import configure_logs
 
 Inbox = SimpleQueue["tuple[frames.ToDevice, bytes] | None"]
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class SupervisorGone(DeviceLost):
+    """Nobody is there any more who takes what this process makes."""
+
 
 def main() -> None:
     """Serve one supervisor until its end of the socket closes."""
+    if not _end_with(int(sys.argv[2])):
+        return
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # a terminal signals the whole group; the supervisor drains us
     channel = socket.socket(fileno=int(sys.argv[1]))
@@ -53,8 +65,10 @@ def main() -> None:
     inbox: Inbox = SimpleQueue()
     Thread(target=_read, args=(channel, inbox), daemon=True, name="reader").start()
     try:
-        with logger.catch(reraise=True, exclude=DeviceFault, message="The device process ends"):
+        with logger.catch(reraise=True, exclude=(DeviceFault, SupervisorGone), message="The device process ends"):
             serve(header, channel, inbox)
+    except SupervisorGone as gone:
+        logger.warning("{}; the device process ends.", gone)
     except DeviceFault as fault:
         logger.critical("{}. Nothing can be trusted here any more: the process ends, and another takes over.", fault)
         sys.exit(DEVICE_FAULT)
@@ -64,9 +78,13 @@ def serve(configure: frames.Configure, channel: socket.socket, inbox: Inbox) -> 
     """The life of the process: wait for jobs when idle, step while there are any."""
 
     def emit(header: frames.FromDevice, body: NDArray[np.uint8] | None) -> None:
-        channel.sendall(frames.pack(header, body.nbytes if body is not None else 0))
-        if body is not None:
-            channel.sendall(np.ascontiguousarray(body).data)
+        packed = frames.pack(header, body.nbytes if body is not None else 0)
+        try:
+            channel.sendall(packed)
+            if body is not None:
+                channel.sendall(np.ascontiguousarray(body).data)
+        except OSError as error:
+            raise SupervisorGone(f"the supervisor takes no more frames ({type(error).__name__})") from error
 
     ladder = make_backends(configure.backends, threads=configure.threads, sm=configure.sm)
     backends = {backend.name: backend for backend in ladder}
@@ -97,11 +115,27 @@ def receive(channel: socket.socket) -> tuple[frames.ToDevice, bytes]:
 
 
 def _read(channel: socket.socket, inbox: Inbox) -> None:
+    """Pass frames on until there are no more; whatever ends this ends the process, which would be deaf without it."""
     try:
         while True:
             inbox.put(receive(channel))
     except (EOFError, ConnectionError):
+        logger.debug("The supervisor has closed its end.")
+    except Exception as error:  # noqa: BLE001  # a thread's exceptions reach nobody: said here, and acted on below
+        logger.opt(exception=error).critical("Frames cannot be read any more ({}): the process ends.", error)
+    finally:
         inbox.put(None)
+
+
+def _end_with(supervisor: int) -> bool:
+    """Have the kernel kill this process when the thread that started it ends, as that of a killed supervisor does.
+
+    Returns: False: it has ended already.
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    return os.getppid() == supervisor
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:

@@ -30,7 +30,7 @@ from trt_worker.runtime import frames
 from trt_worker.runtime.spawn import DEVICE_FAULT, DeviceProcess, spawn
 
 Pixels = NDArray[np.uint8]
-RESTART_WAITS = (0.0, 1.0, 5.0, 15.0, 60.0)
+RESTART_WAITS = (0.0, 1.0, 5.0, 15.0, 60.0, 120.0, 300.0)
 """Seconds before a process is started again, by how many were lost in a row."""
 
 SOUND_SECONDS = 60.0
@@ -113,14 +113,16 @@ class DeviceLink:
         """Backends of its processes, best first: only asked here whether they can run something, never loaded."""
         self.totals = _NOTHING
         self.restarts = 0
-        self.was_ready = False  # whether a process of it has ever been ready
+        self.tried = anyio.Event()
+        """Set once a process is ready, or so many starts have failed that nobody knows whether one ever will be."""
         self._configure = configure
         self._silent_seconds = silent_seconds
         self._start_seconds = start_seconds
         self._started = started
         self._restart_waits = restart_waits
         self._clock = clock
-        self._most_starts = _FAILED_STARTS if restart else 0
+        self._restart = restart
+        self._failed_starts = 0  # in a row
         self._pending: dict[str, _Pending] = {}
         self._waiting: dict[str, JobSpec] = {}  # for a process
         self._runs = count()
@@ -163,10 +165,6 @@ class DeviceLink:
         waiting = list(self._waiting.values())
         running = [pending.job for pending in self._pending.values()]
         done = sum(pending.job.megapixel_steps * pending.fraction for pending in self._pending.values())
-        away = 0.0
-        if self._expected is not None and not self._ready.is_set():
-            # A process that should be there by now is expected to take as long again as it is late.
-            away = abs(self._expected - self._clock())
         return DeviceView(
             index=self.index,
             failures=failures,
@@ -174,8 +172,18 @@ class DeviceLink:
             pace=totals.megapixel_steps / totals.loop_seconds if totals.loop_seconds else None,
             resident=model in self._resident or any(job.model == model for job in (*running, *waiting)),
             load_seconds=self._load_seconds.get((backend, model)),
-            away=away,
+            away=self.away,
         )
+
+    @property
+    def away(self) -> float:
+        """Seconds until it has a process, as far as can be told; 0: it has one, infinity: nobody knows."""
+        if self._ready.is_set() or self._expected is None:
+            return 0.0
+        if self._failed_starts > _FAILED_STARTS:
+            return math.inf
+        # A process that should be there by now is expected to take as long again as it is late.
+        return abs(self._expected - self._clock())
 
     async def hand_over(self, models: Collection[Model], *, anew: bool = False) -> None:
         """Tell the process, and every later one, which models jobs may ask for; to be done before they are offered.
@@ -198,19 +206,20 @@ class DeviceLink:
         """Run one job to its pixels; cancelling this withdraws the job from the device.
 
         Raises: JobFailed: the device gave it up. ProcessLost: the process died or hung under it.
-            DeviceAway: the process that it waited for did not come, or went before it had the job.
-            DeviceUnusable: no process can be started.
+            DeviceAway: the process that it waited for did not come in time, or went before it had the job.
+            DeviceUnusable: no process can be started. FrameTooLarge: the device would not read what it is to be told.
         """
         run = f"{job.id}/{next(self._runs)}"
         self._waiting[run] = job
         ready = self._ready
         try:
-            await ready.wait()
+            with anyio.move_on_after(max(job.due - self._clock(), 0.0)):
+                await ready.wait()
         finally:
             del self._waiting[run]
         if self._unusable:
             raise self._unusable
-        if ready is not self._ready:
+        if ready is not self._ready or not ready.is_set():
             raise DeviceAway(f"device {self.index} is starting again")
         if not self._pending:
             self._heard = self._clock()
@@ -233,9 +242,11 @@ class DeviceLink:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep a process alive until cancelled; `started()` once the first one is ready.
 
-        Raises: DeviceUnusable: a process failed to become ready several times in a row.
+        Whatever ends a process, or keeps one from being started, is followed by another one after a wait that grows.
+
+        Raises: DeviceUnusable: a process was lost, and it was asked for no restart.
         """
-        failed_starts = lost_in_a_row = 0
+        lost_in_a_row = 0
         while True:
             lost: BaseException | None = None
             ready, begun = math.inf, self._clock()
@@ -243,31 +254,39 @@ class DeviceLink:
             try:
                 async with anyio.create_task_group() as life:
                     await life.start(self._live)
-                    failed_starts, ready = 0, self._clock()
+                    self._failed_starts, ready = 0, self._clock()
                     self._usual_start = ready - begun
-                    self.was_ready = True
+                    self.tried.set()
                     task_status.started()
                     task_status = anyio.TASK_STATUS_IGNORED
             except* DeviceLost as group:
                 lost = first_leaf(group)
-            failed_starts += 1
+            except* Exception as group:  # noqa: BLE001  # as when no process can be made for want of memory or descriptors
+                lost = first_leaf(group)
+                logger.opt(exception=lost).error("Device {} is lost to an unexpected {}.", self.index, _named(lost))
+            self._failed_starts += 1
             lost_in_a_row = 1 if self._clock() - ready >= SOUND_SECONDS else lost_in_a_row + 1
             self._earlier = self.totals
-            reason = ProcessLost(f"device {self.index}: {lost}", self._loss())
+            reason = ProcessLost(f"device {self.index}: {_named(lost)}", self._loss())
             for pending in self._pending.values():
                 pending.end(reason)
-            if failed_starts > self._most_starts:
-                self._unusable = DeviceUnusable(f"device {self.index} cannot be started: {lost}")
+            if not self._restart:
+                self._unusable = DeviceUnusable(f"device {self.index} cannot be started: {_named(lost)}")
                 self._ready.set()
                 raise self._unusable
+            if self._failed_starts > _FAILED_STARTS:
+                self.tried.set()
             self.restarts += 1
             wait = self._restart_waits[min(lost_in_a_row, len(self._restart_waits)) - 1]
             self._expected = self._clock() + wait + self._usual_start
             self._ready.set()  # who waited for this process is told that it did not come
             self._ready = anyio.Event()
-            logger.warning(
-                "Device {}: {}. It is started again in {:g} s and its jobs are replayed.", self.index, lost, wait
+            jobs = (
+                f"After {self._failed_starts} failed starts jobs are not kept for it any more"
+                if self._failed_starts > _FAILED_STARTS
+                else "Its jobs are replayed"
             )
+            logger.warning("Device {}: {}. {}; it is started again in {:g} s.", self.index, _named(lost), jobs, wait)
             await anyio.sleep(wait)
 
     async def _live(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -307,6 +326,15 @@ class DeviceLink:
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise DeviceLost(await self._death()) from error
         self._heard = self._clock()
+        try:
+            self._heed(header, body)
+        except Exception as error:  # it is one job's, whose `make` raises it
+            if (pending := self._pending.get(getattr(header, "id", ""))) is None:
+                raise
+            pending.end(error)
+
+    def _heed(self, header: frames.FromDevice, body: bytes) -> None:
+        """Act on a frame."""
         loading = isinstance(header, frames.Loading)
         self._patience = max(self._start_seconds, self._silent_seconds) if loading else self._silent_seconds
         match header:
@@ -368,6 +396,11 @@ class DeviceLink:
             if quiet >= self._patience:
                 raise DeviceLost(f"no step for {quiet:.0f} s with {self.jobs} job(s) running")
             await anyio.sleep(min(self._patience - quiet, self._silent_seconds))
+
+
+def _named(error: BaseException | None) -> str:
+    """What a process was lost to. `DeviceLost` says it in its message; others are told with their class."""
+    return str(error) if isinstance(error, DeviceLost) else f"{type(error).__name__}: {error}"
 
 
 def _sum(one: frames.Totals, other: frames.Totals) -> frames.Totals:

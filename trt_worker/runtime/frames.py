@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from trt_engines.model import Model
-from trt_worker.errors import DeviceLost
+from trt_worker.errors import DeviceLost, FrameTooLarge
 from trt_worker.job import SamplerNode, SourceFit
 
 PREFIX: Final = struct.Struct("<II")
@@ -155,7 +155,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     `bad_job`, `bad_source`, `unservable`: the job is at fault, nobody can make it. `late`: nobody can in time.
     `unsuited`: another backend may. `fault`: an engine failed. `not_finite`: values came that are no numbers, be it the
     engine's doing or the job's. `not_at_hand`: the device was never told of the model or backend, which is the rig's
-    fault alone.
+    fault alone. `unexpected`: something that nobody foresaw, which is not held against the engine; another may.
     """
 
     backend: str
@@ -198,8 +198,16 @@ _from_device: Final = msgspec.msgpack.Decoder(FromDevice)
 
 
 def pack(header: ToDevice | FromDevice, body_bytes: int = 0) -> bytes:
-    """Prefix and header of a frame whose body is sent right after it."""
+    """Prefix and header of a frame whose body is sent right after it.
+
+    Raises: FrameTooLarge: the other end would take it for another protocol. Nothing is to be sent then.
+    """
     encoded = _encoder.encode(header)
+    if len(encoded) > MAX_HEADER or body_bytes > MAX_BODY:
+        raise FrameTooLarge(
+            f"a {type(header).__name__} of {len(encoded)} + {body_bytes} bytes: a frame has at most {MAX_HEADER} bytes "
+            f"of header and {MAX_BODY} of body"
+        )
     return PREFIX.pack(len(encoded), body_bytes) + encoded
 
 

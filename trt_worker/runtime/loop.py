@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from trt_engines.backend import Engine, EngineBackend
+from trt_engines.devices.errors import DeviceFault
 from trt_engines.devices.memory import Buffer
 from trt_engines.errors import EngineError, NotFinite, OutOfMemory
 from trt_engines.model import Model
@@ -20,7 +23,7 @@ from trt_engines.residency import Memory
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
 from trt_worker.decode.decoder import Decoded
-from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, NotAtHand, UnservableJob
+from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, DeviceLost, NotAtHand, UnservableJob
 from trt_worker.runtime import frames
 from trt_worker.runtime.batches import Batches
 from trt_worker.runtime.networks import Networks
@@ -39,6 +42,10 @@ DENOISE_STREAMS = 2
 Emit = Callable[[frames.FromDevice, "NDArray[np.uint8] | None"], None]
 T = TypeVar("T")
 
+ENDS_THE_PROCESS = (DeviceFault, DeviceLost)
+"""Beside what is no `Exception`, all that ends the process: the device cannot be trusted any more, or nobody is there
+to take what it makes. Anything else that one job's work throws ends that job."""
+
 _KINDS: dict[type[Exception], str] = {
     UnservableJob: "unservable",
     BadSourceImage: "bad_source",
@@ -47,8 +54,11 @@ _KINDS: dict[type[Exception], str] = {
     NotAtHand: "not_at_hand",
     NotFinite: "not_finite",
     EngineError: "fault",
+    Exception: "unexpected",
 }
-"""How a job is called that could not be prepared; the first class that fits."""
+"""How a job is called that ended; the first class that fits."""
+
+_LONGEST_MESSAGE = 2_000  # characters that the supervisor is told of a failure
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +134,7 @@ class DeviceLoop:
         self._told: tuple[frozenset[str], int] = frozenset(), 0  # models in memory, and engines loaded so far
         self._jobs: dict[str, _Job] = {}
         self._preparing: deque[Preparation] = deque()
-        self._undecoded: list[tuple[str, str]] = []  # jobs whose decoder refused a latent in this step, and why
+        self._undecoded: list[tuple[str, Exception]] = []  # jobs whose latent was not decoded in this step, and why
         self._scheduler = Scheduler(max_rows)
         self._totals = RunningTotals()
         self._totals_sent = 0.0
@@ -143,10 +153,8 @@ class DeviceLoop:
     def take(self, run: frames.Run, source: bytes) -> None:
         """Accept a job: its prompts and source are encoded, and then its images wait for a place."""
         self._jobs[run.id] = _Job(run=run, started=self._clock())
-        try:
+        with self._work_of(run.id):
             self._preparing.append(self._with_room(lambda: self._prepare(run, source)))
-        except tuple(_KINDS) as error:
-            self._could_not_prepare(run.id, error)
         self._enter_prepared()
         self._tell_models()
 
@@ -172,7 +180,8 @@ class DeviceLoop:
         )
         for joining in decision.join:
             if (job := self._jobs.get(joining.job)) is not None:
-                self._join(joining.key, job.waiting.pop(joining.index))
+                with self._work_of(joining.job):
+                    self._join(joining.key, job.waiting.pop(joining.index))
         for late in {late.job: late for late in decision.late}.values():
             message = f"needs {late.seconds_left:.1f} s more and is due in {late.due - now:.1f} s"
             self._give_up(late.job, "late", message)
@@ -199,12 +208,15 @@ class DeviceLoop:
 
     def _enter_prepared(self, *, wait: bool = False) -> None:
         """Let images wait for a place whose inputs are encoded. Args: wait: for the first ones, if there are any."""
-        while self._preparing and (wait or self._preparing[0].done):
+        while self._preparing and (wait or self._is_prepared(self._preparing[0])):
             prepared, wait = self._preparing.popleft(), False
-            try:
+            with self._work_of(prepared.run.id):
                 self._enter(prepared)
-            except tuple(_KINDS) as error:
-                self._could_not_prepare(prepared.run.id, error)
+
+    def _is_prepared(self, preparation: Preparation) -> bool:
+        with self._work_of(preparation.run.id):
+            return preparation.done
+        return True  # the job has ended: its turn is over
 
     def _enter(self, prepared: Preparation) -> None:
         """Raises: UnservableJob, BackendUnsuited, EngineError."""
@@ -230,17 +242,27 @@ class DeviceLoop:
         known = self._scheduler.limited(key)
         return known and self._batches.with_rows and not self._networks.has_denoiser(key)
 
-    def _could_not_prepare(self, job_id: str, error: Exception) -> None:
+    @contextmanager
+    def _work_of(self, job_id: str) -> Iterator[None]:
+        """The border of one job: whatever is thrown in here ends that job, but what ends the process."""
+        try:
+            yield
+        except ENDS_THE_PROCESS:
+            raise
+        except Exception as error:  # noqa: BLE001  # `_ended_by` says what it was
+            self._ended_by(job_id, error)
+
+    def _ended_by(self, job_id: str, error: Exception) -> None:
+        """A job's own work has thrown something."""
         kind = next(kind for known, kind in _KINDS.items() if isinstance(error, known))
-        self._give_up(job_id, kind, str(error))
+        message = str(error)
+        if kind == "unexpected":
+            message = f"an unexpected {type(error).__name__}: {message}"
+            logger.opt(exception=error).error("Job {} ends with {}. The others go on.", job_id, message)
+        self._give_up(job_id, kind, message)
 
     def _join(self, key: BatchKey, row: Row) -> None:
-        try:
-            batch = self._with_room(lambda: self._batches.open(key, self._scheduler.most_rows(key)))
-        except EngineError as error:
-            self._give_up(row.job, "fault", str(error))
-            return
-        batch.join(row)
+        self._with_room(lambda: self._batches.open(key, self._scheduler.most_rows(key))).join(row)
 
     def _new_batch(self, key: BatchKey, images: int) -> StepBatch:
         model, backend = self._models[key.model], self._backends[key.backend]
@@ -268,8 +290,8 @@ class DeviceLoop:
         finally:
             self._stepping = None
         undecoded, self._undecoded = self._undecoded, []
-        for job_id, refusal in undecoded:
-            self._give_up(job_id, "fault", refusal)
+        for job_id, error in undecoded:
+            self._ended_by(job_id, error)
 
     def _put_step(self, batch: StepBatch) -> bool:
         """Put a stage into the batch's stream. Returns: False: it was refused, and the batch is given up."""
@@ -279,10 +301,39 @@ class DeviceLoop:
         except EngineError as error:
             self._batch_failed(batch, error)
             return False
+        except ENDS_THE_PROCESS:
+            raise
+        except Exception as error:  # noqa: BLE001  # it may be one row's: the others are to survive it
+            self._step_alone(batch, error)
+            return bool(batch.rows)
         self._scheduler.stepped(batch.key)
         self._batches.stepped(batch, step, began=began, loads=loads)
         self._measure()  # before pictures are begun: the processor makes them at once
         return True
+
+    def _step_alone(self, batch: StepBatch, error: Exception) -> None:
+        """A step has thrown something unexpected: each job takes it by itself, so that the one that throws is found.
+
+        The rows are as they were: their registers change with the last thing that a step does.
+        """
+        jobs = tuple(dict.fromkeys(row.job for row in batch.rows))
+        logger.opt(exception=error).error(
+            "A step of {} job(s) of {} has ended with an unexpected {}; each takes it alone.",
+            len(jobs),
+            batch.key.model,
+            type(error).__name__,
+        )
+        for job_id in jobs:
+            self._batches.finish(batch)
+            began, loads = self._clock(), self._networks.loads
+            with self._work_of(job_id):
+                step = self._with_room(partial(batch.step, job_id))
+                self._batches.stepped(batch, step, began=began, loads=loads)
+        if batch.rows:
+            self._scheduler.stepped(batch.key)
+        else:
+            self._batches.close(batch.key)
+        self._measure()
 
     def _decoder_of(self, batch: StepBatch) -> Callable[[Row, Buffer], None]:
         """Gives finished latents of a batch to their decoder."""
@@ -302,8 +353,10 @@ class DeviceLoop:
                 except OutOfMemory:
                     batch.release_engines()  # all of the step's calls are in the stream: they may leave for a decoder
                     self._with_room(lambda: decode(row, latent))
-            except EngineError as error:
-                self._undecoded.append((row.job, str(error)))
+            except ENDS_THE_PROCESS:
+                raise
+            except Exception as error:  # noqa: BLE001  # told once the step is through
+                self._undecoded.append((row.job, error))
 
         return hand_out
 
@@ -333,7 +386,8 @@ class DeviceLoop:
         pictures = self._networks.decoded()
         self._measure()
         for picture in pictures:
-            self._picture_back(picture)
+            with self._work_of(picture.tag.job):
+                self._picture_back(picture)
 
     def _measure(self) -> None:
         """Look which steps are done."""
@@ -348,12 +402,13 @@ class DeviceLoop:
         for row in measured.rows:
             if (job := self._jobs.get(row.job)) is None:
                 continue
-            job.engine_seconds += measured.engine_seconds / images
-            job.stages += 1
-            job.denoised = now
-            if now - job.reported >= PROGRESS_SECONDS:
-                job.reported = now
-                self._emit(frames.Progress(id=row.job, fraction=job.fraction), None)
+            with self._work_of(row.job):
+                job.engine_seconds += measured.engine_seconds / images
+                job.stages += 1
+                job.denoised = now
+                if now - job.reported >= PROGRESS_SECONDS:
+                    job.reported = now
+                    self._emit(frames.Progress(id=row.job, fraction=job.fraction), None)
         if now - self._totals_sent >= PROGRESS_SECONDS:
             self._send_totals(now)
 
@@ -361,6 +416,8 @@ class DeviceLoop:
         picture = decoded.tag
         if (job := self._jobs.get(picture.job)) is None:
             return
+        if decoded.error is not None:
+            raise decoded.error
         if not decoded.finite:
             if own := overflow(job.rows[picture.index], picture.value):
                 self._give_up(picture.job, "bad_job", f"{own}: the picture is not finite")
@@ -376,7 +433,6 @@ class DeviceLoop:
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:
-        del self._jobs[job.run.id]
         rows = job.rows.values()
         self._send_totals(self._clock())
         self._tell_models()
@@ -391,6 +447,7 @@ class DeviceLoop:
             ),
             None,
         )
+        del self._jobs[job.run.id]  # last: until it is said that it is made, it can still be said that it is not
 
     def _give_up(self, job_id: str, kind: str, message: str) -> None:
         if (job := self._jobs.get(job_id)) is None:
@@ -398,7 +455,8 @@ class DeviceLoop:
         run = job.run
         self.withdraw(job_id)
         engine = f"{run.model}/{run.width}x{run.height}"
-        self._emit(frames.Failed(id=job_id, kind=kind, backend=run.backend, engine=engine, message=message), None)
+        told = message[:_LONGEST_MESSAGE]
+        self._emit(frames.Failed(id=job_id, kind=kind, backend=run.backend, engine=engine, message=told), None)
 
     def _batch_failed(self, batch: StepBatch, error: EngineError) -> None:
         """An engine fault ends every job of the batch here; the supervisor takes them to the next backend."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -113,7 +114,7 @@ class JobMaker:
         it: then it is seen whose doing it was.
 
         Raises: BadJob: the job cannot be run by anybody. LateJob: it can no longer be on time.
-            EngineRefused: no backend is left. DeviceUnusable: no device process can be started.
+            EngineRefused: no backend is left. DeviceUnusable: no device process can be started in the time it has.
         """
         excluded: list[Exclusion] = []
         failures: Counter[int] = Counter()
@@ -177,6 +178,11 @@ class JobMaker:
             excluded.append(Exclusion(backend=plan.backend, reason=f"gave a {finding.verdict.value} picture"))
 
     @property
+    def away(self) -> float:
+        """Seconds until any device has a process, as far as can be told; 0: one has, infinity: nobody knows."""
+        return min((link.away for link in self._links if link.usable), default=math.inf)
+
+    @property
     def devices(self) -> int:
         """Devices that can be given a job."""
         return sum(link.usable for link in self._links)
@@ -197,10 +203,15 @@ class JobMaker:
                 refusals.append(str(refused))
         if not able:
             raise EngineRefused("; ".join(dict.fromkeys(refusals)))
-        views = [
-            link.view(model.name, plan.backend, failures=failures.get(link.index, 0)) for link, plan in able.values()
-        ]
-        return able[place(views, job.megapixel_steps)]
+        views = {
+            link.index: link.view(model.name, plan.backend, failures=failures.get(link.index, 0))
+            for link, plan in able.values()
+        }
+        chosen = place(tuple(views.values()), job.megapixel_steps)
+        away, left = views[chosen].away, job.due - self._clock()
+        if away > max(left, 0.0):
+            raise DeviceUnusable(f"device {chosen} has no process for {away:.0f} s, and the job is due in {left:.0f} s")
+        return able[chosen]
 
     def _tell(self, job: JobSpec, link: DeviceLink, plan: Plan, told: set[str]) -> None:
         """Say where a job goes, and count what is not as it should be. Args: told: what was said of it before."""
@@ -294,6 +305,9 @@ class JobMaker:
                 raise UnservableJob(f"job {job.id}: {failure.message}")
             case "late":
                 raise LateJob(f"job {job.id}: {failure.message}")
+            case "unexpected":  # the job's or the backend's, but nobody foresaw it: no engine is blamed for it
+                logger.error("Job {} failed on {} ({}): {}", job.id, plan.backend, failure.engine, failure.message)
+                return Exclusion(backend=plan.backend, reason=f"failed: {failure.message}", device=link.index)
             case "unsuited" | "not_at_hand":
                 return Exclusion(backend=plan.backend, reason=failure.message, device=link.index)
         logger.error("Job {} failed on {} ({}): {}", job.id, plan.backend, failure.engine, failure.message)

@@ -64,13 +64,18 @@ class Evaluation:
     context: NDArray[np.float32]  # [tokens, features]
 
 
-def evaluations_by_tokens(rows: Sequence[Row]) -> dict[int, list[Evaluation]]:
-    """What rows need of the network, by context length; conditional halves come first."""
+def evaluations_by_tokens(rows: Sequence[Row], only: str | None = None) -> dict[int, list[Evaluation]]:
+    """What rows need of the network, by context length; conditional halves come first.
+
+    Args:
+        rows: of a batch, in the order of their places.
+        only: the job whose rows are asked for; None: all.
+    """
     by_tokens: dict[int, list[Evaluation]] = {}
     for half in range(2):
         for place, row in enumerate(rows):
             context = row.negative if half else row.positive
-            if context is not None:
+            if context is not None and only in {None, row.job}:
                 one = Evaluation(place=place, column=CONDITIONAL + half, context=context)
                 by_tokens.setdefault(len(context), []).append(one)
     return by_tokens

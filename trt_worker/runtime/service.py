@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from time import monotonic
 
@@ -12,7 +14,7 @@ from loguru import logger
 from trt_engines.errors import EngineError, EngineRefused
 from trt_engines.model import Model
 from trt_worker.concurrency import cancel_when
-from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt, Settlement
+from trt_worker.delivery import EncodedImage, IntakeEnd, Offer, Receipt, Settlement, handed_back
 from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import BadJob, DeviceUnusable, LateJob
 from trt_worker.job import JobSpec
@@ -24,6 +26,9 @@ from trt_worker.telemetry.metrics import JobRecord, Tally
 
 COULD_NOT = "The job could not be run."
 """What the network is told of a failure whose cause is ours alone."""
+
+_LOOKS_AGAIN_SECONDS = 1.0
+"""How often it is looked whether a device is there again after many failed starts."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -98,11 +103,16 @@ class Service:
         self._offer_changed = anyio.Event()
 
     def room(self) -> int:
+        if math.isinf(self.maker.away):
+            return 0
         return max(0, self.depth - sum(len(entry.job.seeds) for entry in self._open))
 
     async def wait_for_room(self) -> None:
         while not self.room():
-            await self._freed.wait()
+            if math.isinf(self.maker.away):
+                await anyio.sleep(_LOOKS_AGAIN_SECONDS)
+            else:
+                await self._freed.wait()
 
     def refusal(self, job: JobSpec) -> str | None:
         if job.model not in self._known or job.model in self.withdrawn():
@@ -110,6 +120,9 @@ class Service:
         now = monotonic()
         ahead = sum(entry.left for entry in self._open)
         finish = self.pace.finish(now, ahead, job.megapixel_steps, devices=max(1, self.maker.devices))
+        away = self.maker.away
+        if now + away > job.due:
+            return f"no device has a process for {away:.0f} s, and it is due in {job.due - now:.0f} s"
         if finish <= job.due:
             return None
         return f"it would be done in {finish - now:.0f} s and is due in {job.due - now:.0f} s"
@@ -135,21 +148,25 @@ class Service:
         )
 
     async def serve(self, offer: Offer) -> None:
-        """One job, from its offer to its receipt. Never raises for anything a job or the network does."""
-        job = offer.job
-        entry = _Open(job=job)
+        """One job, from its offer to its receipt.
+
+        The border of a job in this process: whatever is thrown on its way is logged and the job is handed back, while
+        the others go on. Only cancellation, and what is no `Exception`, gets past.
+        """
+        entry = _Open(job=offer.job)
         self._open.append(entry)  # not by id: a network may give one job to two connections in a row
-        self.tally.queued(self.jobs)
-        record: JobRecord | None = None
         try:
+            self.tally.queued(self.jobs)
             record = await self._serve(offer, entry)
+            self.tally.finished(record)
+            self.finished(record)
+        except Exception as error:  # noqa: BLE001  # logged there
+            await handed_back(offer.job.id, offer.delivery, error)
         finally:
             self._open.remove(entry)
             self._freed.set()
             self._freed = anyio.Event()
             self.tally.queued(self.jobs)
-        self.tally.finished(record)
-        self.finished(record)
 
     async def _serve(self, offer: Offer, entry: _Open) -> JobRecord:
         job, delivery = offer.job, offer.delivery
@@ -163,10 +180,8 @@ class Service:
 
             def progress(fraction: float) -> None:
                 entry.fraction = fraction
-                try:
-                    progress_in.send_nowait(fraction)
-                except anyio.WouldBlock:
-                    return  # the network is slower than the device: the next one will do
+                with suppress(anyio.WouldBlock, anyio.BrokenResourceError):
+                    progress_in.send_nowait(fraction)  # unless the network is slower than the device, or hears nothing
 
             with progress_in:
                 try:
@@ -187,6 +202,8 @@ class Service:
                 except (EngineError, DeviceUnusable) as error:
                     logger.error("Job {} goes back to the network: {}", job.id, error)
                     receipt = await delivery.give_back(str(error))
+                except Exception as error:  # noqa: BLE001  # logged there; what comes after a receipt still follows
+                    receipt = await handed_back(job.id, delivery, error)
             scope.cancel_scope.cancel()
         now = monotonic()
         if making is not None and encoded_at is not None:
@@ -211,9 +228,13 @@ class Service:
 async def _forward_progress(
     fractions: anyio.abc.ObjectReceiveStream[float], tell: Callable[[float], Awaitable[None]]
 ) -> None:
-    async with fractions:
-        async for fraction in fractions:
-            await tell(fraction)
+    """Tell the network how far a job is. When that goes wrong no more is told, and the job is made all the same."""
+    try:
+        async with fractions:
+            async for fraction in fractions:
+                await tell(fraction)
+    except Exception as error:  # noqa: BLE001  # no picture is worth less for it
+        logger.opt(exception=error).error("Progress is told no further: an unexpected {}.", type(error).__name__)
 
 
 def _record(offer: Offer, making: Making | None, encoded_at: float | None, receipt: Receipt, now: float) -> JobRecord:

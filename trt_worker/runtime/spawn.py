@@ -36,11 +36,14 @@ class DeviceProcess:
 
 
 def spawn(environ: Mapping[str, str] = os.environ) -> DeviceProcess:
-    """Start a device process: frames tell it what it needs to know, and it is given no setting of the operator's."""
+    """Start a device process: frames tell it what it needs to know, and it is given no setting of the operator's.
+
+    To be called by a thread that lives as long as the worker does: the kernel ends the process with that thread.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
         # -P: nothing is imported from the directory that the worker was started in
-        command = [sys.executable, "-P", "-m", "trt_worker.runtime.device", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "trt_worker.runtime.device", str(theirs.fileno()), str(os.getpid())]
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=without_settings(environ)
         )

@@ -96,6 +96,7 @@ class _Layout:
     calls: tuple[_Call, ...]
     members: tuple[Evaluation, ...]  # of all calls
     combine: KernelCall
+    only: str | None  # the job whose rows take part; None: all do
 
 
 def device_bytes(capacity: int, latent: tuple[int, int, int]) -> int:
@@ -181,18 +182,20 @@ class StepBatch:
         for place in reversed([place for place, row in enumerate(self.rows) if row.job == job]):
             self._remove(place)
 
-    def step(self) -> Step:
+    def step(self, only: str | None = None) -> Step:
         """Put one stage of every row into the stream. Rows that it finishes are to be handed out before the next.
 
+        Args: only: the job whose rows take part, while the others stay as they are; None: all.
         Raises: EngineFault: a call was refused; the batch's rows are to be given up. OutOfMemory: the same, but it may
             be tried again: the rows are as they were.
         """
-        if self._layout is None:
-            self._layout = self._lay_out()
-        calls = self._layout.calls
+        if self._layout is None or self._layout.only != only:
+            self._layout = None
+            self._layout = self._lay_out(only)
+        layout, calls = self._layout, self._layout.calls
         marks = self._marks_of(len(calls))
-        if self._coefficients.upload(self.rows, self._layout.members, lambda place: self._tensor(place, NOISE)):
-            self._device.launch(self._layout.noise, self.stream)
+        if self._coefficients.upload(self.rows, layout.members, lambda place: self._tensor(place, NOISE), only):
+            self._device.launch(layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
             if call.contexts is not None:
                 self._copy(call.contexts)
@@ -203,8 +206,8 @@ class StepBatch:
             self._device.record(ended, self.stream)
             if call.outputs is not None:
                 self._copy(call.outputs)
-        self._device.launch(self._layout.combine, self.stream)
-        rows = tuple(self.rows)
+        self._device.launch(layout.combine, self.stream)
+        rows = tuple(row for row in self.rows if only in {None, row.job})
         for row in rows:
             row.stage += 1
             row.shared_rows += len(rows)
@@ -240,9 +243,9 @@ class StepBatch:
             marks.calls.append((began, ended))
         return marks
 
-    def _lay_out(self) -> _Layout:
-        """Group what all images need of the network by context length, and upload the contexts: once per membership."""
-        groups = evaluations_by_tokens(self.rows)
+    def _lay_out(self, only: str | None) -> _Layout:
+        """Group what images need of the network by context length, and upload the contexts: once per membership."""
+        groups = evaluations_by_tokens(self.rows, only)
         engines = self._engines
         for tokens, members in groups.items():  # one by one: what makes room for the next keeps those before
             engines[tokens] = self._engine_for(tokens, len(members))
@@ -291,7 +294,7 @@ class StepBatch:
             tensors=TENSORS,
         )
         rows = tuple(member for call in calls for member in call.members)
-        return _Layout(noise=noise, calls=tuple(calls), members=rows, combine=combine)
+        return _Layout(noise=noise, calls=tuple(calls), members=rows, combine=combine, only=only)
 
     def _call(
         self,

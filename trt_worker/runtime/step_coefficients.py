@@ -12,7 +12,7 @@ from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer, aligned
 from trt_engines.devices.staging import StagingRing
 from trt_worker.denoise.noise import PhiloxDraw
-from trt_worker.denoise.program import CONDITIONAL, REGISTERS, TENSORS
+from trt_worker.denoise.program import CONDITIONAL, REGISTERS, TENSORS, UNCHANGED
 from trt_worker.runtime.row import Evaluation, Row
 
 _ABSENT = -1
@@ -70,20 +70,42 @@ class StepCoefficients:
         """Where images' unconditional outputs begin."""
         return self.field("outputs", count, self._capacity)
 
-    def upload(self, rows: Sequence[Row], members: Sequence[Evaluation], noise_of: Callable[[int], Buffer]) -> bool:
+    def upload(
+        self,
+        rows: Sequence[Row],
+        members: Sequence[Evaluation],
+        noise_of: Callable[[int], Buffer],
+        only: str | None = None,
+    ) -> bool:
         """Put the upload of a step into the stream.
 
         Args:
             rows: images, in the order of their places.
             members: engine rows, in the order of their outputs.
             noise_of: the noise tensor of a place, for what the host draws.
+            only: the job whose rows take part; the others are left as they are. None: all take part.
         Returns: whether the device has noise to draw.
         """
         staging = self._steps.next()
+        try:
+            return self._fill_and_copy(staging, rows, members, noise_of, only)
+        finally:
+            self._steps.sent(self._stream)  # whatever was put into the stream still reads the block
+
+    def _fill_and_copy(
+        self,
+        staging: Buffer,
+        rows: Sequence[Row],
+        members: Sequence[Evaluation],
+        noise_of: Callable[[int], Buffer],
+        only: str | None,
+    ) -> bool:
         block = staging.part(0, self._fields.itemsize)
         fields = self._device.view(block, self._fields, (1,), write=True)[0]
         images = [rows[member.place] for member in members]
-        fields["mix"][: len(rows)] = [row.program.mix[row.stage] for row in rows]
+        fields["mix"][: len(rows)] = [
+            row.program.mix[row.stage] if only in {None, row.job} else UNCHANGED for row in rows
+        ]
         fields["scale"][: len(members)] = [row.program.c_in[row.stage] for row in images]
         fields["timestep"][: len(members)] = [row.program.timestep[row.stage] for row in images]
         fields["place"][: len(members)] = [member.place for member in members]
@@ -91,9 +113,8 @@ class StepCoefficients:
         for position, member in enumerate(members):
             half = (member.column - CONDITIONAL) * self._capacity
             fields["outputs"][half + member.place] = position * self._size
-        device_draws = self._noise(rows, fields, staging, noise_of)
+        device_draws = self._noise(rows, fields, staging, noise_of, only)
         self._device.copy(self._coefficients, block, self._stream)
-        self._steps.sent(self._stream)
         return device_draws
 
     def free(self) -> None:
@@ -101,11 +122,13 @@ class StepCoefficients:
         self._steps.free()
         self._device.free(self._coefficients)
 
-    def _noise(self, rows: Sequence[Row], fields: Any, staging: Buffer, noise_of: Callable[[int], Buffer]) -> bool:
+    def _noise(
+        self, rows: Sequence[Row], fields: Any, staging: Buffer, noise_of: Callable[[int], Buffer], only: str | None
+    ) -> bool:
         fields["call"] = _ABSENT
         device_draws = False
         for place, row in enumerate(rows):
-            noise = row.step_noise()
+            noise = row.step_noise() if only in {None, row.job} else None
             if isinstance(noise, PhiloxDraw):
                 device_draws = True
                 for name in ("seed", "call", "first"):

@@ -14,7 +14,6 @@ from trt_engines.backend import Engine
 from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event
 from trt_engines.devices.memory import Buffer, Place
-from trt_engines.errors import EngineError
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -86,7 +85,7 @@ class HostCalls:
                     pinned[...] = inputs[tensor.name]
                 self._device.copy(target, block, stream)
             self.engine.run(rows)
-        except EngineError:
+        except Exception:  # whatever it was: the slot is not lost with the call
             self._device.synchronize(stream)
             self._free.append(slot)
             raise

@@ -671,3 +671,15 @@ async def test_stopping_ends_a_wait_for_a_server_that_is_not_there(at_work) -> N
         transport.stop_taking()
 
     assert transport.state().connected == 0
+
+
+async def test_a_job_whose_id_fits_into_no_frame_goes_back_and_the_others_are_made(at_work) -> None:
+    async with at_work(connections=2) as work:
+        payload = {"prompt": "a red circle", "n": 1, "width": 64, "height": 64, "steps": 2, "seed": 1, "ext": "webp"}
+        long = work.grid.coordinator.submit(model="shapes-tiny", payload=payload, probe=False, job_id="f" * 1_100_000)
+        await long.dispatched()
+
+        result = await (await work.grid.submit_grid(ImageRequest(width=64, height=64))).result()
+
+        assert result.status == 200
+        assert not long.has_ended or (await long.result()).status == 503

@@ -218,3 +218,20 @@ def test_what_a_server_tells_its_workers_is_cut_and_escaped_where_it_is_read(
         assert text.isprintable()
         assert len(text) <= 1000
     assert read_user(json.dumps({"username": hostile}).encode()).username.isprintable()
+
+
+def test_more_images_than_a_pop_may_bring_are_no_job_and_so_many_are_handed_back(
+    a_pop: Callable[..., dict[str, Any]],
+) -> None:
+    many = [f"{number:036d}" for number in range(100_000)]
+
+    popped = read_pop(json.dumps(a_pop() | {"id": many[0], "ids": many}).encode())
+
+    assert popped.job is None
+    assert "100000 images" in popped.problem
+    assert popped.ids == tuple(many[:20])
+
+
+def test_an_id_of_a_megabyte_is_no_answer_to_a_pop(a_pop: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(TransportError, match="an id of over 256 characters"):
+        read_pop(json.dumps(a_pop() | {"id": "f" * 2**20, "ids": None}).encode())

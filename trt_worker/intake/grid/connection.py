@@ -11,7 +11,7 @@ import anyio
 from loguru import logger
 
 from trt_engines.model import Model
-from trt_worker.concurrency import Stop
+from trt_worker.concurrency import Stop, first_leaf
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
 from trt_worker.intake.grid.session import Leaving, Session, Shop
@@ -105,6 +105,10 @@ class Connection:
             return await self._serve(socket, offered)
         except _TROUBLE as error:
             return Reaction(verdict=Verdict.RETRY, sentence=_told(error))
+        except Exception as error:  # noqa: BLE001  # said here; the other connections go on
+            cause = first_leaf(error)
+            logger.opt(exception=cause).error("Grid {}: an unexpected {}", self.name, type(cause).__name__)
+            return Reaction(verdict=Verdict.RETRY, sentence=f"ended by an unexpected {type(cause).__name__}")
         finally:
             if socket is not None:
                 with anyio.CancelScope(shield=True):

@@ -16,7 +16,7 @@ from loguru import logger
 from trt_engines.model import Model
 from trt_engines.text import shown
 from trt_worker.concurrency import cancel_when
-from trt_worker.delivery import IntakeEnd, Offer, Receipt, Settlement
+from trt_worker.delivery import IntakeEnd, Offer, Receipt, Settlement, handed_back
 from trt_worker.errors import BadJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.catalogue import Catalogue
@@ -31,7 +31,7 @@ from trt_worker.intake.grid.signer import RigKey
 from trt_worker.intake.grid.translate import MOST_PIXELS, Draft, find_model, to_draft, with_source
 from trt_worker.intake.source_image import fetch_source_image, measure_source_image
 from trt_worker.intake.transport import Gate
-from trt_worker.job import JobSpec
+from trt_worker.job import MAX_ID_CHARACTERS, JobSpec
 
 TRANSPORT = "grid"
 
@@ -113,7 +113,7 @@ class Session:
                     if message.type is aiohttp.WSMsgType.ERROR:
                         break
                     if message.type is aiohttp.WSMsgType.TEXT and self.leaving is None:
-                        await self._take(frames.parse_frame(message.data), tasks)
+                        await self._heed(message.data, tasks)
                 tasks.cancel_scope.cancel()
         finally:
             self._lose_job()
@@ -165,6 +165,18 @@ class Session:
         return since is not None and time.monotonic() - since >= self._shop.settings.ping_patience
 
     # Frames
+
+    async def _heed(self, text: str, tasks: TaskGroup) -> None:
+        """Act on a frame. Whatever that throws ends this connection, which hands its job back, and no other."""
+        try:
+            await self._take(frames.parse_frame(text), tasks)
+        except Exception as error:  # noqa: BLE001  # said here; the grid gives the job to somebody else
+            logger.opt(exception=error).error(
+                "Grid {}: a frame has led to an unexpected {}; the connection is renewed and its job goes back",
+                self._name,
+                type(error).__name__,
+            )
+            self._leave(Leaving.REFUSED)
 
     async def _take(self, frame: frames.Frame | frames.Unreadable, tasks: TaskGroup) -> None:
         current = self._current
@@ -220,6 +232,10 @@ class Session:
             return  # closing gives the job back
         self._jobs += 1
         shop, received = self._shop, time.monotonic()
+        if len(frame.id) > MAX_ID_CHARACTERS:
+            reason = f"its id has {len(frame.id)} characters, and {MAX_ID_CHARACTERS} are the most"
+            await self._turn_away(frame.id[:MAX_ID_CHARACTERS], "", received, reason)
+            return
         # What it was registered with is made until it is registered anew: returning it could cost another job.
         model = find_model(frame.model, {**self._models, **shop.catalogue.offered()})
         if model is None:
@@ -259,7 +275,14 @@ class Session:
             progress_seconds=shop.settings.progress_seconds,
             signer=shop.signer,
         )
-        tasks.start_soon(self._offer, draft, delivery)
+        tasks.start_soon(self._bring, draft, delivery)
+
+    async def _bring(self, draft: Draft, delivery: GridDelivery) -> None:
+        """Pass a job on; whatever that throws hands it back, and no other."""
+        try:
+            await self._offer(draft, delivery)
+        except Exception as error:  # noqa: BLE001  # logged there
+            await handed_back(draft.job.id, delivery, error)
 
     async def _offer(self, draft: Draft, delivery: GridDelivery) -> None:
         """Fetch what the job needs, ask the gate, and pass it on."""

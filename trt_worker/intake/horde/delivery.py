@@ -82,9 +82,10 @@ class HordeDelivery:
         self.slots: Sequence[UploadSlot | None] = tuple(slots)
         self.withdrawn = anyio.Event()
         self.closed = anyio.Event()
-        """Set once there is a receipt."""
+        """Set once there is a receipt, or the server has given the job up."""
         self.offered = False
         """Whether somebody has taken the offer; until then its end is counted at intake."""
+        self._receipt: Receipt | None = None
         self._ids = tuple(ids)
         self._model = model
         self._job = job
@@ -100,25 +101,38 @@ class HordeDelivery:
 
     async def deliver(self, images: Sequence[EncodedImage | None]) -> Receipt:
         """Submit every image, all at once; a missing one as faulted, which hands it back to the network once."""
+        if self._receipt is not None:
+            return self._receipt
         if self.withdrawn.is_set():
             return Receipt(settlement=Settlement.RETURNED, unit=UNIT, detail="the server has given the job up")
         outcomes: list[_Outcome] = []
 
         async def hand_in(index: int) -> None:
-            outcomes.append(await self._hand_in(index, images[index] if index < len(images) else None))
+            image = images[index] if index < len(images) else None
+            try:
+                outcome = await self._hand_in(index, image)
+            except Exception as error:  # noqa: BLE001  # one image's; the others are handed in all the same
+                outcome = await self._hand_back(index, image, error)
+            outcomes.append(outcome)
 
         try:
             async with anyio.create_task_group() as submits:
                 for index in range(len(self._ids)):
                     submits.start_soon(hand_in, index)
+            self._receipt = _receipt(outcomes)
         finally:
             self.closed.set()
-        receipt = _receipt(outcomes)
         if not self.offered:
             self._upward.ended(
-                IntakeEnd(id=self._ids[0], model=self._model, transport=NAME, receipt=receipt, received=self._asked)
+                IntakeEnd(
+                    id=self._ids[0],
+                    model=self._model,
+                    transport=NAME,
+                    receipt=self._receipt,
+                    received=self._asked,
+                )
             )
-        return receipt
+        return self._receipt
 
     async def fail(self, public: str) -> Receipt:
         """Submit every image as faulted; the Horde has no place for a reason."""
@@ -136,6 +150,17 @@ class HordeDelivery:
         self._upward.fault()
         self.withdrawn.set()
         self.closed.set()
+
+    async def _hand_back(self, index: int, image: EncodedImage | None, error: Exception) -> _Outcome:
+        """After something unexpected: the image goes to another worker, or runs out of time at the server."""
+        what = f"an unexpected {type(error).__name__}"
+        logger.opt(exception=error).error("Horde: image {} of job {}: {}", index, self._ids[0], what)
+        if image is not None:
+            try:
+                return await self._hand_in(index, None)
+            except Exception as second:  # noqa: BLE001  # nothing is left to try
+                logger.opt(exception=second).error("Horde: image {} could not be handed back either", index)
+        return _Outcome(settlement=Settlement.UNACKNOWLEDGED, detail=what)
 
     async def _hand_in(self, index: int, image: EncodedImage | None) -> _Outcome:
         if image is None:

@@ -16,8 +16,9 @@ import msgspec
 
 from trt_engines.text import shown
 from trt_worker.errors import TransportError
-from trt_worker.intake.horde.settings import HordeSettings
+from trt_worker.intake.horde.settings import MAX_POP_IMAGES, HordeSettings
 from trt_worker.intake.surrogates import replace_lone_surrogates
+from trt_worker.job import MAX_ID_CHARACTERS
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding raises on bytes that are not the JSON expected; the last for JSON nested without end."""
@@ -208,7 +209,14 @@ def read_pop(body: bytes) -> Popped:
         return Popped(ids=ids, job=None, problem=f"job {ids[0]} cannot be read: {error}", skipped={}, messages=())
     job, problem = None, ""
     ids = tuple(head.ids or (head.id,)) if head.id else ()
-    if ids:
+    if any(len(one) > MAX_ID_CHARACTERS for one in ids):
+        raise TransportError(
+            f"the answer of pop has an id of over {MAX_ID_CHARACTERS} characters; its job is left alone"
+        )
+    if len(ids) > MAX_POP_IMAGES:
+        problem = f"job {ids[0]} has {len(ids)} images, and a pop brings {MAX_POP_IMAGES} at most"
+        ids = ids[:MAX_POP_IMAGES]  # that many are handed back, the others run out of time
+    elif ids:
         try:
             job = msgspec.json.decode(body, type=PoppedJob)
         except UNREADABLE as error:

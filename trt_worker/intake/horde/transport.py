@@ -13,8 +13,8 @@ from loguru import logger
 from yarl import URL
 
 from trt_engines.model import Model
-from trt_worker.concurrency import Clock, Stop
-from trt_worker.delivery import Offer
+from trt_worker.concurrency import Clock, Stop, first_leaf
+from trt_worker.delivery import Offer, handed_back
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
 from trt_worker.intake.horde.delivery import NAME, HordeDelivery, Upward, upload_slots
@@ -205,6 +205,17 @@ class HordeTransport:
     # Taking jobs
 
     async def _take_jobs(self, lines: _Lines) -> None:
+        """Pop until told to stop. Whatever goes wrong with one pop is said, and the next one waits for a while."""
+        while not self._stop.requested:
+            try:
+                await self._take_turns(lines)
+                return
+            except Exception as error:  # noqa: BLE001  # said here
+                cause = first_leaf(error)
+                logger.opt(exception=cause).error("Horde {}: an unexpected {}", self._host, type(cause).__name__)
+                self._refused(Reaction(verdict=Verdict.RETRY, sentence=f"an unexpected {type(cause).__name__}"))
+
+    async def _take_turns(self, lines: _Lines) -> None:
         while not self._stop.requested:
             async with self._turn:
                 amount = 0
@@ -318,37 +329,66 @@ class HordeTransport:
             self._under_way -= 1
 
     async def _keep_at(self, popped: Popped, models: Mapping[str, Model], asked: float, lines: _Lines) -> None:
-        job: JobSpec | None = None
-        metadata: tuple[Metadata, ...] = ()
-        lives_until = expires(popped.job, asked)
+        """One job, from its pop to its receipt: whatever that throws hands the job back, and no other."""
+        delivery = self._way_back(popped, asked, lines)
         try:
             try:
-                job, metadata = await self._understood(popped, models, asked, lines.sources)
-            except BadJob as error:
-                logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
-            delivery = HordeDelivery(
-                ids=popped.ids,
-                model=(popped.job.model if popped.job is not None else None) or "",
-                job=job,
-                slots=upload_slots(popped.job, popped.ids) if popped.job is not None else (None,) * len(popped.ids),
-                metadata=metadata,
-                asked=asked,
-                expires=lives_until,
-                first_retry_wait=self._settings.first_retry_wait,
-                client=lines.client,
-                upward=self._upward,
-            )
-            if job is None:
-                await delivery.fail(BadJob.public)
-            else:
-                await self._offer(job, delivery, lines.offers)
+                delivery = await self._passed_on(popped, models, asked, lines)
+            except Exception as error:  # noqa: BLE001  # logged there
+                await handed_back(popped.ids[0], delivery, error)
         finally:
             self._release(len(popped.ids))
-        with anyio.move_on_after(lives_until + SWEEP_SECONDS - time.monotonic()):
-            await delivery.closed.wait()
+        try:
+            with anyio.move_on_after(expires(popped.job, asked) + SWEEP_SECONDS - time.monotonic()):
+                await delivery.closed.wait()
+        except Exception as error:  # noqa: BLE001  # said here; the job goes on, and is only not watched any more
+            logger.opt(exception=error).error(
+                "Horde {}: job {} is not watched any more after an unexpected {}",
+                self._host,
+                popped.ids[0],
+                type(error).__name__,
+            )
+            return
         if not delivery.closed.is_set():
             logger.warning("Horde {}: job {} ran out of time; the server has aborted it", self._host, popped.ids[0])
             delivery.give_up()
+
+    async def _passed_on(
+        self, popped: Popped, models: Mapping[str, Model], asked: float, lines: _Lines
+    ) -> HordeDelivery:
+        """Offer a job, or hand it back where it cannot be understood. Returns: its way back."""
+        try:
+            job, metadata = await self._understood(popped, models, asked, lines.sources)
+        except BadJob as error:
+            logger.warning("Horde {}: {}; handed back as faulted", self._host, error)
+            delivery = self._way_back(popped, asked, lines)
+            await delivery.fail(BadJob.public)
+        else:
+            delivery = self._way_back(popped, asked, lines, job, metadata)
+            await self._offer(job, delivery, lines.offers)
+        return delivery
+
+    def _way_back(
+        self,
+        popped: Popped,
+        asked: float,
+        lines: _Lines,
+        job: JobSpec | None = None,
+        metadata: tuple[Metadata, ...] = (),
+    ) -> HordeDelivery:
+        """Args: see `HordeDelivery`."""
+        return HordeDelivery(
+            ids=popped.ids,
+            model=(popped.job.model if popped.job is not None else None) or "",
+            job=job,
+            slots=upload_slots(popped.job, popped.ids) if popped.job is not None else (None,) * len(popped.ids),
+            metadata=metadata,
+            asked=asked,
+            expires=expires(popped.job, asked),
+            first_retry_wait=self._settings.first_retry_wait,
+            client=lines.client,
+            upward=self._upward,
+        )
 
     async def _understood(
         self, popped: Popped, models: Mapping[str, Model], asked: float, sources: aiohttp.ClientSession

@@ -1,0 +1,425 @@
+"""Every point of a job's way thrown at while other jobs are under way. For `unexpected`, which compiles them first."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any, cast
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trt_engines.backends.rowwise import rowwise_backend
+from trt_engines.errors import EngineRefused, OutOfMemory
+from trt_engines.model import find_models
+from trt_engines.residency import Memory
+from trt_perf.robustness import points
+from trt_worker import networks
+from trt_worker.app import Worker, open_worker
+from trt_worker.config.schema import Config
+from trt_worker.errors import BadJob, LateJob, TransportError
+from trt_worker.local_grid.faults import Fault, Faults
+from trt_worker.local_grid.payload import build_payload
+from trt_worker.local_grid.recipe import choose_recipe
+from trt_worker.local_grid.requests import HordeRequest, HordeResult, ImageRequest
+from trt_worker.local_grid.server import LocalGrid
+from trt_worker.local_grid.settings import GridSettings, HordeSettings
+from trt_worker.networks import Network
+from trt_worker.runtime import frames
+from trt_worker.runtime.loop import DeviceLoop
+
+SIDE = 64
+CONNECTIONS = 6
+ROUND_SECONDS = 30.0
+GRACE_SECONDS = 2.0
+ATTEMPTS = 3
+"""Rounds for a point: whether some are passed is a matter of which job is faster."""
+KEY = "0x" + "11" * 32
+"""Of nobody: it signs results on this machine."""
+
+Picture = NDArray[np.uint8]
+
+
+def a_surprise() -> Exception:
+    """What nobody foresees anywhere."""
+    return ZeroDivisionError("thrown at a point of a job's way")
+
+
+# The device process
+
+
+def device_half(notes: list[str]) -> int:
+    """Throw at each of its points, with three jobs aboard. Returns: others that were not made, or made otherwise."""
+    alone = {run.id: _device_pictures([run])[run.id] for run in _device_runs()}
+    lost = 0
+    for number in list(points.numbers(device=True)):
+        points.armed.clear()
+        text = str(points.points[number])
+        for provoked, (where, errors) in DEVICE_PROVOKED.items():
+            if re.search(provoked, text):
+                _arm(where, [error() for error in errors])
+        points.armed.setdefault(number, []).append(a_surprise())
+        made = _device_pictures(_device_runs())
+        wrong = [job for job, picture in alone.items() if job not in made or not np.array_equal(made[job], picture)]
+        if len(wrong) > 1:
+            lost += len(wrong) - 1
+            notes.append(f"{text}: {', '.join(wrong)} not made")
+    points.armed.clear()
+    return lost
+
+
+def _full() -> Exception:
+    return OutOfMemory("thrown so that room is made")
+
+
+DEVICE_PROVOKED: dict[str, tuple[str, tuple[Callable[[], Exception], ...]]] = {
+    r"_step_alone:\d+ stage batch\.step": (r"_put_step:\d+ stage batch\.step", (a_surprise,)),
+    r"batch\.release_engines": (r"stage decoder\.begin", (_full, _full)),
+}
+"""What has to be thrown first, where, so that a point is passed at all."""
+
+
+def _device_runs() -> list[frames.Run]:
+    source = {"strength": 0.5}
+    return [
+        _device_run("first", sampler="euler_ancestral", guidance=4.0),
+        _device_run("second", sampler="dpmpp_2m_sde", guidance=1.0),
+        _device_run("third", sampler="heun", guidance=4.0, **source),
+    ]
+
+
+def _device_run(job: str, **changes: Any) -> frames.Run:
+    settings: dict[str, Any] = {
+        "id": job,
+        "model": "shapes-tiny",
+        "backend": "rowwise",
+        "prompt": f"the {job} circle",
+        "negative_prompt": f"no {job} square",
+        "width": SIDE,
+        "height": SIDE,
+        "steps": 3,
+        "scheduler": "karras",
+        "strength": 1.0,
+        "clip_skip": 1,
+        "source_crop": False,
+        "images": (frames.Image(seed=len(job), draw=0),),
+        "received": monotonic(),
+        "due": monotonic() + 600,
+    }
+    return frames.Run(**(settings | changes))
+
+
+def _device_pictures(runs: Sequence[frames.Run]) -> dict[str, Picture]:
+    pictures: dict[str, Picture] = {}
+
+    def emit(header: frames.FromDevice, body: Picture | None) -> None:
+        if isinstance(header, frames.Pixels) and body is not None:
+            pictures[header.id] = body.copy()
+
+    backend = rowwise_backend()
+    loop = DeviceLoop(
+        {"shapes-tiny": find_models()["shapes-tiny"]},
+        {backend.name: backend},
+        max_rows=4,
+        budgets=dict.fromkeys(Memory, 2**31),
+        emit=emit,
+    )
+    for run in runs:
+        loop.take(run, a_source() if run.strength < 1 else b"")
+    while loop.busy:
+        loop.step()
+    return pictures
+
+
+# The supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """How a point is passed that ordinary jobs do not pass.
+
+    Args:
+        first: where something else has to be thrown first, and what.
+        jobs: that are under way, by their names in `JOBS`.
+        beside: further ones, of which no picture is expected.
+        faults: of the networks.
+        kill: whether the device process is killed once the jobs are under way.
+        unoffered: whether no model is offered until the point has thrown.
+    """
+
+    first: tuple[tuple[str, tuple[Callable[[], Exception], ...]], ...] = ()
+    jobs: tuple[str, ...] = ("grid", "source", "inline", "inline", "grid")
+    beside: tuple[str, ...] = ()
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    kill: bool = False
+    unoffered: bool = False
+
+
+GRID, HORDE = ("grid", "source", "grid"), ("inline", "inline", "inline")
+MADE = r"Service\._serve:\d+ await self\.maker\.make"
+
+
+def _made(error: Callable[[], Exception], times: int = 1) -> tuple[tuple[str, tuple[Callable[[], Exception], ...]]]:
+    return ((MADE, (error,) * times),)
+
+
+def _refused() -> Exception:
+    return EngineRefused("thrown so that the job goes back")
+
+
+TRIALS: Sequence[tuple[str, Trial]] = (
+    (r"Service\._serve:.*fail\(error\.public\)", Trial(first=_made(lambda: BadJob("thrown")))),
+    (r"Service\._serve:.*fail\(COULD_NOT\)", Trial(first=_made(lambda: LateJob("thrown")))),
+    (r"Service\._serve:.*give_back", Trial(first=_made(_refused))),
+    (r"delivery:handed_back", Trial(first=_made(a_surprise))),
+    (r"GridDelivery\.fail", Trial(first=_made(lambda: BadJob("thrown")), jobs=GRID)),
+    (r"HordeDelivery\.fail", Trial(first=_made(lambda: BadJob("thrown")), jobs=HORDE)),
+    (r"HordeDelivery\.give_back", Trial(first=_made(_refused), jobs=HORDE)),
+    (r"(GridDelivery|Session)\.give_back", Trial(first=_made(_refused), jobs=GRID)),
+    (r"_give_back.*error_frame\(job_id", Trial(first=_made(_refused, 2), jobs=("grid",))),
+    (r"Session\._take_job:.*not offered any more", Trial(jobs=GRID, unoffered=True)),
+    (
+        r"GridDelivery\.deliver:.*self\.fail",
+        Trial(first=((r"uploader\.put", (lambda: TransportError("thrown"),)),), jobs=("two", "two")),
+    ),
+    (
+        r"submit:submit:.*NOTHING_UPLOADED",
+        Trial(first=((r"uploader\.put", (lambda: TransportError("thrown"),)),), jobs=("grid", "grid")),
+    ),
+    (r"Uploader\.put:.*sleep|_storage_code", Trial(faults=Faults(put_error=Fault()), jobs=GRID)),
+    (r"Session\._take:.*PONG", Trial(beside=("pause",))),
+    (r"Session\._take_job:.*error_frame", Trial(beside=("sampler",))),
+    (r"Session\._offer:.*fail\(error\.public\)", Trial(beside=("address",))),
+    (r"Session\._offer:.*_give_back\(job\.id, reason\)", Trial(beside=("endless",))),
+    (
+        r"Session\._offer:.*no place in the queue",
+        Trial(first=((r"Session\._offer:\d+ await shop\.offers", (TimeoutError,)),), jobs=GRID),
+    ),
+    (r"Session\._close_when_told|Session\.run:.*create_task_group", Trial(first=_made(_refused), jobs=GRID)),
+    (
+        r"HordeTransport\._passed_on:.*fail",
+        Trial(first=((r"_passed_on:\d+ await self\._understood", (lambda: BadJob("thrown"),)),), jobs=HORDE),
+    ),
+    (
+        r"HordeTransport\._offer:\d+ await offer\.delivery\.fail",
+        Trial(first=((r"HordeTransport\._offer:\d+ await offers", (TimeoutError,)),), jobs=HORDE),
+    ),
+    (
+        r"HordeDelivery\._hand_back",
+        Trial(first=((r"hand_in:\d+ await self\._hand_in", (a_surprise,)),), jobs=HORDE),
+    ),
+    (r"HordeDelivery\._hand_in:.*sleep", Trial(faults=Faults(submit_error=Fault()), jobs=HORDE)),
+    (r"source:fetch_source|_understood:.*fetch_source", Trial(jobs=("start", "inline", "start"))),
+    (
+        r"DeviceLink\.make:.*Withdraw",
+        Trial(faults=Faults(drop_mid_job=Fault(seconds=0.1)), beside=("slow",), jobs=HORDE),
+    ),
+    (r"DeviceLink\._receive:.*_death", Trial(kill=True, beside=("slow",))),
+    (r"GridDelivery\.progress|_forward_progress", Trial(beside=("slow",))),
+)
+"""By what a point is called: the first that fits."""
+
+
+def supervisor_half(notes: list[str]) -> int:
+    """Throw at each of its points. Returns: others that were not answered with the picture that they give alone."""
+    return anyio.run(_supervisor_half, notes, backend_options={"use_uvloop": True})
+
+
+async def _supervisor_half(notes: list[str]) -> int:
+    lost = 0
+    settings = GridSettings(
+        ping_seconds=0.5, max_requeues=50, horde=HordeSettings(drops_before_maintenance=10**9, upload_seconds=1_800)
+    )
+    with TemporaryDirectory() as folder:
+        key = _written_key(Path(folder, "rig.json"))
+        _wait_little()
+        async with LocalGrid(settings) as grid, open_worker(_config(grid, key), log_directory=Path(folder)) as worker:
+            await grid.connected(CONNECTIONS)
+            alone = {name: (await _ended(ask, grid))[0] for name, ask in JOBS.items() if name in EXPECTED}
+            if any(picture is None for picture in alone.values()):
+                raise RuntimeError(f"an ordinary job fails alone: {alone}")
+            for link in worker.links:
+                link._restart_waits = (0.0,)  # many are lost in a row here
+            for number in list(points.numbers(device=False)):
+                for _ in range(ATTEMPTS):
+                    if number not in points.fired:
+                        lost += await _try(number, grid, worker, alone, notes)
+            worker.stop.set()
+    return lost
+
+
+def _written_key(file: Path) -> Path:
+    file.write_text(json.dumps({"private_key": KEY}))
+    file.chmod(0o600)
+    return file
+
+
+async def _try(
+    number: int, grid: LocalGrid, worker: Worker, alone: dict[str, list[bytes] | None], notes: list[str]
+) -> int:
+    """One round. Returns: jobs lost but for the one that was thrown at."""
+    text = str(points.points[number])
+    trial = next((trial for known, trial in TRIALS if re.search(known, text)), Trial())
+    grid.faults = trial.faults
+    await grid.connected(CONNECTIONS)
+    points.armed.clear()
+    for where, errors in trial.first:
+        _arm(where, [error() for error in errors])
+    points.armed.setdefault(number, []).append(a_surprise())
+    wrong = list(trial.jobs)
+
+    async def one(name: str) -> None:
+        if (await _ended(JOBS[name], grid))[0] == alone[name]:
+            wrong.remove(name)
+        if len(wrong) <= 1:  # the last one may be that which was thrown at, and lost with its connection
+            others.cancel_scope.deadline = min(others.cancel_scope.deadline, anyio.current_time() + GRACE_SECONDS)
+
+    async with anyio.create_task_group() as others:
+        others.cancel_scope.deadline = anyio.current_time() + ROUND_SECONDS
+        for name in trial.beside:
+            await JOBS[name](grid)
+        for name in trial.jobs:
+            others.start_soon(one, name)
+        if trial.unoffered:
+            others.start_soon(_unoffered, worker)
+        if trial.kill:
+            await anyio.sleep(0.3)
+            if (pid := worker.links[0].pid) is not None:
+                os.kill(pid, signal.SIGKILL)
+    if number not in points.fired:  # it comes beside the jobs, or after them
+        with anyio.move_on_after(3.0):
+            await points.next_fired().wait()
+    points.armed.clear()
+    grid.faults = Faults()
+    lost = max(0, len(wrong) - 1)
+    if lost:
+        notes.append(f"{text}: {', '.join(wrong)} lost")
+    return lost
+
+
+async def _unoffered(worker: Worker) -> None:
+    models, worker.service.models = worker.service.models, {}
+    with anyio.move_on_after(GRACE_SECONDS):
+        await points.next_fired().wait()
+    worker.service.models = models
+
+
+def _arm(where: str, errors: list[Exception]) -> None:
+    number = next(number for number, point in enumerate(points.points) if re.search(where, str(point)))
+    points.armed[number] = errors
+
+
+def _wait_little() -> None:
+    """Make the worker's transports, from now on, such that wait little after a fault: hundreds follow each other here."""
+    quick: dict[str, dict[str, float]] = {
+        "grid": {"first_retry_wait": 0.02, "longest_retry_wait": 0.1, "progress_seconds": 0.01},
+        "horde": {"first_retry_wait": 0.02, "fault_hold": 0.0, "first_idle_wait": 0.05, "longest_idle_wait": 0.1},
+    }
+    known = cast("dict[str, Network[Any]]", networks.NETWORKS)
+    for name, network in list(known.items()):
+
+        def settings(config: Config, devices: int, network: Network[Any] = network, name: str = name) -> Any:
+            return dataclasses.replace(network.settings(config, devices), **quick[name])
+
+        known[name] = dataclasses.replace(network, settings=settings)
+
+
+def _config(grid: LocalGrid, key: Path) -> Config:
+    return Config.model_validate(
+        {
+            "api_key": grid.key,
+            "dreamer_name": "struck",
+            "bridge_agent": "AI Horde Worker reGen:10.1.0:https://github.com/Haidra-Org/horde-worker-reGen",
+            "network": "both",
+            "grid_url": grid.worker_url,
+            "grid_http_url": grid.url,
+            "horde_url": grid.horde_url,
+            "grid_connections": CONNECTIONS,
+            "worker_identity_key_file": str(key),
+            "models_to_load": ["shapes-tiny"],
+            "backends": ["rowwise"],
+            "queue_size": 4,
+            "stats_output_frequency": 0,
+        }
+    )
+
+
+# What customers ask for
+
+Ask = Callable[[LocalGrid], Awaitable[Any]]
+
+
+def _from_grid(**changes: Any) -> Ask:
+    settings: dict[str, Any] = {"width": SIDE, "height": SIDE, "steps": 3, "seed": 7, "ext": "png"}
+    request = ImageRequest(**(settings | changes))
+    return lambda grid: grid.submit_grid(request)
+
+
+def _from_horde(**changes: Any) -> Ask:
+    settings: dict[str, Any] = {"width": SIDE, "height": SIDE, "steps": 3, "seed": "7"}
+    request = HordeRequest(**(settings | changes))
+    return lambda grid: grid.submit_horde(request)
+
+
+def _raw(**changes: Any) -> Ask:
+    async def ask(grid: LocalGrid) -> Any:
+        request = ImageRequest(width=SIDE, height=SIDE, steps=3)
+        payload = build_payload(request, None, seed=1, size=(SIDE, SIDE), source_url=None) | changes
+        return grid.coordinator.submit(model=request.model, payload=payload, probe=False)
+
+    return ask
+
+
+async def _address(grid: LocalGrid) -> Any:
+    request = ImageRequest(width=SIDE, height=SIDE, steps=3)
+    recipe = choose_recipe(grid.recipes, request.model, name=None, with_image=True)
+    payload = build_payload(request, recipe, seed=1, size=(SIDE, SIDE), source_url="http://xn--a/")
+    return grid.coordinator.submit(model=request.model, payload=payload, probe=False)
+
+
+async def _pause(grid: LocalGrid) -> None:
+    await anyio.sleep(2 * grid.settings.ping_seconds)
+
+
+def a_source() -> bytes:
+    """A source image, as a PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (40, 90, 200)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+EXPECTED = ("grid", "two", "source", "inline", "start")
+JOBS: dict[str, Ask] = {
+    "grid": _from_grid(),
+    "two": _from_grid(n=2),
+    "source": _from_grid(source_image=a_source(), denoise=0.5),
+    "inline": _from_horde(extra={"r2": False}),
+    "start": _from_horde(
+        source_image=a_source(), source_processing="img2img", params={"denoising_strength": 0.5}, extra={"r2": False}
+    ),
+    "slow": _raw(steps=500),
+    "sampler": _raw(sampler_name="nobody's"),
+    "endless": _raw(width=3072, height=3072, steps=500, n=4, seeds=[1, 2, 3, 4]),
+    "address": _address,
+    "pause": _pause,
+}
+
+
+async def _ended(ask: Ask, grid: LocalGrid) -> tuple[list[bytes] | None, Any]:
+    """A job's pictures once it has ended; None: it has none."""
+    result = await (await ask(grid)).result()
+    if isinstance(result, HordeResult):
+        pictures = [image.data for image in result.images if image.data is not None]
+        return (None if result.faulted or not pictures else pictures), result
+    return ([image.data for image in result.images] if result.status == 200 else None), result
