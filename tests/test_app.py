@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import anyio
 import psutil
 import pytest
 from anyio.abc import Process
+from PIL import Image
 
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.requests import GridResult, HordeRequest, ImageRequest
@@ -100,6 +102,19 @@ async def test_sigterm_finishes_what_was_taken_and_leaves_with_zero(tmp_path: Pa
     assert status == 0
     assert [(result.status, result.requeues) for result in results] == [(200, 0)] * CONNECTIONS
     assert grid.violations() == []
+
+
+async def test_sides_that_no_level_of_the_network_halves_are_drawn_by_its_first_choice(tmp_path: Path) -> None:
+    config = {"backends": "onnxruntime", "grid_connections": 1}
+    async with LocalGrid() as grid, a_worker(grid, tmp_path, config=config):
+        with anyio.fail_after(60):
+            await grid.connected(1)
+            handles = [await grid.submit_grid(a_request(1, width=72, height=136, steps=2, n=2)) for _ in range(2)]
+            results = [await handle.result() for handle in handles]
+
+    assert [(result.status, result.requeues) for result in results] == [(200, 0)] * 2
+    sizes = {Image.open(io.BytesIO(image.data)).size for result in results for image in result.images}
+    assert sizes == {(72, 136)}
 
 
 async def test_a_second_signal_stops_at_once_and_the_jobs_go_back_to_the_grid(tmp_path: Path) -> None:
