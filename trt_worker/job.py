@@ -49,7 +49,7 @@ class JobSpec:
     sampler: str = "euler"  # canonical name, as in sampler_names
     scheduler: str = "normal"
     strength: float = 1.0  # 0 < strength <= 1; below 1 only with a source image
-    clip_skip: int = 1  # 1 = last layer
+    clip_skip: int = 1  # 1 = last layer; the model's own where the network does not count from 1
     shift: float | None = None  # time shift of flow models when the job overrides the model's own
     seeds: tuple[ImageSeed, ...]  # one image each, at least one
     source: bytes | None = None  # encoded source image as fetched, already size-checked

@@ -16,6 +16,10 @@ BUILT_IN = Path(__file__).parent / "models"
 """Models that ship with the package."""
 
 
+_PENULTIMATE = frozenset({"sdxl", "stable_diffusion_2", "stable_diffusion_2_v", "stable_diffusion_2_inpainting"})
+"""Architectures that were trained on the last but one layer of their text encoders."""
+
+
 class Component(StrEnum):
     """The networks a model is made of."""
 
@@ -69,6 +73,14 @@ class Model:
     vocab: Path
     merges: Path
     shift: float = 1.0  # time shift of a flow model, unless a job wants another; 1: none
+
+    @property
+    def clip_skip(self) -> int:
+        """The text encoders' layer, counted from the last as 1, whose state is the context of a job that names none.
+
+        Source: the defaults of ComfyUI's loaders, of SDXL's and SD 2's text encoders -2, of the others' -1.
+        """
+        return 2 if self.architecture in _PENULTIMATE else 1
 
 
 def read_model(folder: Path) -> Model:

@@ -30,9 +30,9 @@ from trt_export.architectures.autoencoders import (
 )
 from trt_export.architectures.text_encoders import (
     CLIP_L_LAYERS,
-    CLIP_L_PENULTIMATE,
+    CLIP_L_UNNORMED,
     OPEN_CLIP_BIGG,
-    OPEN_CLIP_H_LAYERS,
+    OPEN_CLIP_H,
 )
 from trt_export.network import Network
 
@@ -297,7 +297,7 @@ STABLE_DIFFUSION_2_V = _stable_diffusion(
     "stable_diffusion_2_v",
     "Stable Diffusion 2.1 (768)",
     _SD2_DENOISER,
-    OPEN_CLIP_H_LAYERS,
+    OPEN_CLIP_H,
     side=768,
     prediction="v_prediction",
 )
@@ -307,7 +307,7 @@ STABLE_DIFFUSION_2_INPAINTING = _stable_diffusion(
     _denoiser(
         make_inpainting_denoiser, _inpainting_tensors, _SD2 | _INPAINTING, _SMALL | _INPAINTING, 865_925_124, _SD2_COST
     ),
-    OPEN_CLIP_H_LAYERS,
+    OPEN_CLIP_H,
 )
 SDXL = Architecture(
     name="sdxl",
@@ -318,15 +318,15 @@ SDXL = Architecture(
     native_pixels=1024 * 1024,
     tokens=(77, 154, 231),
     components=(
-        CLIP_L_PENULTIMATE,
+        CLIP_L_UNNORMED,
         OPEN_CLIP_BIGG,
         _denoiser(make_sdxl_denoiser, _sdxl_tensors, _SDXL, _SMALL_SDXL, 2_567_463_684, _SDXL_COST),
         SDXL_VAE_DECODER,
         SDXL_VAE_ENCODER,
     ),
     notes={
-        "text": "context is both encoders' side by side, 768 + 1280 wide; a clip skip is not read: always the last"
-        " layer but one",
+        "text": "context is both encoders' side by side, 768 + 1280 wide, of the same layer; the last but one unless a"
+        " clip skip says otherwise",
         "vae": "half precision overflows in the decoder's widest blocks and gives black pictures",
     },
 )
