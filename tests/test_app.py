@@ -122,6 +122,19 @@ async def test_sigterm_finishes_what_was_taken_and_leaves_with_zero(tmp_path: Pa
     assert grid.violations() == []
 
 
+async def test_sides_that_no_level_of_the_network_halves_are_drawn_by_its_first_choice(tmp_path: Path) -> None:
+    config = {"backends": "onnxruntime", "grid_connections": 1}
+    async with LocalGrid() as grid, a_worker(grid, tmp_path, config=config):
+        with anyio.fail_after(60):
+            await grid.connected(1)
+            handles = [await grid.submit_grid(a_request(1, width=72, height=136, steps=2, n=2)) for _ in range(2)]
+            results = [await handle.result() for handle in handles]
+
+    assert [(result.status, result.requeues) for result in results] == [(200, 0)] * 2
+    sizes = {Image.open(io.BytesIO(image.data)).size for result in results for image in result.images}
+    assert sizes == {(72, 136)}
+
+
 async def test_a_second_signal_stops_at_once_and_the_jobs_go_back_to_the_grid(tmp_path: Path) -> None:
     async with LocalGrid() as grid, a_worker(grid, tmp_path) as process:
         with anyio.fail_after(60):

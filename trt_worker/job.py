@@ -84,7 +84,7 @@ class JobSpec:
     strength: float = 1.0  # 0 < strength <= 1; below 1 only with a source image
     sampler_node: SamplerNode = SamplerNode.KSAMPLER
     end_step: int | None = None  # of KSamplerAdvanced: levels behind this one of the whole schedule become one, 0
-    clip_skip: int = 1  # 1 = last layer
+    clip_skip: int = 1  # 1 = last layer; the model's own where the network does not count from 1
     shift: float | None = None  # time shift of flow models when the job overrides the model's own
     seeds: tuple[ImageSeed, ...]  # one image each, at least one
     source: bytes | None = None  # encoded source image as fetched, already size-checked

@@ -15,6 +15,10 @@ BUILT_IN = Path(__file__).parent / "models"
 """Models that ship with the package."""
 
 
+_PENULTIMATE = frozenset({"sdxl", "stable_diffusion_2", "stable_diffusion_2_v", "stable_diffusion_2_inpainting"})
+"""Architectures that were trained on the last but one layer of their text encoders."""
+
+
 class Component(StrEnum):
     """The networks a model is made of."""
 
@@ -48,6 +52,14 @@ class Model:
     def same_as(self, other: Model) -> bool:
         """Whether both say the same; as keys, models are what they are, not what they say."""
         return all(getattr(self, one.name) == getattr(other, one.name) for one in fields(self))
+
+    @property
+    def clip_skip(self) -> int:
+        """The text encoders' layer, counted from the last as 1, whose state is the context of a job that names none.
+
+        Source: the defaults of ComfyUI's loaders, of SDXL's and SD 2's text encoders -2, of the others' -1.
+        """
+        return 2 if self.architecture in _PENULTIMATE else 1
 
 
 def read_model(folder: Path) -> Model:

@@ -25,8 +25,9 @@ def _at(rows: int, width: int, height: int, tokens: int) -> Sizes:
     return {Quantity.ROWS: rows, Quantity.WIDTH: width, Quantity.HEIGHT: height, Quantity.TOKENS: tokens}
 
 
-BUCKETS: tuple[Sizes, ...] = tuple(_at(rows, *size) for size in ((128, 64, 64), (64, 192, 96)) for rows in (1, 3))
-"""Two shapes and two batch sizes, none of them the one that graphs are traced at."""
+BUCKETS: tuple[Sizes, ...] = tuple(_at(rows, *size) for size in ((128, 64, 64), (72, 136, 96)) for rows in (1, 3))
+"""Two shapes and two batch sizes, none of them the one that graphs are traced at; the sides of one are odd in latents,
+and at each level below."""
 
 
 def lively_module(component: ComponentSpec) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trt_engines.store.identity import Identity
+from trt_engines.store.identity import IDENTITY_SCHEMA, Identity
 
 
 def unfit(identity: Identity, library: str, version: str, sm: int) -> str | None:
@@ -19,6 +19,8 @@ def unfit(identity: Identity, library: str, version: str, sm: int) -> str | None
     """
     if identity.library != library:
         return f"it was built for {identity.library}"
+    if identity.schema < IDENTITY_SCHEMA:
+        return "an older version of this worker built it, whose networks take or give something else: rebuild it"
     if _release(library, identity.library_version) != _release(library, version):
         return f"it was built with version {identity.library_version}, and {version} is installed: rebuild it"
     if sm not in identity.compute_capabilities:

@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
-IDENTITY_SCHEMA = 1
-"""Raised whenever a field is added or changes its meaning: engines of another schema are other engines."""
+IDENTITY_SCHEMA = 2
+"""Raised whenever a field is added or changes its meaning, or networks take or give something else under the same
+names: engines of another schema are other engines, and those of an older one are not served.
+
+1: U-Nets take multiples of all their halvings, and a text encoder's layers begin at the last that the family uses.
+2: U-Nets take any size, and layers begin at the last one there is.
+"""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from diffusers import StableCascadeUNet
-from diffusers.models.unets.unet_stable_cascade import SDCascadeResBlock
+from diffusers.models.unets.unet_stable_cascade import (
+    SDCascadeAttnBlock,
+    SDCascadeResBlock,
+    SDCascadeTimestepBlock,
+)
 from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
 from torch import nn
 from torch.nn import functional
@@ -62,8 +66,38 @@ class CascadeDenoiser(Network):
     def predicted(self, states: torch.Tensor, times: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
         """The levels down and up again, and the last layer."""
         outputs = self.model._down_encode(states, times, clip)
-        predicted: torch.Tensor = self.model.clf(self.model._up_decode(outputs, times, clip))
+        predicted: torch.Tensor = self.model.clf(self._up(outputs, times, clip))
         return predicted
+
+    def _up(self, outputs: list[torch.Tensor], times: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+        """The levels up, as the library goes, for latents of any size.
+
+        A level of n positions has floor(n / 2) below it. The library brings what comes up to the size of what was kept
+        on the way down where the two differ; one graph serves all sizes, so here it is always done where levels have
+        sizes of their own. Without a difference it changes nothing.
+
+        Args: outputs: of the levels, the lowest first.
+        """
+        model, states = self.model, outputs[0]
+        extra = {SDCascadeTimestepBlock: times, SDCascadeAttnBlock: clip}
+        halved = model.config.switch_level is None
+        for kept, blocks, upscaler, mappers in zip(
+            outputs, model.up_blocks, model.up_upscalers, model.up_repeat_mappers, strict=True
+        ):
+            lowest = kept is outputs[0]
+            if halved and not lowest:
+                size = kept.shape[-2:]
+                resized = functional.interpolate(states.float(), size, mode="bilinear", align_corners=True)
+                states = resized.to(states.dtype)
+            for mapper in (*mappers, nn.Identity()):
+                for number, block in enumerate(blocks):
+                    if isinstance(block, SDCascadeResBlock):
+                        states = block(states, None if lowest or number else kept)
+                    else:
+                        states = block(states, extra[type(block)])
+                states = mapper(states)
+            states = upscaler(states)
+        return states
 
 
 class ResponseNorm(nn.Module):
@@ -196,8 +230,7 @@ def _stage_c_tensors(config: Mapping[str, Any]) -> Ports:
 
 
 def _stage_b_tensors(config: Mapping[str, Any]) -> Ports:
-    halvings = len(config["block_out_channels"]) - 1
-    latent = (ROWS, STAGE_B_CHANNELS, *_sides("", STAGE_B_SCALE, config["patch_size"] * 2**halvings))
+    latent = (ROWS, STAGE_B_CHANNELS, *_sides("", STAGE_B_SCALE, config["patch_size"]))
     inputs = (
         Tensor(name="sample", shape=latent),
         _TIMESTEP,

@@ -30,9 +30,9 @@ from trt_export.architectures.autoencoders import (
 )
 from trt_export.architectures.text_encoders import (
     CLIP_L_LAYERS,
-    CLIP_L_PENULTIMATE,
+    CLIP_L_UNNORMED,
     OPEN_CLIP_BIGG,
-    OPEN_CLIP_H_LAYERS,
+    OPEN_CLIP_H,
 )
 from trt_export.network import Network
 
@@ -41,7 +41,24 @@ TIME_IDS = 6
 """SDXL's: original height and width, top and left of the crop, target height and width, in pixels."""
 
 
-class UNetDenoiser(Network):
+ANY_SIDE = 31
+"""Halvings that no side is a multiple of."""
+
+
+class Denoiser(Network):
+    """The library's U-Net for latents of any size.
+
+    A level of n positions has ceil(n / 2) below it. The library brings what comes up to the size of what was kept on
+    the way down only where a latent's side is no multiple of all halvings together, and doubles it otherwise, which is
+    the same. One graph serves all sizes, so here it is always the former, as in ComfyUI.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        model.num_upsamplers = ANY_SIDE  # decides that, and nothing else
+
+
+class UNetDenoiser(Denoiser):
     """Noise, or velocity where the family predicts it.
 
     sample [rows, 4, h, w], timestep [rows] of the 1000 training steps, context [rows, tokens, width] -> noise_pred
@@ -53,7 +70,7 @@ class UNetDenoiser(Network):
         return predicted
 
 
-class InpaintingDenoiser(Network):
+class InpaintingDenoiser(Denoiser):
     """As `UNetDenoiser`, with mask [rows, 1, h, w] (1: to be painted) and masked_latent [rows, 4, h, w].
 
     They are inputs of their own, so that `sample` stays the state that samplers step.
@@ -87,7 +104,7 @@ class Sinusoid(nn.Module):
         return embedded.to(self.dtype)
 
 
-class SdxlDenoiser(Network):
+class SdxlDenoiser(Denoiser):
     """As `UNetDenoiser`, with pooled [rows, 1280] and time_ids float32 [rows, 6]."""
 
     def __init__(self, model: Any) -> None:
@@ -122,28 +139,27 @@ def make_sdxl_denoiser(config: Mapping[str, Any]) -> nn.Module:
     return SdxlDenoiser(UNet2DConditionModel(**config)).eval()
 
 
-def _latent(name: str, channels: int, config: Mapping[str, Any]) -> Tensor:
-    """A latent whose sides the network halves at each level but the last."""
-    levels = 2 ** (len(config["block_out_channels"]) - 1)
+def _latent(name: str, channels: int) -> Tensor:
+    """A latent of any size."""
     sides = (
-        Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=levels),
-        Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=levels),
+        Axis(name="height", quantity=Quantity.HEIGHT, unit=8),
+        Axis(name="width", quantity=Quantity.WIDTH, unit=8),
     )
     return Tensor(name=name, shape=(ROWS, channels, *sides))
 
 
 def _tensors(config: Mapping[str, Any]) -> Ports:
     inputs = (
-        _latent("sample", LATENT_CHANNELS, config),
+        _latent("sample", LATENT_CHANNELS),
         Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32),
         Tensor(name="context", shape=(ROWS, TOKENS, config["cross_attention_dim"])),
     )
-    return inputs, (_latent("noise_pred", LATENT_CHANNELS, config),)
+    return inputs, (_latent("noise_pred", LATENT_CHANNELS),)
 
 
 def _inpainting_tensors(config: Mapping[str, Any]) -> Ports:
     inputs, outputs = _tensors(config)
-    more = (_latent("mask", 1, config), _latent("masked_latent", LATENT_CHANNELS, config))
+    more = (_latent("mask", 1), _latent("masked_latent", LATENT_CHANNELS))
     return (*inputs, *more), outputs
 
 
@@ -276,14 +292,12 @@ STABLE_DIFFUSION_1_INPAINTING = _stable_diffusion(
     ),
     CLIP_L_LAYERS,
 )
-STABLE_DIFFUSION_2 = _stable_diffusion(
-    "stable_diffusion_2", "Stable Diffusion 2.1 (512)", _SD2_DENOISER, OPEN_CLIP_H_LAYERS
-)
+STABLE_DIFFUSION_2 = _stable_diffusion("stable_diffusion_2", "Stable Diffusion 2.1 (512)", _SD2_DENOISER, OPEN_CLIP_H)
 STABLE_DIFFUSION_2_V = _stable_diffusion(
     "stable_diffusion_2_v",
     "Stable Diffusion 2.1 (768)",
     _SD2_DENOISER,
-    OPEN_CLIP_H_LAYERS,
+    OPEN_CLIP_H,
     side=768,
     prediction="v_prediction",
 )
@@ -293,7 +307,7 @@ STABLE_DIFFUSION_2_INPAINTING = _stable_diffusion(
     _denoiser(
         make_inpainting_denoiser, _inpainting_tensors, _SD2 | _INPAINTING, _SMALL | _INPAINTING, 865_925_124, _SD2_COST
     ),
-    OPEN_CLIP_H_LAYERS,
+    OPEN_CLIP_H,
 )
 SDXL = Architecture(
     name="sdxl",
@@ -304,15 +318,15 @@ SDXL = Architecture(
     native_pixels=1024 * 1024,
     tokens=(77, 154, 231),
     components=(
-        CLIP_L_PENULTIMATE,
+        CLIP_L_UNNORMED,
         OPEN_CLIP_BIGG,
         _denoiser(make_sdxl_denoiser, _sdxl_tensors, _SDXL, _SMALL_SDXL, 2_567_463_684, _SDXL_COST),
         SDXL_VAE_DECODER,
         SDXL_VAE_ENCODER,
     ),
     notes={
-        "text": "context is both encoders' side by side, 768 + 1280 wide; a clip skip is not read: always the last"
-        " layer but one",
+        "text": "context is both encoders' side by side, 768 + 1280 wide, of the same layer; the last but one unless a"
+        " clip skip says otherwise",
         "vae": "half precision overflows in the decoder's widest blocks and gives black pictures",
     },
 )

@@ -44,33 +44,36 @@ class PooledClip(Network):
 
 
 class ClipLayers(Network):
-    """input_ids int64 [rows, 77] -> context [layers, rows, 77, width], normed.
+    """input_ids int64 [rows, 77] -> context [layers, rows, 77, width].
 
     Entry k - 1 is what a clip skip of k asks for: the state after all but the last k - 1 layers.
     """
 
+    def __init__(self, model: Any, *, normed: bool = True, absent: int = 0) -> None:
+        """Args:
+        normed: states go through the last norm.
+        absent: last layers that the model lacks, though a clip skip counts them; the last there is stands in for each.
+        """
+        super().__init__(model)
+        self.normed, self.absent = normed, absent
+
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        states = _clip_layers(self.model, input_ids)
-        return torch.stack([self.model.final_layer_norm(state) for state in reversed(states[1:])])
+        states = _clip_layers(self.model, input_ids)[:0:-1]
+        if self.normed:
+            states = [self.model.final_layer_norm(state) for state in states]
+        return torch.stack([*states[:1] * self.absent, *states])
 
 
-class ClipPenultimate(Network):
-    """input_ids int64 [rows, 77] -> context [rows, 77, width]: the last layer but one, not normed."""
+class ClipLayersAndPooled(Network):
+    """input_ids int64 [rows, 77] -> context [layers, rows, 77, width], not normed, and pooled [rows, projected].
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return _clip_layers(self.model, input_ids)[-2]
-
-
-class ClipPenultimateAndPooled(Network):
-    """input_ids int64 [rows, 77] -> context [rows, 77, width], not normed, and pooled [rows, projected].
-
-    Context is the last layer but one; pooled is the last one, normed, at the first end token, projected.
+    Context is that of `ClipLayers`; pooled is the last layer, normed, at the first end token, projected.
     """
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text = self.model.text_model
-        states = _clip_layers(text, input_ids)
-        return states[-2], self.model.text_projection(_pooled(text, input_ids, states[-1]))
+        states = _clip_layers(text, input_ids)[:0:-1]
+        return torch.stack(states), self.model.text_projection(_pooled(text, input_ids, states[0]))
 
 
 class ClipLastAndPooled(Network):
@@ -231,26 +234,36 @@ def make_clip(config: Mapping[str, Any]) -> nn.Module:
 
 
 def make_clip_layers(config: Mapping[str, Any]) -> nn.Module:
-    """CLIP with all its layers, of a configuration of `CLIPTextConfig`."""
+    """CLIP with all its layers, normed, of a configuration of `CLIPTextConfig`."""
     return ClipLayers(CLIPTextModel(CLIPTextConfig(**config))).eval()
 
 
-def make_clip_penultimate(config: Mapping[str, Any]) -> nn.Module:
-    """CLIP up to its last layer but one, of a configuration of `CLIPTextConfig`."""
-    return ClipPenultimate(CLIPTextModel(CLIPTextConfig(**config))).eval()
+def make_clip_unnormed_layers(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP with all its layers, not normed, of a configuration of `CLIPTextConfig`."""
+    return ClipLayers(CLIPTextModel(CLIPTextConfig(**config)), normed=False).eval()
 
 
-def make_clip_penultimate_and_pooled(config: Mapping[str, Any]) -> nn.Module:
-    """CLIP with its projection, of a configuration of `CLIPTextConfig`.
+def make_open_clip_h(config: Mapping[str, Any]) -> nn.Module:
+    """OpenCLIP-H with all its layers, normed, of a configuration of `CLIPTextConfig`."""
+    return ClipLayers(CLIPTextModel(CLIPTextConfig(**config)), absent=_absent(config)).eval()
+
+
+def _absent(config: Mapping[str, Any]) -> int:
+    """Last layers that a configuration of OpenCLIP-H lacks: diffusers' folders, and files made of them, have 23."""
+    return int(config["num_hidden_layers"] == OPEN_CLIP_H_LAYERS - 1)
+
+
+def make_clip_layers_and_pooled(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP with all its layers, not normed, and its projection, of a configuration of `CLIPTextConfig`.
 
     The end token is set right: configurations converted from OpenCLIP carry a wrong one (2), which the library replaces
     by the largest token number, and that is the same token.
     """
-    return ClipPenultimateAndPooled(_projecting(config)).eval()
+    return ClipLayersAndPooled(_projecting(config)).eval()
 
 
 def make_clip_last_and_pooled(config: Mapping[str, Any]) -> nn.Module:
-    """As `make_clip_penultimate_and_pooled`, with the last layer."""
+    """As `make_clip_layers_and_pooled`, with the last layer alone."""
     return ClipLastAndPooled(_projecting(config)).eval()
 
 
@@ -348,13 +361,18 @@ def _layers_tensors(config: Mapping[str, Any]) -> Ports:
     return (_INPUT_IDS,), (Tensor(name="context", shape=shape),)
 
 
-def _penultimate_tensors(config: Mapping[str, Any]) -> Ports:
-    return (_INPUT_IDS,), (Tensor(name="context", shape=(ROWS, 77, config["hidden_size"])),)
+def _open_clip_h_tensors(config: Mapping[str, Any]) -> Ports:
+    return _layers_tensors({**config, "num_hidden_layers": config["num_hidden_layers"] + _absent(config)})
 
 
-def _projected_tensors(config: Mapping[str, Any]) -> Ports:
-    inputs, outputs = _penultimate_tensors(config)
+def _layers_and_pooled_tensors(config: Mapping[str, Any]) -> Ports:
+    inputs, outputs = _layers_tensors(config)
     return inputs, (*outputs, Tensor(name="pooled", shape=(ROWS, config["projection_dim"])))
+
+
+def _last_and_pooled_tensors(config: Mapping[str, Any]) -> Ports:
+    context = Tensor(name="context", shape=(ROWS, 77, config["hidden_size"]))
+    return (_INPUT_IDS,), (context, Tensor(name="pooled", shape=(ROWS, config["projection_dim"])))
 
 
 def _clip(
@@ -365,6 +383,7 @@ def _clip(
     *,
     parameters: int,
     flops: float,
+    lacking: tuple[str, Mapping[str, Any]] | None = None,
 ) -> ComponentSpec:
     small = {**config, **_SMALL_CLIP} | ({"projection_dim": 32} if "projection_dim" in config else {})
     inputs, outputs = tensors(config)
@@ -378,6 +397,7 @@ def _clip(
         tensors=tensors,
         parameters=parameters,
         cost=Cost(cell=0, fixed=flops),
+        lacking=lacking,
     )
 
 
@@ -392,20 +412,25 @@ CLIP_L_LAYERS = _clip(
 )
 """Stable Diffusion 1's."""
 
-OPEN_CLIP_H_LAYERS = _clip(
+OPEN_CLIP_H_LAYERS = 24
+OPEN_CLIP_H = _clip(
     "text_encoder",
-    make_clip_layers,
-    _layers_tensors,
-    _clip_config(1024, 23, 16, "gelu"),  # the last of its 24 layers is never read
-    parameters=340_387_840,
-    flops=45_127_233_536.0,
+    make_open_clip_h,
+    _open_clip_h_tensors,
+    _clip_config(1024, OPEN_CLIP_H_LAYERS, 16, "gelu"),
+    parameters=352_984_064,
+    flops=47_089_287_168.0,
+    lacking=(
+        f"encoder.layers.{OPEN_CLIP_H_LAYERS - 1}.layer_norm1.weight",
+        {"num_hidden_layers": OPEN_CLIP_H_LAYERS - 1},
+    ),
 )
 """Stable Diffusion 2's."""
 
-CLIP_L_PENULTIMATE = _clip(
+CLIP_L_UNNORMED = _clip(
     "text_encoder",
-    make_clip_penultimate,
-    _penultimate_tensors,
+    make_clip_unnormed_layers,
+    _layers_tensors,
     _CLIP_L,
     parameters=123_060_480,
     flops=13_298_503_680.0,
@@ -415,8 +440,8 @@ CLIP_L_PENULTIMATE = _clip(
 _OPEN_CLIP_BIGG = _clip_config(1280, 32, 20, "gelu", projection_dim=1280)
 OPEN_CLIP_BIGG = _clip(
     "text_encoder_2",
-    make_clip_penultimate_and_pooled,
-    _projected_tensors,
+    make_clip_layers_and_pooled,
+    _layers_and_pooled_tensors,
     _OPEN_CLIP_BIGG,
     parameters=694_659_840,
     flops=97_863_303_680.0,
@@ -426,7 +451,7 @@ OPEN_CLIP_BIGG = _clip(
 OPEN_CLIP_BIGG_LAST = _clip(
     "text_encoder",
     make_clip_last_and_pooled,
-    _projected_tensors,
+    _last_and_pooled_tensors,
     _OPEN_CLIP_BIGG,
     parameters=694_659_840,
     flops=97_863_303_680.0,

@@ -14,7 +14,9 @@ from trt_export.architectures.architecture import Architecture, ComponentSpec
 from trt_export.architectures.measure import fitted, meta_module
 from trt_export.architectures.registry import architecture
 from trt_export.building.located import Located, locate
+from trt_export.checkpoints.binding import holds
 from trt_export.checkpoints.checkpoint import FOLDERS, Checkpoint, open_checkpoint
+from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.checkpoints.signatures import detect, unsaid
 
@@ -59,7 +61,7 @@ def open_located(located: Located, family: str | None = None) -> Source:
     checkpoint = open_checkpoint(located.path, networks)
     said = family or located.family
     entry = architecture(said or detect(checkpoint))
-    components = tuple(_component(entry, one, located.path, networks) for one in entry.components)
+    components = tuple(_component(entry, one, checkpoint, networks) for one in entry.components)
     return Source(
         name=located.name,
         architecture=replace(entry, components=components),
@@ -68,12 +70,24 @@ def open_located(located: Located, family: str | None = None) -> Source:
     )
 
 
-def _component(entry: Architecture, component: ComponentSpec, path: Path, networks: Networks) -> ComponentSpec:
+def _component(
+    entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint, networks: Networks
+) -> ComponentSpec:
     """The component as the model has it; a single file says no configuration, and has the architecture's own."""
-    config = _config(component, path, networks)
+    config = _config(component, checkpoint.path, networks) or _shortened(entry, component, checkpoint)
     if config is None:
         return component
     return _configured(entry.name, component.name, json.dumps(config))
+
+
+def _shortened(entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """The configuration without what the model's files lack, where some published files do; None: nothing of it."""
+    if component.lacking is None:
+        return None
+    weight, instead = component.lacking
+    if holds(weight, checkpoint.of(component.name), key_maps(entry.name, component.name)):
+        return None
+    return {**component.config, **instead}
 
 
 @cache

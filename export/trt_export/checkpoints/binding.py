@@ -77,6 +77,19 @@ def bind(
     return tuple(_moved(tensor, moved) for tensor in bound)
 
 
+def holds(name: str, tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]) -> bool:
+    """Whether a checkpoint has a weight, by the library's name, in any layout.
+
+    Args: tensors, tables: as those of `bind`.
+    """
+    return any(
+        prefix + place.stored in tensors
+        for table in (*tables, diffusers((name,), prefixes=("", PREFIX)))
+        for place in Lookup(table).places(name)
+        for prefix in table.prefixes
+    )
+
+
 def stored_types(
     parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
 ) -> frozenset[str]:

@@ -28,6 +28,10 @@ TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.b
 _MOST = {Quantity.ROWS: 63, Quantity.WIDTH: 4096, Quantity.HEIGHT: 4096, Quantity.TOKENS: 4096}
 """Largest bucket of a graph. Rows stop below 64, where diffusers' UNet branches."""
 
+_LEAST = {Quantity.ROWS: 1, Quantity.WIDTH: 128, Quantity.HEIGHT: 128, Quantity.TOKENS: 1}
+"""Smallest bucket that is traced. PyTorch takes an axis of one element for a case of its own when it reasons about
+strides, and from here on no level of a network has one. Graphs know no strides: they hold for smaller pictures too."""
+
 _EXAMPLE = {Quantity.ROWS: 2, Quantity.WIDTH: 192, Quantity.HEIGHT: 128, Quantity.TOKENS: 96}
 """The bucket that is traced: all different, none of them one, so that no axis is taken for another one."""
 
@@ -106,7 +110,8 @@ def _dynamic_shapes(component: ComponentSpec) -> tuple[dict[int, Any], ...]:
     def dim(axis: Axis) -> Any:
         if axis.name not in dims:
             most = axis.elements(_MOST[axis.quantity]) // axis.multiple
-            base = torch.export.Dim(axis.name, min=-(-axis.least // axis.multiple), max=most)
+            least = -(-max(axis.least, axis.elements(_LEAST[axis.quantity])) // axis.multiple)
+            base = torch.export.Dim(axis.name, min=least, max=most)
             dims[axis.name] = base if axis.multiple == 1 else axis.multiple * base
         return dims[axis.name]
 

@@ -1,6 +1,9 @@
 """Turn a training state into the model that ships: fp16 weights, and graphs that point into them.
 
     python -m trt_export.shapes_tiny.export --state DIR [--out engines/trt_engines/models/shapes-tiny]
+    python -m trt_export.shapes_tiny.export --graphs [--out engines/trt_engines/models/shapes-tiny]
+
+The second form makes the graphs of a finished model anew and leaves its weights as they are.
 
 A graph's weights are external data inside the very safetensors file that diffusers reads: the same bytes, an offset and
 a length. They are half precision; a Cast behind each makes the graph compute in float32, and ONNX Runtime folds it away
@@ -25,7 +28,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from trt_engines.weights import sha256_of
+from trt_export.architectures.stable_diffusion import UNetDenoiser
 from trt_export.network import Network
+from trt_export.shapes_tiny.networks import load_model
 from trt_export.shapes_tiny.train.decoder import refined_vae
 from trt_export.shapes_tiny.train.denoiser import trained_model
 from trt_export.shapes_tiny.train.state import report
@@ -48,14 +53,6 @@ class TextEncoder(Network):
         return torch.stack([self.norm(state) for state in reversed(hidden[1:])])
 
 
-class Denoiser(Network):
-    """sample [rows, 4, h, w], timestep [rows], context [rows, tokens, width] -> noise_pred [rows, 4, h, w]."""
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor = self.model(sample, timestep, context, return_dict=False)[0]
-        return predicted
-
-
 class Decoder(Network):
     """latent [rows, 4, h, w] in the denoiser's units -> pixels [rows, 3, 8h, 8w] in -1..1."""
 
@@ -72,6 +69,10 @@ class Encoder(Network):
         return latent
 
 
+LEAST_SIDE = 16
+"""Smallest side of a latent that the denoiser is traced at, see `graphs.exporter`; its graph holds for smaller ones."""
+
+
 def write_model(state: Path, out: Path) -> None:
     """Write weights, graphs and descriptions of the model in `state` to `out`."""
     vae = trained_vae(state)
@@ -84,12 +85,21 @@ def write_model(state: Path, out: Path) -> None:
     EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
     ).save_pretrained(out / "scheduler")
+    write_graphs(both, vae, out)
+    _describe(out)
+
+
+def write_graphs(model: nn.ModuleDict, vae: Any, out: Path) -> None:
+    """Write the graphs of a model whose weights are in `out`.
+
+    Args: model, vae: as `networks.load_model` gives them; their values are those of the files.
+    """
     rows, h, w, tokens = (torch.export.Dim(name) for name in ("rows", "height", "width", "tokens"))
-    latent_axes = {0: rows, 2: h, 3: w}
+    any_height, any_width = (torch.export.Dim(name, min=LEAST_SIDE) for name in ("any_height", "any_width"))
     context = torch.zeros(2, 154, 64)
     latent = torch.zeros(2, 4, 16, 24)
     _export(
-        TextEncoder(text),
+        TextEncoder(model["text"]),
         (torch.zeros(2, 77, dtype=torch.long),),
         ["input_ids"],
         "context",
@@ -99,15 +109,11 @@ def write_model(state: Path, out: Path) -> None:
         "model.",
     )
     _export(
-        Denoiser(unet),
+        UNetDenoiser(model["unet"]),
         (latent, torch.zeros(2), context),
         ["sample", "timestep", "context"],
         "noise_pred",
-        [
-            {0: rows, 2: 4 * torch.export.Dim("height4"), 3: 4 * torch.export.Dim("width4")},
-            {0: rows},
-            {0: rows, 1: tokens},
-        ],
+        [{0: rows, 2: any_height, 3: any_width}, {0: rows}, {0: rows, 1: tokens}],
         out / "unet.onnx",
         out / "unet" / "diffusion_pytorch_model.safetensors",
         "model.",
@@ -117,7 +123,7 @@ def write_model(state: Path, out: Path) -> None:
         (latent,),
         ["latent"],
         "pixels",
-        [latent_axes],
+        [{0: rows, 2: h, 3: w}],
         out / "vae_decoder.onnx",
         out / "vae" / "diffusion_pytorch_model.safetensors",
         "model.",
@@ -132,7 +138,6 @@ def write_model(state: Path, out: Path) -> None:
         out / "vae" / "diffusion_pytorch_model.safetensors",
         "model.",
     )
-    _describe(out)
 
 
 def _export(
@@ -269,12 +274,17 @@ def _describe(out: Path) -> None:
 
 
 def main() -> None:
-    """Export the state folder's model."""
-    parser = argparse.ArgumentParser(description="Write shapes-tiny from a training state.")
-    parser.add_argument("--state", type=Path, required=True)
+    """Export the state folder's model, or the graphs of a finished one."""
+    parser = argparse.ArgumentParser(description="Write shapes-tiny from a training state, or its graphs anew.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--state", type=Path, help="folder of a training run")
+    source.add_argument("--graphs", action="store_true", help="only the graphs, of the weights that lie in --out")
     parser.add_argument("--out", type=Path, default=FOLDER.parent)
     options = parser.parse_args()
-    write_model(options.state, options.out)
+    if options.graphs:
+        write_graphs(*load_model(options.out), options.out)
+    else:
+        write_model(options.state, options.out)
 
 
 if __name__ == "__main__":

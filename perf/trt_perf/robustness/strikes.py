@@ -321,7 +321,7 @@ def _arm(where: str, errors: list[Exception]) -> None:
 
 
 def _wait_little() -> None:
-    """Make the worker's transports, from now on, such that wait little after a fault: hundreds follow each other here."""
+    """Have transports that are made from now on wait little after a fault: hundreds follow each other here."""
     quick: dict[str, dict[str, float]] = {
         "grid": {"first_retry_wait": 0.02, "longest_retry_wait": 0.1, "progress_seconds": 0.01},
         "horde": {"first_retry_wait": 0.02, "fault_hold": 0.0, "first_idle_wait": 0.05, "longest_idle_wait": 0.1},

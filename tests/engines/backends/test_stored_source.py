@@ -147,6 +147,11 @@ def test_of_several_engines_the_one_built_last_that_covers_the_bucket_serves(sto
         ({"library": "tensorrt"}, {}, "no tensorrt-rtx engine"),
         ({"verdict": "failed"}, {}, "failed its fidelity certificate"),
         ({}, {"sm": 120}, "built for SM86, SM89, and this card is SM120: rebuild it for this card (./horde-bridge.sh"),
+        (
+            {"schema": 1},
+            {},
+            "an older version of this worker built it, whose networks take or give something else: reb",
+        ),
         ({"profiles": ((InputRange(name="sample", min=(1,), opt=(1,), max=(1,)),),)}, {}, "inputs context, timestep"),
         ({}, {"installed": None}, "tensorrt-rtx is not installed: ./horde-bridge.sh installs it"),
         ({}, {"sm": None}, "this device has no NVIDIA card"),

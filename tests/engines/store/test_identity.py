@@ -44,8 +44,9 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
 _IDENTITIES = st.builds(Identity, **_FIELDS)
 
 
-def test_the_name_of_an_engine_never_changes(identity: MakeIdentity) -> None:
-    assert digest(identity()) == "4209b7534456ed6443c6d4274ef69bd0e7375aa167d077f9fb3ccbf94254a4f3"
+def test_the_name_of_an_engine_never_changes_within_a_schema(identity: MakeIdentity) -> None:
+    assert digest(identity(schema=1)) == "4209b7534456ed6443c6d4274ef69bd0e7375aa167d077f9fb3ccbf94254a4f3"
+    assert digest(identity(schema=2)) == "9d4df6a98c5bbb20688c0ec08b3390c598dbbf2824acf3accf1112985b7fc60a"
 
 
 def test_the_order_in_which_things_without_one_are_given_does_not_count(identity: MakeIdentity) -> None:

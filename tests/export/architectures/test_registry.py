@@ -43,6 +43,14 @@ def test_flops_and_parameters_are_what_is_counted(component: ComponentSpec) -> N
     assert component.cost.flops(width=768, height=512, tokens=192) == pytest.approx(counted, rel=0.05)
 
 
+@pytest.mark.parametrize("family", ["stable_diffusion_1", "sdxl"])
+def test_a_unet_computes_little_more_where_each_level_rounds_its_sides_up(family: str) -> None:
+    component = architecture(family).component("denoiser")
+    counted = measure.flops(component, measure.meta_module(component), width=520, height=520, tokens=77)
+
+    assert 1.0 < counted / component.cost.flops(width=520, height=520, tokens=77) < 1.08
+
+
 def test_krea_dev_shares_every_graph_of_dev() -> None:
     assert architecture("flux_krea_dev").components == architecture("flux_dev").components
 

@@ -57,9 +57,12 @@ def test_stage_c_predicts_what_the_library_predicts_without_a_picture() -> None:
     assert close(predicted, expected)
 
 
-def test_stage_b_predicts_what_the_library_predicts_from_any_size_of_stage_c() -> None:
+@pytest.mark.parametrize("sides", [(16, 24), (18, 34)])
+def test_stage_b_predicts_what_the_library_predicts_at_any_size_from_any_size_of_stage_c(
+    sides: tuple[int, int],
+) -> None:
     ours, theirs = pair("denoiser_stage_b", StableCascadeUNet)
-    sample, effnet, pooled = values(2, 4, 16, 24), values(2, 16, 2, 3), values(2, 32)
+    sample, effnet, pooled = values(2, 4, *sides), values(2, 16, 2, 3), values(2, 32)
 
     predicted = ours(sample, TIMES, effnet, pooled)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import architecture
 
 TIMES = torch.tensor([1.0, 999.0])
+SIDES = ((8, 6), (9, 17), (1, 3))
+"""Heights and widths of latents that a level halves, and that it rounds."""
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
@@ -51,10 +54,11 @@ def some_tokens() -> torch.Tensor:
     return tokens
 
 
+@pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("family", ["stable_diffusion_1", "stable_diffusion_2", "stable_diffusion_2_v"])
-def test_a_unet_predicts_what_the_library_predicts(family: str) -> None:
+def test_a_unet_predicts_what_the_library_predicts_at_any_size(family: str, sides: tuple[int, int]) -> None:
     ours, theirs = pair(family, "denoiser", a_unet)
-    sample, context = values(2, 4, 8, 6), values(2, 10, 32)
+    sample, context = values(2, 4, *sides), values(2, 10, 32)
 
     assert close(ours(sample, TIMES, context), theirs(sample, TIMES, context).sample)
 
@@ -69,9 +73,10 @@ def test_inpainting_joins_latent_mask_and_masked_latent_in_the_pipelines_order(f
     assert close(predicted, theirs(torch.cat([sample, mask, masked], dim=1), TIMES, context).sample)
 
 
-def test_sdxl_predicts_what_the_library_predicts_from_pooled_text_and_sizes() -> None:
+@pytest.mark.parametrize("sides", SIDES)
+def test_sdxl_predicts_what_the_library_predicts_from_pooled_text_and_sizes(sides: tuple[int, int]) -> None:
     ours, theirs = pair("sdxl", "denoiser", a_unet)
-    sample, context, pooled = values(2, 4, 8, 12), values(2, 10, 32), values(2, 32)
+    sample, context, pooled = values(2, 4, *sides), values(2, 10, 32), values(2, 32)
     sizes = torch.tensor([[1024.0, 768, 0, 0, 1024, 768], [512.0, 512, 8, 0, 1024, 1024]])
 
     predicted = ours(sample, TIMES, context, pooled, sizes)
@@ -93,16 +98,36 @@ def test_each_layer_of_the_text_encoder_is_what_a_clip_skip_asks_for(family: str
         assert close(layers[skip - 1], theirs.final_layer_norm(states[-skip]))
 
 
-def test_sdxls_text_encoders_give_their_last_layers_but_one_and_the_second_one_a_pooled_text() -> None:
+def test_stable_diffusion_2_has_24_layers_and_of_a_file_with_23_the_last_stands_in_for_the_one_it_lacks() -> None:
+    spec = architecture("stable_diffusion_2").component("text_encoder")
+    assert spec.outputs[0].shape[0] == 24
+
+    assert spec.lacking is not None
+    shorter = spec.configured({**spec.small_config, **spec.lacking[1]})
+    assert shorter.outputs[0].shape[0] == 24
+    layers = shorter.make(shorter.config)(some_tokens())
+    assert layers.shape == (24, 2, 77, 32)
+    assert torch.equal(layers[0], layers[1])
+    assert not torch.equal(layers[1], layers[2])
+
+
+def test_sdxls_text_encoders_give_each_layer_as_it_is_and_the_second_one_a_pooled_text() -> None:
     tokens = some_tokens()
     ours, theirs = pair("sdxl", "text_encoder", a_clip)
-    assert close(ours(tokens), theirs(tokens, output_hidden_states=True).hidden_states[-2])
+    _each_layer(ours(tokens), theirs(tokens, output_hidden_states=True).hidden_states)
 
     ours, theirs = pair("sdxl", "text_encoder_2", lambda config: CLIPTextModelWithProjection(CLIPTextConfig(**config)))
     context, pooled = ours(tokens)
     expected = theirs(tokens, output_hidden_states=True)
-    assert close(context, expected.hidden_states[-2])
+    _each_layer(context, expected.hidden_states)
     assert close(pooled, expected.text_embeds)
+
+
+def _each_layer(layers: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
+    """Entry k - 1 is the state of the k-th layer from the end."""
+    assert len(layers) == 3
+    for skip in (1, 2, 3):
+        assert close(layers[skip - 1], states[-skip])
 
 
 @pytest.mark.parametrize(("family", "factor"), [("stable_diffusion_1", 0.18215), ("sdxl", 0.13025)])

@@ -89,6 +89,20 @@ def test_a_file_of_all_networks_is_the_full_size_and_told_by_its_denoiser(
     assert open_source(str(file), family="flux_krea_dev").assumption is None
 
 
+@pytest.mark.parametrize("there", [24, 23])
+def test_a_file_of_stable_diffusion_2_may_lack_the_last_layer_of_its_text_encoder(
+    tmp_path: Path, file_with_holes: Callable[..., None], there: int
+) -> None:
+    file, last = tmp_path / "v2-1_512-ema-pruned.safetensors", "cond_stage_model.model.transformer.resblocks.23."
+    described = describe(random_tensors(architecture("stable_diffusion_2")), "float16")
+    file_with_holes(file, {name: one for name, one in described.items() if there == 24 or not name.startswith(last)})
+
+    encoder = open_source(str(file)).architecture.component("text_encoder")
+
+    assert encoder.config["num_hidden_layers"] == there
+    assert encoder.outputs[0].shape[0] == 24  # what clip skips count
+
+
 def test_networks_in_files_of_their_own_are_named(tmp_path: Path) -> None:
     tensors = random_tensors(architecture("z_image_turbo"), small=True)
     files = {}

@@ -48,6 +48,15 @@ def work(tally: Path, *cards: str, machine: Machine = LARGE, **changes: object) 
     return work_for(locate("shapes-tiny"), asked(tally, *cards, **changes), machine)
 
 
+def test_a_profile_is_as_large_as_jobs_are_in_steps_of_eight_pixels(tmp_path: Path) -> None:
+    write_histogram(tmp_path / "odd.json", [Demand(width=72, height=136, rows=2, tokens=77)])
+
+    (order,) = work(tmp_path / "odd.json", components=("denoiser",)).orders
+
+    (profile,) = order.profiles
+    assert {one.name: (one.min[2:], one.max[2:]) for one in profile}["sample"] == ((17, 9), (17, 9))
+
+
 def test_cards_that_can_share_an_engine_do_and_one_without_its_library_does_not(tally: Path) -> None:
     found = work(
         tally, "RTX 3060", "RTX 4090", "H100", components=("denoiser",), machine=replace(LARGE, cards=frozenset({90}))

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 import tensorrt_rtx as trt
 
+from trt_engines.builders.builder import BuildRequest, keep_going
+from trt_engines.builders.tensorrt_rtx import TensorRtRtx
+from trt_engines.profiles.profile import Profile, Range
 from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import networks
+from trt_export.architectures.registry import architecture, networks
+from trt_export.building.order import input_ranges
 from trt_export.graphs.exporter import export_graph
 from trt_export.parity import lively_module, worst_difference, write_bound
 
@@ -40,3 +44,24 @@ def test_tensorrt_rtx_parses_the_graph_in_its_best_precision(component: Componen
     parser = trt.OnnxParser(network, logger)
 
     assert parser.parse_from_file(str(graph)), [parser.get_error(number).desc() for number in range(parser.num_errors)]
+
+
+def test_tensorrt_rtx_builds_a_unet_for_sides_that_no_level_halves(tmp_path: Path) -> None:
+    component = architecture("stable_diffusion_1").component("denoiser").small
+    graph = write_bound(export_graph(component, "float16"), lively_module(component), "float16", tmp_path)
+    profile = Profile(
+        width=Range(min=64, opt=72, max=200),
+        height=Range(min=64, opt=136, max=200),
+        rows=Range(min=1, opt=2, max=2),
+        tokens=Range(min=77, opt=77, max=77),
+    )
+    ranges = input_ranges(component, profile)
+    sample = next(one for one in ranges if one.name == "sample")
+    assert (sample.min[2:], sample.opt[2:], sample.max[2:]) == ((8, 8), (17, 9), (25, 25))
+
+    request = BuildRequest(
+        graph=graph, precision="float16", profiles=(ranges,), compute_capabilities=(86,), optimization_level=0
+    )
+    TensorRtRtx().build(request, tmp_path / "plan", keep_going)
+
+    assert (tmp_path / "plan").stat().st_size > 100_000

@@ -38,12 +38,15 @@ def anyio_backend() -> str:
 
 
 def a_model(
-    name: str = "shapes-tiny", files: tuple[str, ...] = ("shapes-tiny.safetensors",), prediction: str = "epsilon"
+    name: str = "shapes-tiny",
+    files: tuple[str, ...] = ("shapes-tiny.safetensors",),
+    prediction: str = "epsilon",
+    architecture: str = "stable_diffusion_1",
 ) -> Model:
     return Model(
         name=name,
         folder=Path("/models") / name,
-        architecture="stable_diffusion_1",
+        architecture=architecture,
         prediction=prediction,
         latent_channels=4,
         latent_scale=8,

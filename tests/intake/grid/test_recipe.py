@@ -217,6 +217,19 @@ def test_shift_and_clip_layer_are_read_along_the_chain(a_graph, a_model) -> None
     assert (drawing.shift, drawing.clip_skip) == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "layer"), [("stable_diffusion_1", 1), ("stable_diffusion_2_v", 2), ("sdxl", 2)]
+)
+def test_without_a_node_that_names_the_clip_layer_it_is_the_familys_own(a_graph, a_model, architecture, layer) -> None:
+    model = a_model(architecture=architecture)
+    last = {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -1, "clip": ["4", 1]}}
+    own = last | {"inputs": {"stop_at_clip_layer": -layer, "clip": ["4", 1]}}
+
+    assert read_recipe(a_graph(), model).clip_skip == layer
+    assert read_recipe(a_graph({"6.clip": ["20", 0]}, n20=own), model).clip_skip == layer
+    assert read_recipe(a_graph({"6.clip": ["20", 0], "7.clip": ["20", 0]}, n20=last), model).clip_skip == 1
+
+
 def an_advanced_graph(a_graph, **inputs: Any) -> dict[str, Any]:
     """A source image whose schedule of 10 steps starts at step 4."""
     graph: dict[str, Any] = a_graph(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.translate import Draft, to_draft, with_source
@@ -32,8 +33,8 @@ def a_job(payload: Any, upload: Any = None, **fields: Any) -> frames.Job:
 
 @pytest.fixture(scope="session", name="draft")
 def draft_maker(a_model) -> Callable[..., Draft]:
-    def make(frame: frames.Job, **fields: Any) -> Draft:
-        return to_draft(frame, a_model(), received=10.0, due=300.0, **fields)
+    def make(frame: frames.Job, model: Model | None = None, **fields: Any) -> Draft:
+        return to_draft(frame, model or a_model(), received=10.0, due=300.0, **fields)
 
     return make
 
@@ -60,6 +61,11 @@ def test_what_a_plain_job_leaves_out_is_what_the_coordinator_would_assume(draft)
     job = draft(a_job({**PLAIN, "steps": None, "cfg_scale": None, "sampler_name": None})).job
 
     assert (job.steps, job.guidance, job.sampler, job.scheduler) == (30, 7.5, "euler", "normal")
+
+
+@pytest.mark.parametrize(("architecture", "layer"), [("stable_diffusion_1", 1), ("stable_diffusion_2", 2), ("sdxl", 2)])
+def test_a_plain_job_takes_the_clip_layer_of_its_models_family(draft, a_model, architecture, layer) -> None:
+    assert draft(a_job(PLAIN), a_model(architecture=architecture)).job.clip_skip == layer
 
 
 @pytest.mark.parametrize(

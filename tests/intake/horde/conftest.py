@@ -36,11 +36,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def a_model(name: str = "stable_diffusion", native: int = 512) -> Model:
+def a_model(name: str = "stable_diffusion", native: int = 512, architecture: str = "stable_diffusion_1") -> Model:
     return Model(
         name=name,
         folder=Path("/models") / name,
-        architecture="stable_diffusion_1",
+        architecture=architecture,
         prediction="epsilon",
         latent_channels=4,
         latent_scale=8,

@@ -139,6 +139,15 @@ def test_sizes_are_rounded_up_to_sixty_four(translate: Translate) -> None:
     assert (job.width, job.height) == (576, 640)
 
 
+@pytest.mark.parametrize(("asked", "layer"), [(None, 1), (1, 1), (2, 2)])
+def test_clip_layers_count_from_the_last_whatever_the_models_family_does(
+    translate: Translate, a_model: Callable[..., Model], asked: int | None, layer: int
+) -> None:
+    models = {"stable_diffusion": a_model(architecture="sdxl")}
+
+    assert translate(models, payload={"clip_skip": asked}).clip_skip == layer
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("width", 3073), ("height", 0), ("ddim_steps", 0), ("ddim_steps", 501), ("cfg_scale", -1), ("clip_skip", 13)],

@@ -105,12 +105,12 @@ def read_recipe(spec: object, model: Model) -> Drawing:
         raise UnreadableRecipe(f"the graph shifts time as for a flow model, which {model.name} is not")
     if schedule.strength < 1 and not latent.takes_source:
         raise UnservableJob("the graph runs part of a schedule on an empty latent, which is not served")
-    prompt, clip_skip = _encoded(graph, sampling.positive)
+    prompt, clip_skip = _encoded(graph, sampling.positive, model)
     negative = ""
     if sampling.negative is not None and sampling.guidance != 1.0:  # at 1 the negative side has no effect
         if sampling.negative.kind == "ConditioningZeroOut":
             raise UnservableJob(f"{sampling.negative}: zeroed, which is served only at guidance 1, without an effect")
-        negative, other_skip = _encoded(graph, sampling.negative)
+        negative, other_skip = _encoded(graph, sampling.negative, model)
         if other_skip != clip_skip:
             raise UnreadableRecipe(f"{sampling.negative}: positive and negative prompt stop at different CLIP layers")
     _check_files(graph, model)
@@ -317,8 +317,8 @@ def _shift(graph: Graph, node: Node) -> float | None:
     return shift
 
 
-def _encoded(graph: Graph, node: Node) -> tuple[str, int]:
-    """Text and CLIP layer of a prompt."""
+def _encoded(graph: Graph, node: Node, model: Model) -> tuple[str, int]:
+    """Text and CLIP layer of a prompt; without a node that names one, the model's own."""
     if node.kind != "CLIPTextEncode":
         raise UnreadableRecipe(f"{node}: a prompt that is no encoded text is not served")
     clip_skip: int | None = None
@@ -327,7 +327,7 @@ def _encoded(graph: Graph, node: Node) -> tuple[str, int]:
         if clip_skip is None:
             clip_skip = -graph.whole(source, "stop_at_clip_layer", -12, -1)
         source, _ = graph.producer(source, "clip", "CLIP")
-    return graph.text(node, "text"), clip_skip or 1
+    return graph.text(node, "text"), clip_skip or model.clip_skip
 
 
 def _latent(graph: Graph, node: Node) -> _Latent:

@@ -166,7 +166,7 @@ def _plain(job_id: str, payload: Mapping[str, Any], model: Model) -> Drawing:
         sampler=canonical_sampler(_text(payload, "sampler_name", sampler)),
         scheduler=canonical_scheduler(_text({"scheduler": scheduler}, "scheduler", "normal")),
         strength=1.0,
-        clip_skip=1,
+        clip_skip=model.clip_skip,
         shift=None,
         seed=int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4], "big"),  # nobody named one: any will do
         takes_source=False,

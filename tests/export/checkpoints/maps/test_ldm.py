@@ -69,7 +69,7 @@ def _same(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
         ("stable_diffusion_1", "vae_decoder", 140),
         ("stable_diffusion_1", "vae_encoder", 108),
         ("stable_diffusion_2", "denoiser", 686),
-        ("stable_diffusion_2", "text_encoder", 23 * 12 + 4),
+        ("stable_diffusion_2", "text_encoder", 24 * 12 + 4),
         ("sdxl", "denoiser", 1680),
         ("sdxl", "text_encoder", 196),
         ("sdxl", "text_encoder_2", 32 * 12 + 5),
