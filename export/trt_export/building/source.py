@@ -14,7 +14,7 @@ from trt_export.architectures.architecture import Architecture, ComponentSpec
 from trt_export.architectures.measure import fitted, meta_module
 from trt_export.architectures.registry import architecture
 from trt_export.building.located import Located, locate
-from trt_export.checkpoints.checkpoint import FOLDERS, Checkpoint, open_checkpoint
+from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.checkpoints.signatures import detect, unsaid
 
@@ -59,7 +59,7 @@ def open_located(located: Located, family: str | None = None) -> Source:
     checkpoint = open_checkpoint(located.path, networks)
     said = family or located.family
     entry = architecture(said or detect(checkpoint))
-    components = tuple(_component(entry, one, located.path, networks) for one in entry.components)
+    components = tuple(_component(entry, one, checkpoint) for one in entry.components)
     return Source(
         name=located.name,
         architecture=replace(entry, components=components),
@@ -68,9 +68,9 @@ def open_located(located: Located, family: str | None = None) -> Source:
     )
 
 
-def _component(entry: Architecture, component: ComponentSpec, path: Path, networks: Networks) -> ComponentSpec:
+def _component(entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
     """The component as the model has it; a single file says no configuration, and has the architecture's own."""
-    config = _config(component, path, networks)
+    config = _config(component, checkpoint)
     if config is None:
         return component
     return _configured(entry.name, component.name, json.dumps(config))
@@ -86,14 +86,15 @@ def _configured(family: str, name: str, config: str) -> ComponentSpec:
     return replace(component, parameters=parameters, cost=fitted(component))
 
 
-def _config(component: ComponentSpec, path: Path, networks: Networks) -> Mapping[str, Any] | None:
-    """What the network's diffusers folder says of it; None: it has none."""
-    names = (component.name, *FOLDERS[component.name])
-    given = next((networks[name] for name in names if name in networks), None)
-    folder = given or next((path / name for name in names if (path / name).is_dir()), None)
-    if folder is None or (given and not (given / CONFIG).is_file()):
+def _config(component: ComponentSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """What the folder that the network's weights are read from says of it; None: nothing."""
+    try:
+        place = checkpoint.place_of(component.name)
+    except UnreadableCheckpoint:
+        return None  # said where its weights are asked for, and only if they are
+    if place == checkpoint.path or not (place / CONFIG).is_file():  # a folder of all networks has no one's
         return None
-    whole = _read(folder / CONFIG)
+    whole = _read(place / CONFIG)
     # The half that reads text, of a model that looks at pictures as well.
     read: Mapping[str, Any] = whole.get("text_config", whole)
     return {**read, **{key: component.config[key] for key in OURS if key in component.config}}
