@@ -26,8 +26,10 @@ def _flux2() -> tuple[KeyMap, ...]:
     outer = tuple(one for one in rows if "quant_conv" not in one.stored)
     unused = ("bn.num_batches_tracked",)
     return (
-        KeyMap(layout="bfl", prefixes=PREFIXES, entries=(*outer, *nested), unused=unused),
-        KeyMap(layout="comfy", prefixes=PREFIXES, entries=rows, unused=unused),  # as ComfyUI saves what it has loaded
+        KeyMap(layout="bfl", prefixes=PREFIXES, entries=(*outer, *nested), unused=unused, whole=False),
+        KeyMap(
+            layout="comfy", prefixes=PREFIXES, entries=rows, unused=unused, whole=False
+        ),  # as ComfyUI saves what it loaded
     )
 
 
@@ -61,7 +63,7 @@ def _wan() -> KeyMap:
         for block in ("encoder.downsamples", "decoder.upsamples")
         for kind in ("weight", "bias")
     )
-    return KeyMap(layout="wan", prefixes=PREFIXES, entries=tuple(rows), unused=unused)
+    return KeyMap(layout="wan", prefixes=PREFIXES, entries=tuple(rows), unused=unused, whole=False)
 
 
 def _wan_residual(stored: str, library: str) -> Iterator[Entry]:
