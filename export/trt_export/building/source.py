@@ -15,8 +15,8 @@ from trt_export.architectures.measure import fitted, meta_module
 from trt_export.architectures.registry import architecture
 from trt_export.building.located import Located, locate
 from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from trt_export.checkpoints.recognition import recognise
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.checkpoints.signatures import detect, unsaid
 
 CONFIG = "config.json"
 
@@ -32,8 +32,9 @@ class Source:
     """A model that engines are built of."""
 
     name: str
-    architecture: Architecture  # its components with the model's own configurations, parameters and costs
+    architecture: Architecture  # its components with the model's own configurations, parameters, costs and prediction
     checkpoint: Checkpoint
+    zero_terminal_snr: bool = False  # its noise levels end in pure noise
     assumption: str | None = None  # what was taken for granted because no file says it, as a sentence for people
 
 
@@ -57,14 +58,15 @@ def open_located(located: Located, family: str | None = None) -> Source:
     """As `open_source`, of a model that was found. Raises: UnreadableCheckpoint, UnknownArchitecture."""
     networks = dict(located.networks)
     checkpoint = open_checkpoint(located.path, networks)
-    said = family or located.family
-    entry = architecture(said or detect(checkpoint))
+    found = recognise(checkpoint, family or located.family)
+    entry = architecture(found.architecture)
     components = tuple(_component(entry, one, checkpoint) for one in entry.components)
     return Source(
         name=located.name,
-        architecture=replace(entry, components=components),
+        architecture=replace(entry, components=components, prediction=found.prediction),
         checkpoint=checkpoint,
-        assumption=None if said else unsaid(entry.name),
+        zero_terminal_snr=found.zero_terminal_snr,
+        assumption=found.assumption,
     )
 
 

@@ -220,7 +220,7 @@ def _repeats(data: bytes) -> bool:
     return any(found)
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_files())
 def test_a_header_is_read_exactly_where_the_formats_own_reader_reads_it(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "w.safetensors"
