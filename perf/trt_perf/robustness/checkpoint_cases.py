@@ -284,6 +284,11 @@ CASES: tuple[Case, ...] = (
         "stable_diffusion_1",
         SD1 | {f"conditioner.embedders.0.transformer.text_model.{EMBEDDED}": TOKENS_L},
     ),
+    _case(
+        "sd1_in_the_newer_layout_by_open_clip",
+        "stable_diffusion_1",
+        SD1 | {"conditioner.embedders.0.model.token_embedding.weight": TOKENS_L},
+    ),
     _case("sdxl_without_text_model", "sdxl", SDXL | {f"conditioner.embedders.0.transformer.{EMBEDDED}": TOKENS_L}),
     _case(
         "sdxl_comfy_clip_g_without_text_model",

@@ -58,11 +58,11 @@ def _wan() -> KeyMap:
             sampler = f"decoder.up_blocks.{level}.upsamplers.0.resample.1"
             rows += affine((f"decoder.upsamples.{number}.resample.1", sampler))
             number += 1
-    unused = tuple(
-        f"{block}.{{}}.time_conv.{kind}"
-        for block in ("encoder.downsamples", "decoder.upsamples")
-        for kind in ("weight", "bias")
+    past = (  # what frames with a past go through, by the file's names and by the library's
+        *("encoder.downsamples.{}", "decoder.upsamples.{}"),
+        *("encoder.down_blocks.{}", "decoder.up_blocks.{}.upsamplers.{}"),
     )
+    unused = tuple(f"{block}.time_conv.{kind}" for block in past for kind in ("weight", "bias"))
     return KeyMap(layout="wan", prefixes=PREFIXES, entries=tuple(rows), unused=unused, whole=False)
 
 

@@ -93,11 +93,14 @@ def _same(*names: str) -> Iterator[Entry]:
     return (Entry(stored=name, library=(name,)) for name in names)
 
 
-def _table(prefix: str, rows: Iterable[Entry], *unused: str) -> tuple[KeyMap, ...]:
-    return (KeyMap(layout="original", prefixes=(prefix, ""), entries=tuple(rows), unused=unused, whole=False),)
+def _table(prefix: str, rows: Iterable[Entry], *unused: str, beside: tuple[str, ...] = ()) -> tuple[KeyMap, ...]:
+    table = KeyMap(
+        layout="original", prefixes=(prefix, ""), entries=tuple(rows), unused=unused, beside=beside, whole=False
+    )
+    return (table,)
 
 
-_STAGE_A = _table("vae.", _stage_a(), "down_blocks.{}.1.num_batches_tracked")
+_STAGE_A = _table("vae.", _stage_a(), "down_blocks.{}.1.num_batches_tracked", beside=("vquantizer.",))
 _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "text_encoder": text_encoders.clip_g("text_encoder.clip_g.", saved=True),
     "denoiser": unets("clip_txt_pooled_mapper"),
