@@ -36,7 +36,7 @@ OTHERS = (
     "clip_l_vision.",
     "denoiser.",
 )
-"""Beginnings of names of other networks, where the network's own have nothing in front."""
+"""Beginnings of names of other networks, which the prefix of the network in question may be the beginning of."""
 
 MEANINGS: Mapping[str, str] = {
     "time_embed.cond_proj.weight": "a latent consistency model, whose guidance is an input of the network",
@@ -66,7 +66,7 @@ def leftovers(
         stored = key.removeprefix(prefix)
         if tensor.file not in files or not key.startswith(prefix) or stored in places:
             continue
-        if not prefix and key.startswith(OTHERS):
+        if any(key.startswith(other) and not prefix.startswith(other) for other in OTHERS):
             continue
         known = HARMLESS.fullmatch(stored) or any(one.is_unused(stored) for one in (table, *tables))
         scale = any(prefix + weight in tensors for weight in belongs_to(stored))

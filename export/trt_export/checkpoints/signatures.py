@@ -96,8 +96,7 @@ def _refuse_relative(checkpoint: Checkpoint) -> None:
         for prefix in DENOISER_PREFIXES:
             if not differences(relative.signature, tensors, prefix):
                 raise UnreadableCheckpoint(
-                    f"{checkpoint.path} is {relative.signature.architecture}, for which no engines are built: "
-                    f"{relative.instead}"
+                    f"{checkpoint.path} is {relative.signature.architecture}: {relative.instead}"
                 )
 
 
@@ -283,16 +282,16 @@ def _relative(title: str, tensors: Mapping[str, Shape], instead: str, *absent: s
     return Relative(signature=Signature(architecture=title, layout="", tensors=tensors, absent=absent), instead=instead)
 
 
-_KLEIN = f"take FLUX.2 Klein 4B: {DENOISERS['flux2_klein_4b']}"
-_DEV = f"take Flux.1 dev: {DENOISERS['flux_dev']}"
-_XL = f"take plain SDXL: {DENOISERS['sdxl']}"
+_KLEIN = f"no engines are built for it; take FLUX.2 Klein 4B: {DENOISERS['flux2_klein_4b']}"
+_DEV = f"no engines are built for it; take Flux.1 dev: {DENOISERS['flux_dev']}"
+_XL = f"no engines are built for it; take plain SDXL: {DENOISERS['sdxl']}"
 
 RELATIVES: tuple[Relative, ...] = (
     _relative(
         "stage B of Stable Cascade",
         {"effnet_mapper.0.weight": (1280, 16, 1, 1), "clip_mapper.weight": (5120, 1280)},
-        f"alone, name stage C ({DENOISERS['stable_cascade'].partition(': ')[2]}) as the model, and this file as "
-        "--network denoiser_stage_b=FILE and --network vae=FILE",
+        f"it is one of two denoisers; name stage C ({DENOISERS['stable_cascade'].partition(': ')[2]}) as the model, "
+        "and this file as --network denoiser_stage_b=FILE and --network vae=FILE",
     ),
     _relative("FLUX.2 Klein 9B", {"img_in.weight": (4096, 128), "txt_in.weight": (4096, 12288)}, _KLEIN),
     _relative("FLUX.2 Klein 9B", {"x_embedder.weight": (4096, 128), "context_embedder.weight": (4096, 12288)}, _KLEIN),
@@ -306,7 +305,7 @@ RELATIVES: tuple[Relative, ...] = (
     _relative(
         "a latent consistency model of SDXL",
         {"conv_in.weight": (320, 4, 3, 3), "time_embedding.cond_proj.weight": (320, 256)},
-        "its guidance is an input of the network; " + _XL,
+        "its guidance is an input of the network, and " + _XL,
     ),
 )
 """Models that are known and not served, each with what to take."""
