@@ -10,6 +10,8 @@ import hashlib
 import io
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -63,13 +65,29 @@ def import_engine(store: Store, archive: Path) -> Stored:
         OSError: the archive cannot be opened.
     """
     with archive.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as members:
-                return _import(store, members, archive)
-        except (tarfile.TarError, EOFError, UnicodeError, OverflowError) as error:
-            raise BadArchive(
-                f"{archive} is no archive of an engine, or was cut short ({error}): copy it again"
-            ) from error
+        with _reading(archive):
+            members = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (closed below)
+        with members:
+            return _import(store, members, archive)
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    """Around calls of `tarfile` alone: whatever it raises about a file that somebody else made is a BadArchive.
+
+    A sparse file's entries that are no numbers end as its ValueError, a header within itself as its RecursionError.
+    """
+    try:
+        yield
+    except (tarfile.TarError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, RecursionError) as error:
+        raise BadArchive(
+            f"{archive} is no archive of an engine, or was cut short ({error!s:.200}): copy it again"
+        ) from error
+
+
+def _next(members: tarfile.TarFile, archive: Path) -> tarfile.TarInfo | None:
+    with _reading(archive):
+        return members.next()
 
 
 def _import(store: Store, members: tarfile.TarFile, archive: Path) -> Stored:
@@ -102,7 +120,7 @@ def _import(store: Store, members: tarfile.TarFile, archive: Path) -> Stored:
 
 
 def _manifest(members: tarfile.TarFile, archive: Path) -> Manifest:
-    first = members.next()
+    first = _next(members, archive)
     if (
         first is None
         or not first.name.endswith(f"/{MANIFEST}")
@@ -112,7 +130,9 @@ def _manifest(members: tarfile.TarFile, archive: Path) -> Manifest:
     ):
         raise BadArchive(f"{archive} does not begin with a {MANIFEST}: it is no archive of an engine")
     try:
-        manifest = decode_manifest(_open(members, first, archive).read(), f"{archive}: {MANIFEST}")
+        with _reading(archive):
+            data = _open(members, first, archive).read()
+        manifest = decode_manifest(data, f"{archive}: {MANIFEST}")
     except DamagedEngine as error:
         raise BadArchive(str(error)) from error
     if first.name != f"{manifest.digest}/{MANIFEST}":
@@ -125,7 +145,7 @@ def _manifest(members: tarfile.TarFile, archive: Path) -> Manifest:
 def _unpack(members: tarfile.TarFile, manifest: Manifest, folder: Path, archive: Path) -> None:
     """Write the files, each held to the manifest, which alone says what they are called and where they go."""
     missing = {f"{manifest.digest}/{name}": entry for name, entry in manifest.files.items()}
-    while (member := members.next()) is not None:
+    while (member := _next(members, archive)) is not None:
         if not member.isreg() or member.issparse():
             raise BadArchive(f"{archive}: {member.name!r} is no plain file; nothing was imported")
         entry = missing.pop(member.name, None)
@@ -138,7 +158,7 @@ def _unpack(members: tarfile.TarFile, manifest: Manifest, folder: Path, archive:
                 f"{archive}: {member.name} has {member.size:,} bytes, its manifest says {entry.size:,}; "
                 "nothing was imported"
             )
-        found = _copy(_open(members, member, archive), folder / member.name.rpartition("/")[2])
+        found = _copy(_open(members, member, archive), folder / member.name.rpartition("/")[2], archive)
         if found != entry:
             raise BadArchive(
                 f"{archive}: {member.name} has other bytes than its manifest says (SHA-256 {found.sha256[:12]}, not "
@@ -156,10 +176,15 @@ def _open(members: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> I
     return file
 
 
-def _copy(source: IO[bytes], target: Path) -> FileEntry:
+def _copy(source: IO[bytes], target: Path, archive: Path) -> FileEntry:
     sha256, size = hashlib.sha256(), 0
+
+    def read() -> bytes:
+        with _reading(archive):
+            return source.read(_CHUNK)
+
     with target.open("xb") as file:
-        while chunk := source.read(_CHUNK):
+        while chunk := read():
             sha256.update(chunk)
             size += file.write(chunk)
         file.flush()

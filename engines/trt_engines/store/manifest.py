@@ -17,6 +17,9 @@ MANIFEST_SCHEMA = 2
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes; a manifest is a few kilobytes, and one from an archive is not to fill the memory."""
 
+DEEPEST_FIGURES = 16
+"""Levels of a certificate's figures; they have two or three, and deeper ones are nothing that a certifier writes."""
+
 PLAN, GRAPH = "engine.plan", "graph.onnx"
 """Files of an engine: what the library made and loads, and what it was compiled from, without weights."""
 
@@ -131,7 +134,8 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         manifest = _DECODER.decode(data)
         for name in manifest.files:
             check_file_name(name)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:  # DecodeError covers validation
+        _check_depth(manifest.certificate.figures)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # DecodeError covers validation
         raise DamagedEngine(
             f"{where} is no manifest that can be read ({error}): rebuild or import the engine"
         ) from error
@@ -143,6 +147,17 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     if manifest.schema < 1 or not manifest.files:
         raise DamagedEngine(f"{where} has schema {schema} and names no files: rebuild or import the engine")
     return manifest
+
+
+def _check_depth(figures: dict[str, Any]) -> None:
+    """Raises: ValueError: figures are nested deeper than DEEPEST_FIGURES."""
+    level: list[Any] = [figures]
+    for _ in range(DEEPEST_FIGURES):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [value for values in inner for value in values]
+        if not level:
+            return
+    raise ValueError(f"the figures of its certificate are nested more than {DEEPEST_FIGURES} deep")
 
 
 def _plain(value: object) -> object:

@@ -156,19 +156,23 @@ def _reference(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.M
 
 def float32_values(weight: BoundTensor) -> np.ndarray:
     """The values of a bound weight, computed as its graph does: float32 in the library's shape."""
-    joined = np.concatenate(
-        [np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in weight.pieces]
-    )
+    lying = sorted(weight.pieces, key=lambda piece: piece.offset)  # as a grid of scales is over them
+    raw = np.concatenate([np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in lying])
     if weight.dtype == "BF16":
-        values = _from_bfloat16(joined)
+        values = _from_bfloat16(raw)
     elif weight.dtype == "F8_E4M3":
         float8: Any = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
-        values = joined.view(float8).astype(np.float32)
+        values = raw.view(float8).astype(np.float32)
     else:
-        values = joined.view(_DTYPES[weight.dtype]).astype(np.float32)
+        values = raw.view(_DTYPES[weight.dtype]).astype(np.float32)
     if weight.scale is not None:
-        values = values * np.fromfile(weight.scale.file, np.float32, 1, offset=weight.scale.offset)
-    return values.reshape(weight.shape)
+        rows, columns = weight.grid or (1, 1)
+        scale = np.fromfile(weight.scale.file, np.float32, rows * columns, offset=weight.scale.offset)
+        height = weight.shape[0] if weight.grid else 1
+        blocks = values.reshape(rows, height // rows, columns, -1)
+        values = (blocks * scale.reshape(rows, 1, columns, 1)).ravel()
+    parts = dict(zip(lying, np.split(values, len(lying)), strict=True))
+    return np.concatenate([parts[piece] for piece in weight.pieces]).reshape(weight.shape)
 
 
 def _from_bfloat16(raw: np.ndarray) -> np.ndarray:

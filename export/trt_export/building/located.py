@@ -86,4 +86,4 @@ def fingerprint(located: Located) -> str:
 
 
 def _read_of(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.suffix in READ)
+    return (file for file in folder.rglob("*") if file.suffix.lower() in READ)

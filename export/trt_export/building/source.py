@@ -15,10 +15,10 @@ from trt_export.architectures.measure import fitted, meta_module
 from trt_export.architectures.registry import architecture
 from trt_export.building.located import Located, locate
 from trt_export.checkpoints.binding import holds
-from trt_export.checkpoints.checkpoint import FOLDERS, Checkpoint, open_checkpoint
+from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
+from trt_export.checkpoints.recognition import recognise
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.checkpoints.signatures import detect, unsaid
 
 CONFIG = "config.json"
 
@@ -34,8 +34,9 @@ class Source:
     """A model that engines are built of."""
 
     name: str
-    architecture: Architecture  # its components with the model's own configurations, parameters and costs
+    architecture: Architecture  # its components with the model's own configurations, parameters, costs and prediction
     checkpoint: Checkpoint
+    zero_terminal_snr: bool = False  # its noise levels end in pure noise
     assumption: str | None = None  # what was taken for granted because no file says it, as a sentence for people
 
 
@@ -59,22 +60,21 @@ def open_located(located: Located, family: str | None = None) -> Source:
     """As `open_source`, of a model that was found. Raises: UnreadableCheckpoint, UnknownArchitecture."""
     networks = dict(located.networks)
     checkpoint = open_checkpoint(located.path, networks)
-    said = family or located.family
-    entry = architecture(said or detect(checkpoint))
-    components = tuple(_component(entry, one, checkpoint, networks) for one in entry.components)
+    found = recognise(checkpoint, family or located.family)
+    entry = architecture(found.architecture)
+    components = tuple(_component(entry, one, checkpoint) for one in entry.components)
     return Source(
         name=located.name,
-        architecture=replace(entry, components=components),
+        architecture=replace(entry, components=components, prediction=found.prediction),
         checkpoint=checkpoint,
-        assumption=None if said else unsaid(entry.name),
+        zero_terminal_snr=found.zero_terminal_snr,
+        assumption=found.assumption,
     )
 
 
-def _component(
-    entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint, networks: Networks
-) -> ComponentSpec:
+def _component(entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
     """The component as the model has it; a single file says no configuration, and has the architecture's own."""
-    config = _config(component, checkpoint.path, networks) or _shortened(entry, component, checkpoint)
+    config = _config(component, checkpoint) or _shortened(entry, component, checkpoint)
     if config is None:
         return component
     return _configured(entry.name, component.name, json.dumps(config))
@@ -85,7 +85,11 @@ def _shortened(entry: Architecture, component: ComponentSpec, checkpoint: Checkp
     if component.lacking is None:
         return None
     weight, instead = component.lacking
-    if holds(weight, checkpoint.of(component.name), key_maps(entry.name, component.name)):
+    try:
+        tensors = checkpoint.of(component.name)
+    except UnreadableCheckpoint:
+        return None  # said where its weights are asked for, and only if they are
+    if holds(weight, tensors, key_maps(entry.name, component.name)):
         return None
     return {**component.config, **instead}
 
@@ -100,14 +104,15 @@ def _configured(family: str, name: str, config: str) -> ComponentSpec:
     return replace(component, parameters=parameters, cost=fitted(component))
 
 
-def _config(component: ComponentSpec, path: Path, networks: Networks) -> Mapping[str, Any] | None:
-    """What the network's diffusers folder says of it; None: it has none."""
-    names = (component.name, *FOLDERS[component.name])
-    given = next((networks[name] for name in names if name in networks), None)
-    folder = given or next((path / name for name in names if (path / name).is_dir()), None)
-    if folder is None or (given and not (given / CONFIG).is_file()):
+def _config(component: ComponentSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """What the folder that the network's weights are read from says of it; None: nothing."""
+    try:
+        place = checkpoint.place_of(component.name)
+    except UnreadableCheckpoint:
+        return None  # said where its weights are asked for, and only if they are
+    if place == checkpoint.path or not (place / CONFIG).is_file():  # a folder of all networks has no one's
         return None
-    whole = _read(folder / CONFIG)
+    whole = _read(place / CONFIG)
     # The half that reads text, of a model that looks at pictures as well.
     read: Mapping[str, Any] = whole.get("text_config", whole)
     return {**read, **{key: component.config[key] for key in OURS if key in component.config}}

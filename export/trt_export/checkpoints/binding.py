@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from trt_engines.store.files import write_whole
-from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place, diffusers
+from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place, diffusers, lookup
+from trt_export.checkpoints.leftovers import MEANINGS, leftovers
 from trt_export.checkpoints.safetensors_file import SIZES, StoredTensor, Values, encode, read_bytes, read_header
+from trt_export.checkpoints.scales import Scales, UnknownScale, stem_of
 
 PREFIX = "model."
 """What an exported module puts in front of the library's parameter names."""
@@ -20,13 +22,12 @@ PREFIX = "model."
 BINDABLE = ("F16", "BF16", "F32", "F8_E4M3")
 """Types of stored weights that a graph can read, in safetensors' words."""
 
-SCALES = (".scale_weight", ".weight_scale")
-"""Endings, in place of ".weight", of the names under which files keep the scale of a float8 weight: ComfyUI's scaled
-checkpoints have the first, ModelOpt's the second."""
+INSTEAD = "take the float8 e4m3 or the bf16 file"
+"""What to do about weights that no graph reads."""
 
 
 class WeightsMissing(Exception):
-    """A checkpoint lacks weights of a network, or has them in another shape; the message names file, key and shapes."""
+    """A checkpoint lacks weights of a network, has others, or has them otherwise; the message names file and key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,16 @@ class BoundTensor:
     dtype: str  # one of BINDABLE
     shape: tuple[int, ...]  # the library's
     pieces: tuple[Piece, ...]  # joined along the first axis: one, or equal ones that lie side by side in another order
-    scale: Piece | None = None  # float8 only: one float32; a weight is its value times the scale
+    scale: Piece | None = None  # float8 only: float32; a weight is its value times its scale
+    grid: tuple[int, ...] = ()  # of scales over the values as they lie in the file, blocks of one size; (): one scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWeights:
+    """What a checkpoint holds of a network."""
+
+    types: frozenset[str]  # in safetensors' words
+    size: int  # bytes of its weights as they are stored, scales included
 
 
 def bind(
@@ -66,12 +76,10 @@ def bind(
 
     Raises: WeightsMissing, UnreadableCheckpoint; OSError: the side file cannot be written.
     """
-    names = {name.removeprefix(PREFIX): shape for name, shape in parameters.items()}
-    lookup, prefix = _layout(names, tensors, tables)
-    rewritten: dict[str, Values] = {}
-    bound = [_bind_one(name, names, lookup, prefix, tensors, rewritten) for name in names]
+    layout = _layout([name.removeprefix(PREFIX) for name in parameters], tensors, tables)
+    bound, rewritten = _bind(parameters, tensors, layout)
     if not rewritten:
-        return tuple(bound)
+        return bound
     write_whole(side_file, *encode(rewritten))
     moved = read_header(side_file)
     return tuple(_moved(tensor, moved) for tensor in bound)
@@ -85,43 +93,92 @@ def holds(name: str, tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMa
     return any(
         prefix + place.stored in tensors
         for table in (*tables, diffusers((name,), prefixes=("", PREFIX)))
-        for place in Lookup(table).places(name)
+        for place in lookup(table).places(name)
         for prefix in table.prefixes
     )
 
 
-def stored_types(
+def tensors_of(
     parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
-) -> frozenset[str]:
-    """Types in which a checkpoint holds the weights of a network, in safetensors' words, as far as it has them.
+) -> Mapping[str, StoredTensor]:
+    """What a checkpoint has of a network: its weights, and all that lies beside them under their own names.
 
-    Args: as those of `bind`.
-
-    Raises: WeightsMissing: it has none of them.
+    Args: as those of `bind`. Raises: WeightsMissing: it has none of them.
     """
+    names = [name.removeprefix(PREFIX) for name in parameters]
+    table, prefix = _layout(names, tensors, tables)
+    stems = {stem_of(prefix + place.stored) for name in names for place in table.places(name)}
+    return {name: one for name, one in tensors.items() if not stems.isdisjoint(_heads(name))}
+
+
+def _heads(name: str) -> Iterator[str]:
+    """A name and its beginnings at each dot: a weight's own name is among those of what lies beside it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def check(
+    parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
+) -> StoredWeights:
+    """What a checkpoint holds of a network, once it is known that all of it can be bound and that it has no more.
+
+    Headers are read, and scales; nothing is written.
+
+    Args: as those of `bind`, `parameters` being all that the network has, whether or not a graph reads them.
+
+    Raises: WeightsMissing, UnreadableCheckpoint.
+    """
+    names = [name.removeprefix(PREFIX) for name in parameters]
+    table, prefix = _layout(names, tensors, tables)
+    bound, rewritten = _bind(parameters, tensors, (table, prefix))
+    if more := list(leftovers(names, tensors, (table, prefix), [lookup(one) for one in tables])):
+        meaning = next(
+            (MEANINGS[key.removeprefix(prefix)] for key in more if key.removeprefix(prefix) in MEANINGS), None
+        )
+        told = ", ".join(more[:3]) + (f" and {len(more) - 3} more" if len(more) > 3 else "")
+        raise WeightsMissing(
+            f"{_files(tensors)}: beside the network's weights are {told}, which it has no use for: the file is of "
+            + (meaning or "another network, or of one that was extended")
+            + ". Take a file of the plain model"
+        )
+    scales = sum(len(values.data) for name, values in rewritten.items() if name.endswith(_SCALE))
+    return StoredWeights(
+        types=frozenset(one.dtype for one in bound),
+        size=scales + sum(piece.length for one in bound for piece in one.pieces),
+    )
+
+
+def _bind(
+    parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], layout: tuple[Lookup, str]
+) -> tuple[tuple[BoundTensor, ...], dict[str, Values]]:
+    """Where every weight lies, and the values of those that cannot be bound there."""
     names = {name.removeprefix(PREFIX): shape for name, shape in parameters.items()}
-    lookup, prefix = _layout(names, tensors, tables)
-    places = (lookup.by_library(name) for name in names)
-    found = (tensors.get(prefix + place.stored) for place in places if place is not None)
-    return frozenset(stored.dtype for stored in found if stored is not None)
+    table, prefix = layout
+    scales, rewritten = Scales(tensors), dict[str, Values]()
+    return tuple(_bind_one(name, names, table, prefix, tensors, scales, rewritten) for name in names), rewritten
 
 
-def _layout(
-    names: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
-) -> tuple[Lookup, str]:
-    """The table under which the checkpoint holds most of the weights, and the prefix of its names."""
+def _layout(names: Iterable[str], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]) -> tuple[Lookup, str]:
+    """The table under which the checkpoint holds most of the weights, and the prefix of its names.
+
+    The library's own names are looked for behind every prefix that a table has, for files are put together of others.
+    """
+    wanted = tuple(names)
+    prefixes = dict.fromkeys(("", PREFIX, *(prefix for table in tables for prefix in table.prefixes)))
     best: tuple[int, Lookup, str] | None = None
-    for table in (*tables, diffusers(names, prefixes=("", PREFIX))):
-        lookup = Lookup(table)
-        places = [[place.stored for place in lookup.places(name)] for name in names]
-        for prefix in table.prefixes:
+    for one in (*map(lookup, tables), Lookup(diffusers(wanted, prefixes=tuple(prefixes)))):
+        places = [[place.stored for place in one.places(name)] for name in wanted]
+        for prefix in one.table.prefixes:
             count = sum(any(prefix + stored in tensors for stored in some) for some in places)
+            if count == len(wanted):
+                return one, prefix
             if best is None or count > best[0]:
-                best = (count, lookup, prefix)
+                best = (count, one, prefix)
     if best is None or best[0] == 0:
         held = ", ".join(sorted(tensors)[:3]) or "nothing"
         raise WeightsMissing(
-            f"{_files(tensors)}: none of the network's {len(names)} weights is there in any known layout; it holds "
+            f"{_files(tensors)}: none of the network's {len(wanted)} weights is there in any known layout; it holds "
             f"{len(tensors)} tensors ({held}, ..). It may be of another architecture (name the right one with "
             "--architecture), or without this network, which then is in a file that has to be named or put beside it"
         )
@@ -131,16 +188,15 @@ def _layout(
 def _bind_one(
     name: str,
     names: Mapping[str, tuple[int, ...]],
-    lookup: Lookup,
+    table: Lookup,
     prefix: str,
     tensors: Mapping[str, StoredTensor],
+    scales: Scales,
     rewritten: dict[str, Values],
 ) -> BoundTensor:
-    shape, places = names[name], lookup.places(name)
+    shape, places = names[name], table.places(name)
     if not places:
-        raise WeightsMissing(
-            f"the {lookup.table.layout} layout has no name for the weight {name!r}: its table lacks it"
-        )
+        raise WeightsMissing(f"the {table.table.layout} layout has no name for the weight {name!r}: its table lacks it")
     place = next((one for one in places if prefix + one.stored in tensors), places[0])
     stored = tensors.get(prefix + place.stored)
     if stored is None:
@@ -151,8 +207,8 @@ def _bind_one(
         )
     if stored.dtype not in BINDABLE:
         raise WeightsMissing(
-            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(BINDABLE)}. "
-            "Take the model's bf16, fp16 or fp8 (e4m3) file, not one quantised otherwise"
+            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(BINDABLE)}: "
+            f"{INSTEAD}"
         )
     part = _part(stored, place, names)
     change = place.entry.change
@@ -165,8 +221,29 @@ def _bind_one(
         values = np.frombuffer(read_bytes(stored), _RAW[SIZES[stored.dtype]]).reshape(shape[::-1])
         rewritten[bound.name] = Values(dtype=stored.dtype, shape=shape, data=values.T.tobytes())
     if stored.dtype == "F8_E4M3":
-        rewritten[bound.name + _SCALE] = _scale(stored, tensors)
+        try:
+            grid = _part_of_grid(scales.of(stored), stored, part, change)
+        except UnknownScale as exc:
+            raise WeightsMissing(f"{stored.file}: the weight {stored.name!r} is float8 and {exc}: {INSTEAD}") from exc
+        bound = replace(bound, grid=grid.shape)
+        rewritten[bound.name + _SCALE] = Values(dtype="F32", shape=grid.shape, data=grid.tobytes())
     return bound
+
+
+def _part_of_grid(grid: np.ndarray, stored: StoredTensor, part: Piece, change: Change) -> np.ndarray:
+    """The scales of one of the parameters in a stored tensor, as its values lie there.
+
+    Raises: UnknownScale: a block is of two of them, or its values stand in another order.
+    """
+    if grid.ndim == 0:
+        return grid
+    if change not in (Change.NONE, Change.HALVES_SWAPPED):
+        raise UnknownScale(f"has a scale for each block, and its values are {change} besides")
+    rows = stored.length // grid.shape[0]  # bytes of one row of blocks
+    begin, length = part.offset - stored.offset, part.length
+    if begin % rows or length % rows:
+        raise UnknownScale("has blocks of one scale that belong to two weights")
+    return np.ascontiguousarray(grid[begin // rows : (begin + length) // rows])
 
 
 def _part(stored: StoredTensor, place: Place, names: Mapping[str, tuple[int, ...]]) -> Piece:
@@ -195,28 +272,6 @@ def _same_values(stored: tuple[int, ...], shape: tuple[int, ...], change: Change
     return [size for size in stored if size != 1] == [size for size in wanted if size != 1]
 
 
-def _scale(stored: StoredTensor, tensors: Mapping[str, StoredTensor]) -> Values:
-    """The scale of a float8 weight, 1 where the file has none."""
-    stem = stored.name.removesuffix(".weight")
-    for ending in SCALES:
-        if found := tensors.get(stem + ending):
-            if math.prod(found.shape) != 1 or found.dtype not in _FLOATS:
-                raise WeightsMissing(
-                    f"{found.file}: the scale {found.name!r} is {found.dtype} {found.shape}; one number for the whole "
-                    "weight is what engines take. Take the model's bf16 or fp16 file, or one with a scale per tensor"
-                )
-            return Values(dtype="F32", shape=(), data=_float32(found))
-    return Values(dtype="F32", shape=(), data=np.float32(1).tobytes())
-
-
-def _float32(number: StoredTensor) -> bytes:
-    """One stored number as float32; the upper half of one is a bfloat16."""
-    data = read_bytes(number)
-    if number.dtype == "BF16":
-        return bytes(2) + data
-    return np.frombuffer(data, _FLOATS[number.dtype]).astype(np.float32).tobytes()
-
-
 def _moved(tensor: BoundTensor, side: Mapping[str, StoredTensor]) -> BoundTensor:
     """The weight with what the side file has of it."""
     if found := side.get(tensor.name):
@@ -237,4 +292,3 @@ def _files(tensors: Mapping[str, StoredTensor]) -> str:
 
 _SCALE = "#scale"
 _RAW: dict[int, type[np.generic]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-_FLOATS: dict[str, type[np.generic]] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}

@@ -43,6 +43,8 @@ class KeyMap:
     entries: tuple[Entry, ...]
     unused: tuple[str, ...] = ()  # stored names, patterns too, that files have beside and no parameter needs
     tied: tuple[tuple[str, ...], ...] = ()  # parameters that are one: a file has the tensor of any of them, or of all
+    beside: tuple[str, ...] = ()  # beginnings of stored names of another part of the model, such as T5's decoder
+    whole: bool = True  # False: of what the table names, the network may be a part: one half, or the first layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,9 @@ class Lookup:
 
     def is_unused(self, name: str) -> bool:
         """Whether the stored tensor `name` is one that no parameter needs."""
-        return any(match(pattern, name) is not None for pattern in self._unused.get(_skeleton(name), ()))
+        return name.startswith(self.table.beside) or any(
+            match(pattern, name) is not None for pattern in self._unused.get(_skeleton(name), ())
+        )
 
     def prefix(self, keys: Iterable[str]) -> str | None:
         """The first of the table's prefixes under which `keys` has a tensor of the table; None: none has."""
@@ -135,6 +139,12 @@ class Lookup:
             if any(key.startswith(prefix) and self.by_stored(key[size:]) is not None for key in held):
                 return prefix
         return None
+
+
+@lru_cache(maxsize=256)
+def lookup(table: KeyMap) -> Lookup:
+    """The lookup of a table, made once. Raises: as Lookup."""
+    return Lookup(table)
 
 
 def faults(table: KeyMap) -> tuple[str, ...]:

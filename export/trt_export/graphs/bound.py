@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +39,8 @@ class BoundGraph:
 def bind_graph(graph: onnx.ModelProto, tensors: Iterable[BoundTensor]) -> BoundGraph:
     """The graph with its weights where a checkpoint has them.
 
-    A weight of another type than the graph's gets a Cast behind it, a float8 weight a DequantizeLinear with its scale,
+    A weight of another type than the graph's gets a Cast behind it, a float8 weight a DequantizeLinear with its scale
+    (and a multiplication where it has one for each block),
     and one whose halves are swapped a Split and a Concat. Nothing is read but for the digest.
 
     Raises: ValueError: a weight of the graph is not among the tensors, or differs in shape.
@@ -92,7 +94,8 @@ def digest(tensors: Iterable[BoundTensor]) -> str:
     """
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
+        grid = f" {tensor.grid}" if tensor.grid else ""
+        total.update(f"{tensor.name} {tensor.dtype} {tensor.shape}{grid}\n".encode())
         for piece in (*tensor.pieces, *([tensor.scale] if tensor.scale else [])):
             _hash(piece, total)
     return total.hexdigest()
@@ -132,7 +135,11 @@ def _initializers(
     name = f"{tensor.name}.stored"
     typed = tensor.name if len(tensor.pieces) == 1 else f"{tensor.name}.typed" if stored != wanted else name
     made, nodes = [_external(name, stored, tensor.shape, piece, places)], []
-    if tensor.scale is not None:
+    if tensor.scale is not None and tensor.grid:
+        more, steps = _blocks(tensor, tensor.scale, name, typed, wanted, places)
+        made += more
+        nodes += steps
+    elif tensor.scale is not None:
         scale = f"{tensor.name}.scale"
         made.append(_external(scale, TensorProto.FLOAT, (), tensor.scale, places))
         nodes.append(helper.make_node("Cast", [scale], [f"{scale}.cast"], name=f"{scale}.to", to=wanted))
@@ -143,6 +150,34 @@ def _initializers(
         nodes.append(helper.make_node("Cast", [name], [typed], name=f"{tensor.name}.cast", to=wanted))
     if len(tensor.pieces) > 1:
         nodes += _reordered(tensor, typed)
+    return made, nodes
+
+
+def _blocks(
+    tensor: BoundTensor, piece: Piece, stored: str, typed: str, wanted: int, places: Mapping[Path, str]
+) -> tuple[list[TensorProto], list[onnx.NodeProto]]:
+    """A float8 weight with a scale for each block, multiplied in float32 and rounded once.
+
+    DequantizeLinear has blocks along one axis from opset 21 on, and none over two; a float8 constant may go into
+    nothing else. So it is dequantised with 1, and multiplied in a shape that has the grid and the blocks as axes.
+    """
+    rows, columns = tensor.grid
+    height, width = tensor.shape[0], math.prod(tensor.shape[1:])
+    one, scale, split, whole = (f"{tensor.name}.{what}" for what in ("one", "scale", "blocks", "shape"))
+    made = [
+        helper.make_tensor(one, TensorProto.FLOAT, (), [1.0]),
+        _external(scale, TensorProto.FLOAT, (rows, 1, columns, 1), piece, places),
+        helper.make_tensor(split, TensorProto.INT64, (4,), [rows, height // rows, columns, width // columns]),
+        helper.make_tensor(whole, TensorProto.INT64, (len(tensor.shape),), tensor.shape),
+    ]
+    names = [f"{tensor.name}.{step}" for step in ("values", "parted", "scaled", "joined")]
+    nodes = [
+        helper.make_node("DequantizeLinear", [stored, one], names[:1], name=f"{tensor.name}.dequantize"),
+        helper.make_node("Reshape", [names[0], split], names[1:2], name=f"{tensor.name}.to_blocks"),
+        helper.make_node("Mul", [names[1], scale], names[2:3], name=f"{tensor.name}.scale_blocks"),
+        helper.make_node("Reshape", [names[2], whole], names[3:4], name=f"{tensor.name}.from_blocks"),
+        helper.make_node("Cast", names[3:4], [typed], name=f"{tensor.name}.to", to=wanted),
+    ]
     return made, nodes
 
 

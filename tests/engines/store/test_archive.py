@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -271,3 +272,28 @@ def test_no_change_of_an_archive_gives_another_engine(
         assert imported.digest == digest(identity())
         assert bytes(imported.read("engine.plan")) == PLAN
         there.remove(imported.digest)
+
+
+@pytest.mark.parametrize("sparse", [{"GNU.sparse.size": "x"}, {"GNU.sparse.map": "1,y"}, {"GNU.sparse.realsize": "-"}])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_members_own_notes_that_make_no_sense_are_a_bad_archive(
+    there: Store, archive: Path, tmp_path: Path, sparse: dict[str, str], place: int
+) -> None:
+    members = members_of(archive)
+    members[place][0].pax_headers = sparse
+
+    with pytest.raises(BadArchive):
+        import_engine(there, written(tmp_path / "sparse.tar", members))
+    assert is_untouched(there)
+
+
+@pytest.mark.parametrize("depth", [20, 200, 2_000, 100_000])
+def test_figures_without_end_are_a_bad_archive(there: Store, archive: Path, tmp_path: Path, depth: int) -> None:
+    (manifest, data), plan = members_of(archive)
+    deep = b'"figures": {"a": ' + b"[" * depth + b"]" * depth + b"}"
+    forged = re.sub(rb'"figures": ?\{[^}]*\}', lambda _: deep, data)
+    assert deep in forged
+
+    with pytest.raises(BadArchive):
+        import_engine(there, written(tmp_path / "deep.tar", [named(manifest.name, forged), plan]))
+    assert is_untouched(there)

@@ -120,6 +120,23 @@ def test_networks_in_files_of_their_own_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_the_configuration_is_the_one_beside_the_weights_and_not_that_of_a_converted_graph(tmp_path: Path) -> None:
+    entry = architecture("flux_dev")
+    vae = entry.component("vae_decoder")
+    for folder, channels in (("vae_decoder", [1, 2]), ("vae", vae.small_config["block_out_channels"])):
+        (tmp_path / folder).mkdir()
+        told = a_configuration("flux_dev", vae) | {"block_out_channels": channels}
+        (tmp_path / folder / "config.json").write_text(json.dumps(told))
+    (tmp_path / "vae_decoder" / "model.onnx").write_bytes(b"")
+    (tmp_path / "vae" / "model.safetensors").write_bytes(encode_header({}))
+
+    source = open_source(str(tmp_path), family="flux_dev")
+
+    assert list(source.architecture.component("vae_decoder").config["block_out_channels"]) == list(
+        vae.small_config["block_out_channels"]
+    )
+
+
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     save_file({}, tmp_path / "transformer" / "model.safetensors")

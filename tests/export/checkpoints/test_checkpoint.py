@@ -96,8 +96,7 @@ def test_a_network_in_several_files_is_read_by_its_index_and_nothing_beside_it(t
 @pytest.mark.parametrize(
     ("places", "reason"),
     [
-        ({"z": "one.safetensors"}, "places 'z' in one.safetensors, which does not have it"),
-        ({"a": "two.safetensors"}, r"two.safetensors cannot be read"),
+        ({"a": "one.safetensors", "b": "two.safetensors"}, r"names two.safetensors, which is not there: get that file"),
         ({"a": "../one.safetensors"}, "outside of its folder"),
         (["a"], "is no index of safetensors files"),
     ],
@@ -108,6 +107,59 @@ def test_an_index_that_lies_is_told_as_that(tmp_path: Path, places: object, reas
 
     with pytest.raises(UnreadableCheckpoint, match=reason):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("pytorch_model.bin.index.json", {"a": "pytorch_model-00001-of-00002.bin"}),
+        ("diffusion_pytorch_model.bin.index.json", {"a": "one.safetensors"}),
+        ("model.safetensors.index.json", {"a": "model-00001-of-00002.safetensors"}),
+        ("model.safetensors.index.json", {"a": "one.safetensors", "gone": "one.safetensors"}),
+    ],
+)
+def test_an_index_of_pickles_or_of_files_that_were_replaced_is_no_harm(
+    tmp_path: Path, name: str, places: object
+) -> None:
+    a_file(tmp_path / "unet" / "one.safetensors", ("a", "b"))
+    an_index(tmp_path / "unet", places, name)
+
+    assert set(open_checkpoint(tmp_path).of("denoiser")) == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["Model.SAFETENSORS", "model.Sft"])
+def test_endings_are_known_in_capitals_too(tmp_path: Path, name: str) -> None:
+    file = a_file(tmp_path / "all" / name)
+
+    assert open_checkpoint(file).files == open_checkpoint(file.parent).files == (file,)
+    with pytest.raises(UnreadableCheckpoint, match="is a pickle"):
+        open_checkpoint(tmp_path / "Model.CKPT")
+
+
+@pytest.mark.parametrize("root", [".", "split_files"])
+def test_a_repository_for_comfyui_has_a_folder_for_each_kind_of_network(tmp_path: Path, root: str) -> None:
+    a_file(tmp_path / root / "diffusion_models" / "flux1-dev.safetensors", ("img_in.weight",))
+    a_file(tmp_path / root / "text_encoders" / "clip_l.safetensors", ("text_model.x",))
+    a_file(tmp_path / root / "text_encoders" / "t5xxl_fp16.safetensors", ("shared.weight",))
+    a_file(tmp_path / root / "vae" / "ae.safetensors", ("decoder.x",))
+
+    checkpoint = open_checkpoint(tmp_path)
+
+    assert set(checkpoint.of("denoiser")) == {"img_in.weight"}
+    assert set(checkpoint.of("text_encoder")) == set(checkpoint.of("text_encoder_2"))
+    assert set(checkpoint.of("vae_encoder")) == {"decoder.x"}
+
+
+def test_a_folder_of_several_models_is_not_read_where_the_one_is_named(tmp_path: Path) -> None:
+    chosen = a_file(tmp_path / "diffusion_models" / "klein.safetensors", ("img_in.weight",))
+    a_file(tmp_path / "diffusion_models" / "klein-fp8.safetensors", ("img_in.weight",))
+    a_file(tmp_path / "vae" / "ae.safetensors", ("decoder.x",))
+
+    with pytest.raises(UnreadableCheckpoint, match=r"both have 'img_in\.weight': a folder of several models is none"):
+        open_checkpoint(tmp_path)
+    checkpoint = open_checkpoint(tmp_path, {"denoiser": chosen})
+    assert checkpoint.of("denoiser")["img_in.weight"].file == chosen
+    assert checkpoint.place_of("vae_decoder") == tmp_path / "vae"
 
 
 def test_networks_in_files_of_their_own_are_named_or_lie_together(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, Values, encode, read_bytes, read_header
@@ -101,3 +102,137 @@ def test_any_header_is_an_answer_or_a_clear_error(tmp_path: Path, header: object
         tensors = {}
 
     assert all(one.offset + one.length <= file.stat().st_size for one in tensors.values())
+
+
+FLOATS = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "reason"),
+    [
+        ({"a": FLOATS, "b": FLOATS | {"data_offsets": [4, 12]}}, 12, "'a' and 'b' overlap"),
+        ({"a": FLOATS, "b": FLOATS}, 8, "'a' and 'b' overlap"),
+        ({"a": FLOATS, "b": FLOATS | {"data_offsets": [9, 17]}}, 17, "data from byte .* on belongs to no tensor"),
+        ({"a": FLOATS}, 9, "data from byte .* on belongs to no tensor"),
+        ({"a": FLOATS | {"dtype": "F4", "shape": [3], "data_offsets": [0, 2]}}, 2, "does not take 0..2 bytes"),
+        ({"__metadata__": {"a": 1}}, 0, "__metadata__ is not an object of texts"),
+    ],
+)
+def test_bytes_belong_to_one_tensor_each(tmp_path: Path, header: object, data: int, reason: str) -> None:
+    file = _write(tmp_path / "w.safetensors", header, bytes(data))
+
+    with pytest.raises(UnreadableCheckpoint, match=reason):
+        read_header(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"a":%b,"a":%b}', "'a' is there twice"),
+        (b'{"\xe4":%b}', "not JSON in UTF-8"),
+        (b'{"\\ud800":%b}', "not JSON in UTF-8"),
+        (b'{"a":%b,"b":NaN}', "NaN is no number"),
+    ],
+)
+def test_text_of_a_header_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, text: bytes, reason: str) -> None:
+    entry = json.dumps(FLOATS).encode()
+    header = text.replace(b"%b", entry)
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+    with pytest.raises(UnreadableCheckpoint, match=reason):
+        read_header(tmp_path / "w.safetensors")
+
+
+def test_a_shape_without_end_is_refused_at_once_and_not_repeated(tmp_path: Path) -> None:
+    file = _write(tmp_path / "w.safetensors", {"a": FLOATS | {"shape": [3] * 100_000}}, bytes(8))
+
+    with pytest.raises(UnreadableCheckpoint, match=r"does not take 0\.\.8 bytes") as caught:
+        read_header(file)
+    assert len(str(caught.value)) < 1000
+
+
+def test_types_that_no_graph_reads_are_no_reason_to_refuse_the_others(tmp_path: Path) -> None:
+    kinds = {"F8_E8M0": 1, "U64": 8, "F4": 0.5, "F6_E2M3": 0.75}
+    header, end = {}, 0
+    for word, size in kinds.items():
+        header[word] = {"dtype": word, "shape": [4], "data_offsets": [end, end + int(4 * size)]}
+        end += int(4 * size)
+    file = _write(tmp_path / "w.safetensors", header, bytes(end))
+
+    assert {one.dtype: one.length for one in read_header(file).values()} == {w: 4 * s for w, s in kinds.items()}
+
+
+NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 8, 12, 16, -1, 2**32, 2**63, 2**64, 1.0, True, None, "2"])
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "U8", "F4", "F6_E2M3", "F8_E8M0", "U64", "C64", "Q4", 3]),
+        "shape": st.lists(NUMBERS, max_size=3) | NUMBERS,
+        "data_offsets": st.lists(NUMBERS, min_size=1, max_size=3),
+    },
+    optional={"more": NUMBERS | st.lists(NUMBERS, max_size=2)},
+)
+
+
+@st.composite
+def _sound(draw: st.DrawFn) -> dict[str, object]:
+    """A header that is as it should be."""
+    found: dict[str, object] = {}
+    end = 0
+    for number in range(draw(st.integers(0, 4))):
+        word, size = draw(st.sampled_from([("F32", 4), ("F16", 2), ("U8", 1), ("U64", 8), ("F8_E8M0", 1)]))
+        shape = draw(st.lists(st.integers(0, 3), max_size=2))
+        length = int(np.prod(shape)) * size
+        found[f"t{number}"] = {"dtype": word, "shape": shape, "data_offsets": [end, end + length]}
+        end += length
+    return found
+
+
+@st.composite
+def _files(draw: st.DrawFn) -> bytes:
+    """A file whose header and data were changed somewhere, or not."""
+    header = draw(_sound() | st.dictionaries(st.sampled_from(["t0", "a", "\u00e4"]), ENTRIES, max_size=3))
+    if header and draw(st.booleans()):
+        header[draw(st.sampled_from(sorted(header)))] = draw(ENTRIES)
+    if draw(st.booleans()):
+        notes = st.none() | st.just({}) | st.dictionaries(st.just("k"), st.text(max_size=2) | NUMBERS)
+        header["__metadata__"] = draw(notes)
+    text = bytearray(json.dumps(header, ensure_ascii=draw(st.booleans())).encode())
+    for _ in range(draw(st.integers(0, 2))):
+        text[draw(st.integers(0, len(text) - 1))] = draw(st.sampled_from(b'{}[],:"0179 \\ue\xff-.Ft'))
+    ends = [
+        max(one["data_offsets"])
+        for one in header.values()
+        if isinstance(one, dict) and "dtype" in one and all(type(at) is int for at in one["data_offsets"])
+    ]
+    room = min(max(ends, default=0), 64) + draw(st.sampled_from([0, 0, 0, 1, -1]))
+    return len(text).to_bytes(8, "little") + bytes(text) + bytes(max(room, 0))
+
+
+def _repeats(data: bytes) -> bool:
+    """Whether an object of the header has a name twice, of which the reference reader takes the last."""
+    found: list[bool] = []
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        found.append(len(dict(items)) < len(items))
+        return dict(items)
+
+    json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=pairs)
+    return any(found)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_files())
+def test_a_header_is_read_exactly_where_the_formats_own_reader_reads_it(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(data)
+    try:
+        expected = {name: (one["dtype"], tuple(one["shape"]), len(one["data"])) for name, one in deserialize(data)}
+    except SafetensorError:
+        expected = None
+
+    try:
+        found = {name: (one.dtype, one.shape, one.length) for name, one in read_header(file).items()}
+    except UnreadableCheckpoint:
+        found = None
+
+    assert found == expected or (found is None and _repeats(data))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -14,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from trt_engines.builders.builder import BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.store.identity import InputRange
+from trt_export.building.certificate import float32_values
 from trt_export.checkpoints.binding import BoundTensor, Piece
 from trt_export.graphs.bound import bind_graph, link_files
 
@@ -82,6 +85,59 @@ def test_a_float8_weight_is_its_value_times_its_scale(tmp_path: Path, halves: bo
 
     weight = np.concatenate([values[4:], values[:4]]) if halves else values
     assert np.allclose(_computed(bound.proto, folder, X), X @ (weight.astype(np.float32) * 0.5), rtol=1e-5)
+
+
+GRID = np.array([[0.5, 2.0], [4.0, 1.0], [0.25, 3.0], [8.0, 1.5]], np.float32)
+"""A scale for each block of 2 x 2 values."""
+
+
+def _in_blocks(file: Path, *, halves: bool) -> tuple[BoundTensor, np.ndarray]:
+    """A float8 weight with a scale for each block, and its values in the library's order."""
+    float8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
+    values = WEIGHT.astype(float8)
+    tensor = _bound(file, "F8_E4M3", values.tobytes() + GRID.tobytes())
+    pieces = (Piece(file=file, offset=8, length=32),)
+    if halves:
+        pieces = (Piece(file=file, offset=24, length=16), Piece(file=file, offset=8, length=16))
+    scale = Piece(file=file, offset=8 + 32, length=GRID.nbytes)
+    weight = values.astype(np.float32) * GRID.repeat(2, 0).repeat(2, 1)
+    tensor = replace(tensor, pieces=pieces, scale=scale, grid=GRID.shape)
+    return tensor, np.concatenate([weight[4:], weight[:4]]) if halves else weight
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_float8_weight_with_a_scale_for_each_block_is_multiplied_block_by_block(tmp_path: Path, halves: bool) -> None:
+    tensor, weight = _in_blocks(tmp_path / "model.safetensors", halves=halves)
+    folder = tmp_path / "graph"
+    folder.mkdir()
+
+    bound = bind_graph(_graph(TensorProto.FLOAT), [tensor])
+    _copy_files(dict(bound.files), folder)
+    onnx.save(bound.proto, folder / "graph.onnx")
+    session = onnxruntime.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
+
+    assert np.allclose(session.run(None, {"x": X})[0], X @ weight, rtol=1e-5, atol=1e-5)
+    assert (float32_values(tensor) == weight).all()  # what the certificate compares with
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_the_real_builder_takes_a_weight_with_a_scale_for_each_block(tmp_path: Path, halves: bool) -> None:
+    tensor, _ = _in_blocks(tmp_path / "model.safetensors", halves=halves)
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    bound = bind_graph(_graph(TensorProto.BFLOAT16), [tensor])
+    link_files(bound, folder)
+    onnx.save(bound.proto, folder / "graph.onnx")
+    request = BuildRequest(
+        graph=folder / "graph.onnx",
+        precision="float8",
+        profiles=((InputRange(name="x", min=(1, 8), opt=(2, 8), max=(4, 8)),),),
+        compute_capabilities=(89,),
+    )
+
+    TensorRtRtx().build(request, tmp_path / "plan", keep_going)
+
+    assert (tmp_path / "plan").stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ def _flux2() -> tuple[KeyMap, ...]:
     outer = tuple(one for one in rows if "quant_conv" not in one.stored)
     unused = ("bn.num_batches_tracked",)
     return (
-        KeyMap(layout="bfl", prefixes=PREFIXES, entries=(*outer, *nested), unused=unused),
-        KeyMap(layout="comfy", prefixes=PREFIXES, entries=rows, unused=unused),  # as ComfyUI saves what it has loaded
+        KeyMap(layout="bfl", prefixes=PREFIXES, entries=(*outer, *nested), unused=unused, whole=False),
+        KeyMap(
+            layout="comfy", prefixes=PREFIXES, entries=rows, unused=unused, whole=False
+        ),  # as ComfyUI saves what it loaded
     )
 
 
@@ -56,12 +58,12 @@ def _wan() -> KeyMap:
             sampler = f"decoder.up_blocks.{level}.upsamplers.0.resample.1"
             rows += affine((f"decoder.upsamples.{number}.resample.1", sampler))
             number += 1
-    unused = tuple(
-        f"{block}.{{}}.time_conv.{kind}"
-        for block in ("encoder.downsamples", "decoder.upsamples")
-        for kind in ("weight", "bias")
+    past = (  # what frames with a past go through, by the file's names and by the library's
+        *("encoder.downsamples.{}", "decoder.upsamples.{}"),
+        *("encoder.down_blocks.{}", "decoder.up_blocks.{}.upsamplers.{}"),
     )
-    return KeyMap(layout="wan", prefixes=PREFIXES, entries=tuple(rows), unused=unused)
+    unused = tuple(f"{block}.time_conv.{kind}" for block in past for kind in ("weight", "bias"))
+    return KeyMap(layout="wan", prefixes=PREFIXES, entries=tuple(rows), unused=unused, whole=False)
 
 
 def _wan_residual(stored: str, library: str) -> Iterator[Entry]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from trt_export.checkpoints.keymap import Change, Entry, KeyMap
-from trt_export.checkpoints.maps.ldm import clip
+from trt_export.checkpoints.keymap import Entry, KeyMap
+from trt_export.checkpoints.maps import text_encoders
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -78,18 +78,6 @@ def _efficientnet() -> Iterator[Entry]:
     yield from _same("mapper.1.running_mean", "mapper.1.running_var")
 
 
-def _text_encoders() -> Iterator[KeyMap]:
-    """ComfyUI's, whose projection is OpenCLIP's, turned, or the library's, by the version that wrote the file."""
-    (layers,) = (clip("", inner="text_model.").entries,)
-    rows = tuple(Entry(stored=f"transformer.text_model.{row.stored}", library=row.library) for row in layers)
-    weight = ("text_projection.weight",)
-    turned = Entry(stored="text_projection", library=weight, change=Change.TRANSPOSED)
-    straight = Entry(stored="transformer.text_projection.weight", library=weight)
-    unused = ("logit_scale", "transformer.text_model.embeddings.position_ids")
-    for projection in (turned, straight):
-        yield KeyMap(layout="comfy", prefixes=("text_encoder.clip_g.",), entries=(*rows, projection), unused=unused)
-
-
 def _norm(name: str) -> Iterator[Entry]:
     """A batch norm, its statistics included."""
     yield from _affine(name)
@@ -105,13 +93,16 @@ def _same(*names: str) -> Iterator[Entry]:
     return (Entry(stored=name, library=(name,)) for name in names)
 
 
-def _table(prefix: str, rows: Iterable[Entry], *unused: str) -> tuple[KeyMap, ...]:
-    return (KeyMap(layout="original", prefixes=(prefix, ""), entries=tuple(rows), unused=unused),)
+def _table(prefix: str, rows: Iterable[Entry], *unused: str, beside: tuple[str, ...] = ()) -> tuple[KeyMap, ...]:
+    table = KeyMap(
+        layout="original", prefixes=(prefix, ""), entries=tuple(rows), unused=unused, beside=beside, whole=False
+    )
+    return (table,)
 
 
-_STAGE_A = _table("vae.", _stage_a(), "down_blocks.{}.1.num_batches_tracked")
+_STAGE_A = _table("vae.", _stage_a(), "down_blocks.{}.1.num_batches_tracked", beside=("vquantizer.",))
 _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
-    "text_encoder": tuple(_text_encoders()),
+    "text_encoder": text_encoders.clip_g("text_encoder.clip_g.", saved=True),
     "denoiser": unets("clip_txt_pooled_mapper"),
     "denoiser_stage_b": unets("clip_mapper"),
     "vae_decoder": _STAGE_A,

@@ -1,14 +1,15 @@
 """The layout of the original Stable Diffusion files, and the small variations of it that are met.
 
 Sources: configs/stable-diffusion/*.yaml and ldm/modules/diffusionmodules of CompVis/stable-diffusion and
-Stability-AI/generative-models; open_clip's `TextTransformer`. The tests hold the tables to diffusers' own converters.
+Stability-AI/generative-models. The tests hold the tables to diffusers' own converters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trt_export.checkpoints.keymap import Change, Entry, KeyMap
+from trt_export.checkpoints.keymap import Entry, KeyMap
+from trt_export.checkpoints.maps import text_encoders
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES, affine, row
 
 
@@ -103,9 +104,10 @@ def autoencoder(*prefixes: str) -> tuple[KeyMap, ...]:
     rows = tuple(_autoencoder())
     names = [name for one in rows for name in one.library]
     old = tuple(row(_renamed(name), name) for name in names)
+    before = prefixes or ("first_stage_model.", "vae.", "")
     return (
-        KeyMap(layout="ldm", prefixes=prefixes or ("first_stage_model.", "vae.", ""), entries=rows),
-        KeyMap(layout="diffusers before 0.18", prefixes=("",), entries=old),
+        KeyMap(layout="ldm", prefixes=before, entries=rows, whole=False),
+        KeyMap(layout="diffusers before 0.18", prefixes=before, entries=old, whole=False),
     )
 
 
@@ -143,57 +145,6 @@ def _renamed(name: str) -> str:
     return name
 
 
-def clip(*prefixes: str, inner: str = "") -> KeyMap:
-    """CLIP under the names of its library, behind what files put in front of them.
-
-    Args: prefixes: what stands in front of "embeddings", "encoder" and "final_layer_norm".
-        inner: what the library's class puts there.
-    """
-    names = tuple(_clip_names())
-    return KeyMap(
-        layout="transformers",
-        prefixes=prefixes,
-        entries=tuple(row(name, inner + name) for name in names),
-        unused=("embeddings.position_ids",),
-    )
-
-
-def _clip_names() -> Iterator[str]:
-    yield from ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")
-    attention = (f"self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
-    layers = ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2", *attention)
-    for layer in (*(f"encoder.layers.{{}}.{layer}" for layer in layers), "final_layer_norm"):
-        yield from (f"{layer}.weight", f"{layer}.bias")
-
-
-def open_clip(*prefixes: str, inner: str = "", projected: bool = False) -> KeyMap:
-    """OpenCLIP's text transformer: queries, keys and values in one tensor, and the projection turned.
-
-    Args: inner: what the library's class puts in front of its parameters. projected: it is read at all.
-    """
-    renamed = (
-        ("ln_1", "layer_norm1"),
-        ("ln_2", "layer_norm2"),
-        ("mlp.c_fc", "mlp.fc1"),
-        ("mlp.c_proj", "mlp.fc2"),
-        ("attn.out_proj", "self_attn.out_proj"),
-    )
-    block, layer = "transformer.resblocks.{}", f"{inner}encoder.layers.{{}}"
-    rows = [
-        row("token_embedding.weight", f"{inner}embeddings.token_embedding.weight"),
-        row("positional_embedding", f"{inner}embeddings.position_embedding.weight"),
-        *affine(("ln_final", f"{inner}final_layer_norm")),
-        *affine(*((f"{block}.{stored}", f"{layer}.{library}") for stored, library in renamed)),
-    ]
-    for kind in ("weight", "bias"):
-        parts = (f"{layer}.self_attn.{part}_proj.{kind}" for part in "qkv")
-        rows.append(row(f"{block}.attn.in_proj_{kind}", *parts))
-    if projected:
-        rows.append(Entry(stored="text_projection", library=("text_projection.weight",), change=Change.TRANSPOSED))
-    unused = ("logit_scale", "attn_mask", *(() if projected else ("text_projection",)))
-    return KeyMap(layout="open_clip", prefixes=prefixes, entries=tuple(rows), unused=unused)
-
-
 LAYERS = 2
 """Residual blocks of a level, on the way down."""
 
@@ -211,33 +162,20 @@ _VAE = autoencoder()
 _DENOISER = (unet((True, True, True, False)),)
 _COMPONENTS: dict[str, dict[str, tuple[KeyMap, ...]]] = {
     "1": {
-        "text_encoder": (
-            clip(
-                "cond_stage_model.transformer.text_model.",
-                "cond_stage_model.transformer.",  # of files that went through newer versions of the library
-                "text_encoders.clip_l.transformer.text_model.",
-                "text_model.",
-            ),
-        ),
+        "text_encoder": text_encoders.clip_l("cond_stage_model."),
         "denoiser": _DENOISER,
         "vae_decoder": _VAE,
         "vae_encoder": _VAE,
     },
     "2": {
-        "text_encoder": (open_clip("cond_stage_model.model.", ""), clip("text_model.")),
+        "text_encoder": text_encoders.clip_h("cond_stage_model."),
         "denoiser": _DENOISER,
         "vae_decoder": _VAE,
         "vae_encoder": _VAE,
     },
     "xl": {
-        "text_encoder": (
-            clip(
-                "conditioner.embedders.0.transformer.text_model.",
-                "text_encoders.clip_l.transformer.text_model.",
-                "text_model.",
-            ),
-        ),
-        "text_encoder_2": (open_clip("conditioner.embedders.1.model.", "", inner="text_model.", projected=True),),
+        "text_encoder": text_encoders.clip_l("conditioner.embedders.0."),
+        "text_encoder_2": text_encoders.clip_g("conditioner.embedders.1."),
         "denoiser": (unet((False, True, True), pooled=True),),
         "vae_decoder": _VAE,
         "vae_encoder": _VAE,
