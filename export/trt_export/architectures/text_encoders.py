@@ -50,10 +50,8 @@ class ClipLayers(Network):
     """
 
     def __init__(self, model: Any, *, normed: bool = True, absent: int = 0) -> None:
-        """Args:
-        normed: states go through the last norm.
-        absent: last layers that the model lacks, though a clip skip counts them; the last there is stands in for each.
-        """
+        """Args: normed: states go through the last norm. absent: last layers that the model lacks, though a clip skip
+        counts them; the last one there is stands in for each."""
         super().__init__(model)
         self.normed, self.absent = normed, absent
 
