@@ -30,8 +30,12 @@ def build_seconds(weight_bytes: int, profiles: int) -> float:
     return SECONDS_BESIDE + SECONDS_PER_GB * weight_bytes / 1e9 * profiles if profiles else 0.0
 
 
-def build_memory(weight_bytes: int, profiles: int) -> int:
-    """Peak memory of compiling an engine, bytes."""
+def build_memory(stored_bytes: int, engine_bytes: int, profiles: int) -> int:
+    """Peak memory of compiling an engine, bytes.
+
+    Args: stored_bytes: of the weights as the builder reads them; engine_bytes: as the engine has them.
+    """
     if not profiles:
         return 0
-    return max(LEAST_MEMORY, int((MEMORY_PER_WEIGHT_BYTE + MEMORY_PER_PROFILE * (profiles - 1)) * weight_bytes))
+    copies = MEMORY_PER_WEIGHT_BYTE - 1 + MEMORY_PER_PROFILE * (profiles - 1)
+    return max(LEAST_MEMORY, int(stored_bytes + copies * engine_bytes))

@@ -1,4 +1,4 @@
-"""How an engine's numbers compare with PyTorch's: measured once, before the engine may be served."""
+"""How the numbers of a bound graph compare with PyTorch's: measured before an engine of it may be served."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from scipy import ndimage
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
@@ -38,21 +39,21 @@ def certify(
     graph: Path,
     weights: Sequence[BoundTensor],
     buckets: Sequence[Bucket],
-    timestep: float,
+    timesteps: float,
     tell: Tell,
 ) -> Certificate:
     """Compute buckets by ONNX Runtime on the graph that was built, and by PyTorch in float32 with the same weights.
 
     Args:
         graph: bound, its external files beside it.
-        timestep: a middle one, in the units of the network.
+        timesteps: the network's time runs from 0 to this.
 
     bfloat16 is computed in float32 with the same weights, for ONNX Runtime's processor kernels lack it. One of the two
     networks is in memory at a time: the results of the first wait for those of the second.
     """
-    inputs = {bucket: seeded_inputs(component, bucket, timestep) for bucket in buckets}
+    inputs = {bucket: seeded_inputs(component, bucket, timesteps) for bucket in buckets}
     expected = {}
-    reference = _reference(component, weights)
+    reference = reference_module(component, weights)
     for number, bucket in enumerate(buckets):
         with torch.inference_mode():
             given = reference(*(torch.from_numpy(value) for value in inputs[bucket].values()))
@@ -100,8 +101,11 @@ def compare(results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> di
     return worst
 
 
-def seeded_inputs(component: ComponentSpec, bucket: Bucket, timestep: float) -> dict[str, np.ndarray]:
-    """Inputs of a bucket, the same at every call: noise for real values, token numbers, all of a mask but its end."""
+def seeded_inputs(component: ComponentSpec, bucket: Bucket, timesteps: float) -> dict[str, np.ndarray]:
+    """Inputs of a bucket, the same at every call: noise for real values, token numbers, all of a mask but its end.
+
+    Times, and what else is float32 at any precision, part 0 to `timesteps` evenly, a time for each row.
+    """
     generator = np.random.default_rng(SEED)
 
     def values(tensor: Tensor) -> np.ndarray:
@@ -114,7 +118,8 @@ def seeded_inputs(component: ComponentSpec, bucket: Bucket, timestep: float) -> 
                 mask[-1, -2:] = False
                 return mask
             case Kind.FLOAT32:
-                return np.full(shape, timestep, np.float32)
+                times = timesteps * np.arange(1, shape[0] + 1, dtype=np.float32) / (shape[0] + 1)
+                return np.broadcast_to(times.reshape(-1, *[1] * (len(shape) - 1)), shape).copy()
             case Kind.REAL:
                 return generator.standard_normal(shape, np.float32)
 
@@ -140,18 +145,58 @@ def _ssim(one: np.ndarray, other: np.ndarray, span: float) -> float:
     return float(similarity.mean())
 
 
-def _reference(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.Module:
-    """PyTorch's network with the bound weights in float32, of which there is never more than one set in memory.
+class _WithoutValues(TorchFunctionMode):
+    """What is made with torch.empty, as weights are, lies on the meta device: it takes no memory, filling it no time.
 
-    Weights that the graph does not read keep their random values: what comes out does not depend on them.
+    Values that modules compute for themselves (positions, angles, statistics) are made in other ways, and real.
     """
-    module = component.make(component.config).eval().requires_grad_(False)
-    places = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if unknown := [one.name for one in weights if one.name not in places]:
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.empty:
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **(kwargs or {}))
+
+
+def reference_module(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.Module:
+    """PyTorch's network with the bound weights in float32, and no others in memory.
+
+    Weights that the graph does not read are zero: what comes out does not depend on them.
+
+    Raises: ValueError: it has no place for a bound weight, or a buffer without values.
+    """
+    with _WithoutValues():
+        module = component.make(component.config).eval()
+    bound = {one.name: one for one in weights}
+    places = _places(module)
+    known = {name for held in places for name, *_ in held}
+    if unknown := [name for name in bound if name not in known]:
         raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(unknown)}")
-    for one in weights:
-        places[one.name].data = torch.from_numpy(float32_values(one))
+    for held in places:
+        weight = next((bound[name] for name, *_ in held if name in bound), None)
+        name, owner, attribute = held[0]
+        old: torch.Tensor = getattr(owner, attribute)
+        if weight is None and not old.is_meta:
+            continue
+        if weight is None and not isinstance(old, nn.Parameter):
+            raise ValueError(f"{component.name}: nothing gives the buffer {name} its values")
+        values = torch.zeros(old.shape) if weight is None else torch.from_numpy(float32_values(weight))
+        if isinstance(old, nn.Parameter):
+            values = nn.Parameter(values, requires_grad=False)
+        for _, owner, attribute in held:
+            setattr(owner, attribute, values)
     return module
+
+
+def _places(module: nn.Module) -> list[list[tuple[str, nn.Module, str]]]:
+    """Every parameter and buffer: its name, the module that has it and as which attribute; once for each tied place."""
+    found: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for path, owner in module.named_modules(remove_duplicate=False):
+        own = (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
+        for attribute, values in own:
+            found.setdefault(id(values), []).append((f"{path}.{attribute}" if path else attribute, owner, attribute))
+    return list(found.values())
 
 
 def float32_values(weight: BoundTensor) -> np.ndarray:

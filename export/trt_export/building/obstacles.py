@@ -1,4 +1,4 @@
-"""Why an engine cannot be built, found from the network and the checkpoint's headers before anything is exported."""
+"""Why an engine cannot be built although its weights are there, found before anything is exported."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ from trt_engines.builders.preflight import Machine, obstacles
 from trt_export.architectures.measure import meta_module
 from trt_export.building.compiling import BUILDERS
 from trt_export.building.order import Order
-from trt_export.building.source import Source
-from trt_export.checkpoints.binding import WeightsMissing, stored_types
-from trt_export.checkpoints.maps.registry import key_maps
-from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.checkpoints.binding import StoredWeights
+from trt_export.estimates import FLOAT8
 
 
-def obstacles_of(order: Order, source: Source, machine: Machine) -> tuple[str, ...]:
-    """One sentence with a remedy for each reason; empty: nothing known speaks against it."""
-    module = meta_module(order.component)
-    parameters = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
-    try:
-        tensors = source.checkpoint.of(order.component.name)
-        stored = stored_types(parameters, tensors, key_maps(order.architecture, order.component.name))
-    except (UnreadableCheckpoint, WeightsMissing) as exc:
-        return (str(exc),)
-    request = order.request(Path(), compute_precision(order, stored))
+def obstacles_of(order: Order, stored: StoredWeights, machine: Machine) -> tuple[str, ...]:
+    """One sentence with a remedy for each reason; empty: nothing known speaks against it.
+
+    Args: stored: what the model's files hold of the network.
+    """
+    request = order.request(Path(), compute_precision(order, stored.types))
     product = None
     if request.precision == "float32":
-        product = next((name for name, part in module.named_modules() if isinstance(part, nn.Linear)), None)
-    return obstacles(BUILDERS[order.library], request, order.weight_bytes, machine, product)
+        modules = meta_module(order.component).named_modules()
+        product = next((name for name, part in modules if isinstance(part, nn.Linear)), None)
+    return obstacles(BUILDERS[order.library], request, order.needs, machine, product)
 
 
 def compute_precision(order: Order, stored: frozenset[str]) -> str:
@@ -37,4 +32,4 @@ def compute_precision(order: Order, stored: frozenset[str]) -> str:
 
     Args: stored: types of the weights, in safetensors' words.
     """
-    return "float8" if "F8_E4M3" in stored else order.precision
+    return "float8" if FLOAT8 in stored else order.precision

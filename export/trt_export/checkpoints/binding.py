@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -49,6 +50,24 @@ class BoundTensor:
     scale: Piece | None = None  # float8 only: one float32; a weight is its value times the scale
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWeights:
+    """What a checkpoint holds of a network."""
+
+    sizes: Mapping[str, int]  # bytes of its weights as they are stored, by type in safetensors' words
+    scales: int = 0  # bytes
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Of the weights."""
+        return frozenset(self.sizes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights and their scales."""
+        return sum(self.sizes.values()) + self.scales
+
+
 def bind(
     parameters: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, StoredTensor],
@@ -66,31 +85,41 @@ def bind(
 
     Raises: WeightsMissing, UnreadableCheckpoint; OSError: the side file cannot be written.
     """
-    names = {name.removeprefix(PREFIX): shape for name, shape in parameters.items()}
-    lookup, prefix = _layout(names, tensors, tables)
-    rewritten: dict[str, Values] = {}
-    bound = [_bind_one(name, names, lookup, prefix, tensors, rewritten) for name in names]
+    bound, rewritten = _bind(parameters, tensors, tables)
     if not rewritten:
-        return tuple(bound)
+        return bound
     write_whole(side_file, *encode(rewritten))
     moved = read_header(side_file)
     return tuple(_moved(tensor, moved) for tensor in bound)
 
 
-def stored_types(
+def check(
     parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
-) -> frozenset[str]:
-    """Types in which a checkpoint holds the weights of a network, in safetensors' words, as far as it has them.
+) -> StoredWeights:
+    """What a checkpoint holds of a network, once it is known that all of it can be bound.
 
-    Args: as those of `bind`.
+    Headers are read, and values that cannot be bound where they lie; nothing is written.
 
-    Raises: WeightsMissing: it has none of them.
+    Args: as those of `bind`, `parameters` being all that the network has, whether or not a graph reads them.
+
+    Raises: WeightsMissing, UnreadableCheckpoint.
     """
+    bound, rewritten = _bind(parameters, tensors, tables)
+    sizes: dict[str, int] = {}
+    for one in bound:
+        sizes[one.dtype] = sizes.get(one.dtype, 0) + sum(piece.length for piece in one.pieces)
+    scales = sum(len(values.data) for name, values in rewritten.items() if name.endswith(_SCALE))
+    return StoredWeights(sizes=MappingProxyType(sizes), scales=scales)
+
+
+def _bind(
+    parameters: Mapping[str, tuple[int, ...]], tensors: Mapping[str, StoredTensor], tables: Sequence[KeyMap]
+) -> tuple[tuple[BoundTensor, ...], dict[str, Values]]:
+    """Where every weight lies, and the values of those that cannot be bound there."""
     names = {name.removeprefix(PREFIX): shape for name, shape in parameters.items()}
     lookup, prefix = _layout(names, tensors, tables)
-    places = (lookup.by_library(name) for name in names)
-    found = (tensors.get(prefix + place.stored) for place in places if place is not None)
-    return frozenset(stored.dtype for stored in found if stored is not None)
+    rewritten: dict[str, Values] = {}
+    return tuple(_bind_one(name, names, lookup, prefix, tensors, rewritten) for name in names), rewritten
 
 
 def _layout(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
+from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
 from trt_export.building.certificate import certify, compare, float32_values, seeded_inputs
 from trt_export.checkpoints.binding import BoundTensor, Piece
 
@@ -77,7 +78,7 @@ def a_graph(folder: Path, element: int, itemsize: int) -> Path:
 def certified(folder: Path, weight: BoundTensor, element: int = TensorProto.FLOAT16, itemsize: int = 2) -> Certificate:
     told: list[float] = []
     graph = a_graph(folder, element, itemsize)
-    certificate = certify(NETWORK, graph, [weight], BUCKETS, 500.0, lambda step, share: told.append(share))
+    certificate = certify(NETWORK, graph, [weight], BUCKETS, 1000.0, lambda step, share: told.append(share))
     assert told == sorted(told)
     assert told[-1] == 1.0
     return certificate
@@ -162,6 +163,14 @@ def test_inputs_are_the_same_at_every_call_and_of_the_bucket_s_shape() -> None:
 
     assert first.shape == (2, 4, 8, 16)
     assert np.array_equal(first, second)
+
+
+def test_the_rows_of_a_bucket_are_at_times_that_part_the_whole_range_evenly() -> None:
+    timed = replace(NETWORK, inputs=(Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32), SAMPLE))
+
+    times = [seeded_inputs(timed, replace(BUCKETS[0], rows=rows), 1000.0)["timestep"] for rows in (1, 3)]
+
+    assert [one.tolist() for one in times] == [[500.0], [250.0, 500.0, 750.0]]
 
 
 def test_a_float8_weight_is_its_values_times_its_scale(tmp_path: Path) -> None:
