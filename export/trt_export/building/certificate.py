@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,9 @@ def certify(
     """
     inputs = {bucket: seeded_inputs(component, bucket, timesteps) for bucket in buckets}
     expected = {}
-    reference = reference_module(component, weights)
+    reference = Reference(component, weights)
     for number, bucket in enumerate(buckets):
-        with torch.inference_mode():
-            given = reference(*(torch.from_numpy(value) for value in inputs[bucket].values()))
-        expected[bucket] = [one.numpy() for one in (given if isinstance(given, tuple) else (given,))]
+        expected[bucket] = reference.outputs(list(inputs[bucket].values()))
         tell("certify", (number + 1) / len(buckets) / 2)
     del reference
     checked = {}
@@ -159,58 +157,82 @@ class _WithoutValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def reference_module(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.Module:
-    """PyTorch's network with the bound weights in float32, and no others in memory.
+class Reference(TorchFunctionMode):
+    """PyTorch's network in float32 with bound weights, which are read where they are used, and dropped.
 
-    Weights that the graph does not read are zero: what comes out does not depend on them.
-
-    Raises: ValueError: it has no place for a bound weight, or a buffer without values.
+    While this mode is on, whatever takes a parameter on the meta device gets its values. Weights that the graph does
+    not read are zero: what comes out does not depend on them.
     """
-    with _WithoutValues():
-        module = component.make(component.config).eval()
-    bound = {one.name: one for one in weights}
-    places = _places(module)
-    known = {name for held in places for name, *_ in held}
-    if unknown := [name for name in bound if name not in known]:
-        raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(unknown)}")
-    for held in places:
-        weight = next((bound[name] for name, *_ in held if name in bound), None)
-        name, owner, attribute = held[0]
-        old: torch.Tensor = getattr(owner, attribute)
-        if weight is None and not old.is_meta:
-            continue
-        if weight is None and not isinstance(old, nn.Parameter):
-            raise ValueError(f"{component.name}: nothing gives the buffer {name} its values")
-        values = torch.zeros(old.shape) if weight is None else torch.from_numpy(float32_values(weight))
-        if isinstance(old, nn.Parameter):
-            values = nn.Parameter(values, requires_grad=False)
-        for _, owner, attribute in held:
-            setattr(owner, attribute, values)
-    return module
+
+    def __init__(self, component: ComponentSpec, weights: Sequence[BoundTensor]) -> None:
+        """Raises: ValueError: the network has no place for a weight, or a buffer has no values."""
+        super().__init__()
+        with _WithoutValues():
+            self.module = component.make(component.config).eval().requires_grad_(False)
+        bound = {one.name: one for one in weights}
+        self._weights: dict[int, BoundTensor] = {}
+        for name, tensor in _named(self.module):
+            weight = bound.pop(name, None)
+            if tensor.is_meta and not isinstance(tensor, nn.Parameter):
+                raise ValueError(f"{component.name}: nothing gives the buffer {name} its values")
+            if weight is None:
+                continue
+            if tensor.is_meta:
+                self._weights[id(tensor)] = weight
+            else:
+                tensor.copy_(torch.from_numpy(float32_values(weight)))
+        if bound:
+            raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(bound)}")
+
+    def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What the network computes."""
+        with self, torch.inference_mode():
+            given = self.module(*map(torch.from_numpy, inputs))
+            return [one.numpy() for one in (given if isinstance(given, tuple) else (given,))]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.device.__get__:
+            return torch.device("cpu")
+        if func in _OF_THE_SHAPE:
+            return func(*args, **(kwargs or {}))
+        named = {name: self._read(value) for name, value in (kwargs or {}).items()}
+        return func(*(self._read(value) for value in args), **named)
+
+    def _read(self, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(one, nn.Parameter) for one in value):
+            return type(value)(map(self._read, value))
+        with torch._C.DisableTorchFunction():
+            if not isinstance(value, nn.Parameter) or not value.is_meta:
+                return value
+            weight = self._weights.get(id(value))
+            return torch.zeros(value.shape) if weight is None else torch.from_numpy(float32_values(weight))
 
 
-def _places(module: nn.Module) -> list[list[tuple[str, nn.Module, str]]]:
-    """Every parameter and buffer: its name, the module that has it and as which attribute; once for each tied place."""
-    found: dict[int, list[tuple[str, nn.Module, str]]] = {}
-    for path, owner in module.named_modules(remove_duplicate=False):
-        own = (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
-        for attribute, values in own:
-            found.setdefault(id(values), []).append((f"{path}.{attribute}" if path else attribute, owner, attribute))
-    return list(found.values())
+_OF_THE_SHAPE = frozenset(
+    {torch.Tensor.shape.__get__, torch.Tensor.dtype.__get__, torch.Tensor.ndim.__get__, torch.Tensor.size}
+)
+"""What needs no values of a tensor."""
+
+
+def _named(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """All parameters and buffers; a tied one by each of its names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def float32_values(weight: BoundTensor) -> np.ndarray:
     """The values of a bound weight, computed as its graph does: float32 in the library's shape."""
-    joined = np.concatenate(
-        [np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in weight.pieces]
-    )
+    read = [np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in weight.pieces]
+    joined = read[0] if len(read) == 1 else np.concatenate(read)
     if weight.dtype == "BF16":
         values = _from_bfloat16(joined)
     elif weight.dtype == "F8_E4M3":
         float8: Any = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
         values = joined.view(float8).astype(np.float32)
     else:
-        values = joined.view(_DTYPES[weight.dtype]).astype(np.float32)
+        values = joined.view(_DTYPES[weight.dtype]).astype(np.float32, copy=False)
     if weight.scale is not None:
         values = values * np.fromfile(weight.scale.file, np.float32, 1, offset=weight.scale.offset)
     return values.reshape(weight.shape)
@@ -222,7 +244,10 @@ def _from_bfloat16(raw: np.ndarray) -> np.ndarray:
 
 
 def _session(graph: Path) -> onnxruntime.InferenceSession:
-    """The graph with its weights mapped into memory: ONNX Runtime follows no links out of a graph's folder."""
+    """The graph with its weights mapped into memory: ONNX Runtime follows no links out of a graph's folder.
+
+    Nothing is optimised: that would make float32 copies of all weights, and takes longer than computing the samples.
+    """
     model = onnx.load(graph, load_external_data=False)
     names, values = [], []
     for tensor in model.graph.initializer:
@@ -232,6 +257,8 @@ def _session(graph: Path) -> onnxruntime.InferenceSession:
     _widen(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_external_initializers(names, values)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -240,35 +267,41 @@ def _mapped(tensor: TensorProto, folder: Path) -> Any:
     place = {entry.key: entry.value for entry in tensor.external_data}
     offset, length = int(place["offset"]), int(place["length"])
     raw = np.memmap(folder / place["location"], np.uint8, "r", offset, (length,))
-    if tensor.data_type == TensorProto.BFLOAT16:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(_from_bfloat16(raw).reshape(tuple(tensor.dims)))
-    if tensor.data_type == TensorProto.FLOAT8E4M3FN:
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            np.array(raw).reshape(tuple(tensor.dims)), tensor.data_type
-        )
+    unknown: dict[int, Any] = {TensorProto.BFLOAT16: np.uint16, TensorProto.FLOAT8E4M3FN: np.uint8}  # to NumPy
+    if tensor.data_type in unknown:
+        values = np.array(raw).view(unknown[tensor.data_type]).reshape(tuple(tensor.dims))
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(values, tensor.data_type)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(raw.view(dtype)).reshape(tuple(tensor.dims)))
 
 
 def _widen(model: onnx.ModelProto) -> None:
-    """Turn bfloat16 into float32 throughout."""
+    """Turn bfloat16 into float32 throughout; weights stay as they are stored, with a Cast behind each."""
+    casts: list[onnx.NodeProto] = []
 
     def widen_tensor(tensor: TensorProto) -> None:
         if tensor.data_type != TensorProto.BFLOAT16:
             return
-        if tensor.data_location != TensorProto.EXTERNAL:
-            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        tensor.data_type = TensorProto.FLOAT
+        if tensor.data_location == TensorProto.EXTERNAL:
+            wide = f"{tensor.name}.wide"
+            casts.append(helper.make_node("Cast", [tensor.name], [wide], name=f"{wide}.cast", to=TensorProto.FLOAT))
+            return
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
     for tensor in model.graph.initializer:
         widen_tensor(tensor)
+    widened = {node.input[0]: node.output[0] for node in casts}
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     for node in model.graph.node:
+        node.input[:] = [widened.get(name, name) for name in node.input]
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 widen_tensor(attribute.t)
+    body = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *body])
