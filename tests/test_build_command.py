@@ -141,6 +141,7 @@ def test_every_step_is_told_in_a_plain_line_with_the_time_left(whole: Whole) -> 
     )
 
     assert list(dict.fromkeys(told)) == ["export", "bind", "parse", "build", "certify"]
+    assert "; all 4 engines: about " in answer.stdout
     assert "4 of 4 engines stand in" in answer.stdout
 
 
@@ -189,6 +190,25 @@ def test_a_build_goes_on_after_its_last_finished_phase_however_it_ended(whole: W
     assert said.count("built in") == said.count("is there already") == 1
     assert (place.engine("text_encoder").path("engine.plan").stat().st_mtime_ns) == plan.st_mtime_ns
     assert not list((place.store / "scratch").iterdir())
+
+
+def test_an_engine_for_other_cards_shares_the_graph_and_its_certificate(whole: Whole, tmp_path: Path) -> None:
+    place = a_place(tmp_path, graphs=whole[0])
+    shutil.copytree(whole[0].store / "certificates", place.store / "certificates")
+
+    def certificates() -> set[tuple[str, int]]:
+        return {(file.name, file.stat().st_mtime_ns) for file in (place.store / "certificates").iterdir()}
+
+    before = certificates()
+    answer, figures = place.build("--only", "text_encoder", cards=("--gpu", "SM86"))
+
+    assert answer.returncode == 0, answer.stderr
+    assert [one["state"] for one in figures["engines"]] == ["built"]
+    ours, theirs = (one.engine("text_encoder").manifest for one in (place, whole[0]))
+    assert ours.digest != theirs.digest
+    assert ours.certificate == theirs.certificate
+    assert [phase.peak_bytes for phase in ours.phases if phase.name in ("export", "certify")] == [0, 0]
+    assert certificates() == before
 
 
 def test_sigterm_ends_a_build_with_its_own_exit_code_and_leaves_no_engine(tmp_path: Path) -> None:

@@ -25,9 +25,12 @@ COMMAND_SECONDS = 8.0
 START_SECONDS = 7.0
 """Of a process that imports PyTorch and diffusers."""
 
-EXPORT_SECONDS = 4e-4
-"""Of tracing and folding a network, over the square root of its parameters: it follows the layers, which grow less than
-the weights do."""
+EXPORT_SECONDS = 0.05
+"""Of tracing and folding a network, for each tensor of weights: it follows the layers and not their size."""
+
+ROOT_PER_TENSOR, MOST_TENSORS = 40.0, 1000
+"""Where no file says how many tensors a network's weights are in: the square root of the weights over this many, which
+is near for Stable Diffusion's networks, and not more than so many, for larger networks have larger layers."""
 
 BYTES_PER_SECOND = 8e8
 """Weights that are hashed in a second, or read and converted to be computed with."""
@@ -47,6 +50,7 @@ class Weights:
     """Of one network."""
 
     count: int
+    tensors: int  # that they are in
     stored_bytes: int  # as the checkpoint has them: what a build reads
     engine_bytes: int  # as an engine has them: what the plan file and the card hold
 
@@ -60,9 +64,15 @@ def weights_of(component: ComponentSpec, precision: str, stored: StoredWeights |
     """
     whole = component.parameters * BYTES[precision]
     if stored is None:
-        return Weights(count=component.parameters, stored_bytes=whole, engine_bytes=whole)
+        tensors = min(MOST_TENSORS, int(component.parameters**0.5 / ROOT_PER_TENSOR))
+        return Weights(count=component.parameters, tensors=tensors, stored_bytes=whole, engine_bytes=whole)
     spared = stored.sizes.get(FLOAT8, 0) * (BYTES[precision] - 1)
-    return Weights(count=component.parameters, stored_bytes=stored.size, engine_bytes=whole - spared)
+    return Weights(
+        count=component.parameters,
+        tensors=stored.tensors,
+        stored_bytes=stored.size,
+        engine_bytes=whole - spared,
+    )
 
 
 def seconds_of(component: ComponentSpec, weights: Weights, profiles: int) -> Mapping[str, float]:
@@ -71,7 +81,7 @@ def seconds_of(component: ComponentSpec, weights: Weights, profiles: int) -> Map
         return {}
     read = weights.stored_bytes / BYTES_PER_SECOND
     return {
-        "export": START_SECONDS + EXPORT_SECONDS * component.parameters**0.5,
+        "export": START_SECONDS + EXPORT_SECONDS * weights.tensors,
         "bind": read,
         "parse": 1.0,
         "build": build_seconds(weights.engine_bytes, profiles),

@@ -56,6 +56,7 @@ class StoredWeights:
 
     sizes: Mapping[str, int]  # bytes of its weights as they are stored, by type in safetensors' words
     scales: int = 0  # bytes
+    tensors: int = 0  # weights, by the library's names
 
     @property
     def types(self) -> frozenset[str]:
@@ -109,7 +110,7 @@ def check(
     for one in bound:
         sizes[one.dtype] = sizes.get(one.dtype, 0) + sum(piece.length for piece in one.pieces)
     scales = sum(len(values.data) for name, values in rewritten.items() if name.endswith(_SCALE))
-    return StoredWeights(sizes=MappingProxyType(sizes), scales=scales)
+    return StoredWeights(sizes=MappingProxyType(sizes), scales=scales, tensors=len(bound))
 
 
 def _bind(
