@@ -264,15 +264,16 @@ def _session(graph: Path) -> onnxruntime.InferenceSession:
 
 
 def _mapped(tensor: TensorProto, folder: Path) -> Any:
+    """A weight as it lies in its file; a session makes a copy of its own."""
     place = {entry.key: entry.value for entry in tensor.external_data}
     offset, length = int(place["offset"]), int(place["length"])
     raw = np.memmap(folder / place["location"], np.uint8, "r", offset, (length,))
     unknown: dict[int, Any] = {TensorProto.BFLOAT16: np.uint16, TensorProto.FLOAT8E4M3FN: np.uint8}  # to NumPy
     if tensor.data_type in unknown:
-        values = np.array(raw).view(unknown[tensor.data_type]).reshape(tuple(tensor.dims))
+        values = raw.view(unknown[tensor.data_type]).reshape(tuple(tensor.dims))
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(values, tensor.data_type)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(raw.view(dtype)).reshape(tuple(tensor.dims)))
+    return onnxruntime.OrtValue.ortvalue_from_numpy(raw.view(dtype).reshape(tuple(tensor.dims)))
 
 
 def _widen(model: onnx.ModelProto) -> None:
