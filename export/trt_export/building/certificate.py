@@ -203,11 +203,10 @@ class Reference(TorchFunctionMode):
     def _read(self, value: Any) -> Any:
         if isinstance(value, list | tuple) and any(isinstance(one, nn.Parameter) for one in value):
             return type(value)(map(self._read, value))
-        with torch._C.DisableTorchFunction():
-            if not isinstance(value, nn.Parameter) or not value.is_meta:
-                return value
-            weight = self._weights.get(id(value))
-            return torch.zeros(value.shape) if weight is None else torch.from_numpy(float32_values(weight))
+        if not isinstance(value, nn.Parameter) or not value.is_meta:
+            return value
+        weight = self._weights.get(id(value))
+        return torch.zeros(value.shape) if weight is None else torch.from_numpy(float32_values(weight))
 
 
 _OF_THE_SHAPE = frozenset(
