@@ -236,6 +236,7 @@ def test_a_dry_run_says_what_would_be_built_and_what_stands_in_the_way(tmp_path:
     assert "float32 SM75: tensorrt-rtx has no float32 matrix product for SM75" in problems
     assert [one["label"] for one in figures["engines"]] == ["shapes-tiny text_encoder float16 SM86"]
     assert "would build 1 engines" in answer.stdout
+    assert figures["planned_seconds"] > figures["engines"][0]["seconds"] > 0
     assert not place.store.exists()
 
 

@@ -141,7 +141,7 @@ def _build(
     for problem in problems:
         typer.echo(f"cannot be built: {problem}", err=True)
     if dry_run:
-        seconds = COMMAND_SECONDS + outlook.left(0.0)
+        seconds = COMMAND_SECONDS + outlook.left(0.0) if outlook.builds else 0.0
         rows += _foretold(works, outlook, store, seconds)
         figures = {"engines": rows, "problems": problems, "planned_seconds": round(seconds, 1)}
         return figures, FAILED if problems else 0
@@ -195,6 +195,8 @@ def _foretold(works: Sequence[Work], outlook: Outlook, store: Store, seconds: fl
     typer.echo(
         f"would build {len(orders)} engines into {store.root} in about {duration(seconds)}, but for those that stand "
         "there already"
+        if orders
+        else "nothing would be built"
     )
     return [
         {
