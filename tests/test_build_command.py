@@ -22,6 +22,7 @@ from trt_engines.model import BUILT_IN
 from trt_engines.profiles.histogram import Demand, write_histogram
 from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
+from trt_export.samples import SAMPLES
 
 MODEL = "shapes-tiny"
 NETWORKS = {"text_encoder", "denoiser", "vae_decoder", "vae_encoder"}
@@ -118,13 +119,13 @@ def test_a_model_becomes_certified_engines_that_both_kinds_of_cards_share(whole:
         Store(place.store).verify(entry.digest)
 
 
-def test_the_certificate_has_every_bucket_and_row_count(whole: Whole) -> None:
+def test_the_certificate_has_every_sample(whole: Whole) -> None:
     place, *_ = whole
 
     certificate = place.engine("denoiser").manifest.certificate
 
     assert certificate.verdict == "passed"
-    assert sorted(certificate.figures["buckets"]) == ["64x64r1t77", "64x64r2t77"]
+    assert list(certificate.figures["buckets"]) == [sample.label for sample in SAMPLES]
     for figures in certificate.figures["buckets"].values():
         assert figures["psnr"] > 60
         assert figures["ssim"] > 0.99
@@ -140,6 +141,7 @@ def test_every_step_is_told_in_a_plain_line_with_the_time_left(whole: Whole) -> 
     )
 
     assert list(dict.fromkeys(told)) == ["export", "bind", "parse", "build", "certify"]
+    assert "; all 4 engines: about " in answer.stdout
     assert "4 of 4 engines stand in" in answer.stdout
 
 
@@ -190,6 +192,25 @@ def test_a_build_goes_on_after_its_last_finished_phase_however_it_ended(whole: W
     assert not list((place.store / "scratch").iterdir())
 
 
+def test_an_engine_for_other_cards_shares_the_graph_and_its_certificate(whole: Whole, tmp_path: Path) -> None:
+    place = a_place(tmp_path, graphs=whole[0])
+    shutil.copytree(whole[0].store / "certificates", place.store / "certificates")
+
+    def certificates() -> set[tuple[str, int]]:
+        return {(file.name, file.stat().st_mtime_ns) for file in (place.store / "certificates").iterdir()}
+
+    before = certificates()
+    answer, figures = place.build("--only", "text_encoder", cards=("--gpu", "SM86"))
+
+    assert answer.returncode == 0, answer.stderr
+    assert [one["state"] for one in figures["engines"]] == ["built"]
+    ours, theirs = (one.engine("text_encoder").manifest for one in (place, whole[0]))
+    assert ours.digest != theirs.digest
+    assert ours.certificate == theirs.certificate
+    assert [phase.peak_bytes for phase in ours.phases if phase.name in ("export", "certify")] == [0, 0]
+    assert certificates() == before
+
+
 def test_sigterm_ends_a_build_with_its_own_exit_code_and_leaves_no_engine(tmp_path: Path) -> None:
     place = a_place(tmp_path)
 
@@ -215,6 +236,7 @@ def test_a_dry_run_says_what_would_be_built_and_what_stands_in_the_way(tmp_path:
     assert "float32 SM75: tensorrt-rtx has no float32 matrix product for SM75" in problems
     assert [one["label"] for one in figures["engines"]] == ["shapes-tiny text_encoder float16 SM86"]
     assert "would build 1 engines" in answer.stdout
+    assert figures["planned_seconds"] > figures["engines"][0]["seconds"] > 0
     assert not place.store.exists()
 
 

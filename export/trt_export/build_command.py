@@ -5,7 +5,6 @@ PyTorch is imported only where something is to be built: a second run finds the 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from trt_export.options import (
     Networks,
     Profiles,
     VramGb,
+    at_a_time,
     in_bytes,
     named_networks,
 )
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trt_export.building.campaign import Outcome
     from trt_export.building.interrupts import Interrupts
     from trt_export.building.located import Located
+    from trt_export.building.progress import Outlook
     from trt_export.building.work import Work
 
 FAILED, BAD_REQUEST, SIGNALLED = 1, 2, 128
@@ -119,6 +120,7 @@ def _build(
 ) -> tuple[dict[str, Any], int]:
     """What was done, as figures, and the exit code."""
     from trt_export.building.receipt import standing
+    from trt_export.estimates import COMMAND_SECONDS
 
     rows: list[dict[str, Any]] = []
     missing = []
@@ -134,6 +136,7 @@ def _build(
         typer.echo(f"nothing to do: {len(rows)} engines stand in {store.root}")
         return {"engines": rows, "problems": []}, 0
     works, machine = _look(missing, asked, store)
+    outlook = _outlook(works, store, machine, at_a_time(jobs))
     problems = [problem for work in works for problem in work.problems]
     for work in works:
         if work.assumption:
@@ -141,9 +144,11 @@ def _build(
     for problem in problems:
         typer.echo(message(f"cannot be built: {problem}"), err=True)
     if dry_run:
-        rows += _foretold(works, store)
-        return {"engines": rows, "problems": problems}, FAILED if problems else 0
-    outcomes = _run(works, asked, store, machine, jobs, interrupted)
+        seconds = COMMAND_SECONDS + outlook.left(0.0) if outlook.builds else 0.0
+        rows += _foretold(works, outlook, store, seconds)
+        figures = {"engines": rows, "problems": problems, "planned_seconds": round(seconds, 1)}
+        return figures, FAILED if problems else 0
+    outcomes = _run(works, asked, store, machine, outlook, interrupted)
     _sum_up(outcomes, problems, interrupted, store)
     rows += [_row(outcome) for outcome in outcomes]
     code = FAILED if problems or not all(outcome.good for outcome in outcomes) else 0
@@ -166,32 +171,52 @@ def _look(found: Sequence[Located], asked: Asked, store: Store) -> tuple[list[Wo
     return [work_for(model, asked, machine) for model in found], machine
 
 
-def _foretold(works: Sequence[Work], store: Store) -> list[dict[str, Any]]:
-    """Say what would be built; gives it as figures."""
+def _outlook(works: Sequence[Work], store: Store, machine: Machine, jobs: int) -> Outlook:
+    """On the engines of all works, `jobs` at a time."""
+    from trt_export.building.campaign import admitted
+    from trt_export.building.forecast import forecast
+    from trt_export.building.progress import Outlook
+    from trt_export.graphs.cache import GraphCache
+
+    memory = [order.needs.memory_bytes for work in works for order in work.orders]
+    planned = forecast(works, GraphCache(store.root / "graphs"))
+    return Outlook(planned, partial(admitted, memory, jobs, machine.memory_bytes))
+
+
+def _foretold(works: Sequence[Work], outlook: Outlook, store: Store, seconds: float) -> list[dict[str, Any]]:
+    """Say what would be built; gives it as figures. Args: seconds: of the whole command."""
     from trt_export.building.board import duration
 
     orders = [order for work in works for order in work.orders]
-    for order in orders:
+    times = [sum(planned.expected.values()) for planned in outlook.builds]
+    for order, time_of in zip(orders, times, strict=True):
+        needs = order.needs
         typer.echo(
-            f"{order.label}: about {duration(sum(order.expected.values()))}, {order.build_bytes / 1e9:.1f} GB of "
-            f"memory, {order.plan_bytes / 1e9:.2f} GB on disk, profiles: {len(order.profiles)}, by {order.library}"
+            f"{order.label}: about {duration(time_of)}, {needs.memory_bytes / 1e9:.1f} GB of memory, "
+            f"{needs.disk_bytes / 1e9:.2f} GB on disk, profiles: {len(order.profiles)}, by {order.library}"
         )
-    typer.echo(f"would build {len(orders)} engines into {store.root}, but for those that stand there already")
+    typer.echo(
+        f"would build {len(orders)} engines into {store.root} in about {duration(seconds)}, but for those that stand "
+        "there already"
+        if orders
+        else "nothing would be built"
+    )
     return [
         {
             "label": order.label,
             "component": order.component.name,
             "state": "planned",
-            "seconds": round(sum(order.expected.values()), 1),
-            "memory_bytes": order.build_bytes,
-            "disk_bytes": order.plan_bytes,
+            "seconds": round(sum(planned.expected.values()), 1),
+            "phases": {name: round(phase, 1) for name, phase in planned.expected.items()},
+            "memory_bytes": order.needs.memory_bytes,
+            "disk_bytes": order.needs.disk_bytes,
         }
-        for order in orders
+        for order, planned in zip(orders, outlook.builds, strict=True)
     ]
 
 
 def _run(
-    works: Sequence[Work], asked: Asked, store: Store, machine: Machine, jobs: int | None, interrupted: Interrupts
+    works: Sequence[Work], asked: Asked, store: Store, machine: Machine, outlook: Outlook, interrupted: Interrupts
 ) -> tuple[Outcome, ...]:
     """Build, and leave a receipt for each model of which everything stands."""
     from trt_export.building.board import open_board
@@ -204,14 +229,8 @@ def _run(
         for order in work.orders:
             owners.append(work)
             tasks.append(Task(order=order, build=partial(build_order, order, work, store, machine, interrupted.stop)))
-    with open_board(sys.stdout) as board:
-        outcomes = run_campaign(
-            tasks,
-            board,
-            interrupted.stop,
-            jobs=jobs or max(1, len(os.sched_getaffinity(0)) // 2),
-            memory_bytes=machine.memory_bytes,
-        )
+    with open_board(sys.stdout, outlook) as board:
+        outcomes = run_campaign(tasks, board, outlook, interrupted.stop)
     for work in works:
         of_it = [outcome for owner, outcome in zip(owners, outcomes, strict=True) if owner is work]
         if not work.problems and all(outcome.good for outcome in of_it):

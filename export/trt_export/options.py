@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,11 @@ def named_networks(options: list[str] | None, models: list[str] | None) -> tuple
             raise typer.BadParameter(f"{option!r} is not NAME=PATH", param_hint="--network")
         found.append((name, Path(path).expanduser().absolute()))
     return tuple(found)
+
+
+def at_a_time(jobs: int | None = None) -> int:
+    """How many engines are built at a time: one for every two cores, unless it was said."""
+    return jobs or max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def in_bytes(gigabytes: float | None) -> int | None:

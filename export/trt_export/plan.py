@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
-from trt_engines.builders.footprint import build_memory, build_seconds
 from trt_engines.profiles.cost import Budgets, NetworkCost
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
 from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
+from trt_export.checkpoints.binding import StoredWeights
+from trt_export.estimates import (
+    BYTES,
+    COMMAND_SECONDS,
+    FLOAT8,
+    Weights,
+    first_of,
+    memory_of,
+    seconds_of,
+    seconds_together,
+    weights_of,
+)
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
-"""Of one weight."""
+Stored = Mapping[str, StoredWeights]
+"""What a model's files hold of its networks, by component."""
 
 CONTEXT_BYTES = 500_000_000
 """Estimate: what the driver's context and the loaded kernels take of a card."""
@@ -51,7 +63,7 @@ class Card(Protocol):
 
     @property
     def precisions(self) -> frozenset[str]:
-        """Types that engines can compute in: keys of `BYTES` among them."""
+        """Types that engines can compute in: keys of `estimates.BYTES` among them."""
 
     @property
     def tensor_cores(self) -> bool:
@@ -69,6 +81,7 @@ class Limits:
     disk_bytes: int  # free where engines are kept
     host_bytes: int  # memory for the build
     profiles: int = 6
+    jobs: int = 1  # engines that are built at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +91,21 @@ class EnginePlan:
     component: str
     role: Role
     precision: str
-    weight_bytes: int
+    weights: Weights
     streamed_bytes: int  # of the weights, kept in host memory
     profiles: ProfilePlan
-    build_seconds: float
+    seconds: Mapping[str, float]  # of each phase of the build
     build_bytes: int  # peak memory of the build
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the engine's weights."""
+        return self.weights.engine_bytes
+
+    @property
+    def build_seconds(self) -> float:
+        """All phases."""
+        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +130,8 @@ class BuildPlan:
     engines: tuple[EnginePlan, ...]
     vram_bytes: int  # most at one time: weights on the card and the largest context
     disk_bytes: int
-    build_seconds: float
-    build_bytes: int  # largest of the builds: they run one after the other
+    build_seconds: float  # from the command to its end: all phases of all engines
+    build_bytes: int  # largest of the builds
     unserved: tuple[str, ...]  # why the card cannot run something
     unbuildable: tuple[str, ...]  # why this machine cannot build something
     alternatives: tuple[Alternative, ...]
@@ -163,13 +186,20 @@ _LAYOUTS = (
 )
 
 
-def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram: Histogram) -> BuildPlan:
+def make_plan(
+    architecture: Architecture,
+    card: Card,
+    limits: Limits,
+    histogram: Histogram,
+    stored: Stored = MappingProxyType({}),
+) -> BuildPlan:
     """The engines that serve a histogram of jobs best on a card, within what the building machine has.
 
     The memory is laid out in the fastest way under which nearly all jobs are served.
 
     Args:
         histogram: rows are those of the denoiser, guidance included.
+        stored: what the model's files hold; a network that is not among them is taken to be stored as it is computed.
     """
     usable = int(card.memory_bytes * (1 - SPARE)) - CONTEXT_BYTES
     chosen = {one.name: precision_of(one, card) for one in architecture.components}
@@ -181,9 +211,15 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
         if precision is None and not card.unsupported
     ]
     precisions = {name: precision for name, precision in chosen.items() if precision is not None}
+    for name in [name for name in precisions if FLOAT8 in _types(stored, name) and "float8" not in card.precisions]:
+        unserved.append(
+            f"{name}: SM{card.sm} cannot compute in float8, which its weights are stored in; take the model's bf16 or "
+            "fp16 file, or leave it to the PyTorch fallback"
+        )
+        del precisions[name]
     tried = []
     for layout in _LAYOUTS:
-        engines = _engines(architecture, layout, usable, limits, histogram, precisions)
+        engines = _engines(architecture, layout, usable, limits, histogram, precisions, stored)
         tried.append((layout, engines, _covered(engines)))
         if tried[-1][2] >= ENOUGH:
             break
@@ -192,11 +228,15 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
     alternatives = []
     if covered < 1 and layout is tried[-1][0] and layout is not _LAYOUTS[-1]:
         for other in _LAYOUTS[_LAYOUTS.index(layout) + 1 :]:
-            share = _covered(_engines(architecture, other, usable, limits, histogram, precisions, denoisers_only=True))
+            share = _covered(
+                _engines(architecture, other, usable, limits, histogram, precisions, stored, denoisers_only=True)
+            )
             if share > covered:
                 alternatives.append(Alternative(what=other.name, covered_jobs=share))
     if covered < 1 or layout is not _LAYOUTS[0]:
-        alternatives += _smaller_weights(architecture, card, usable, limits, histogram, precisions, layout, covered)
+        alternatives += _smaller_weights(
+            architecture, card, usable, limits, histogram, precisions, layout, covered, stored
+        )
     if covered < 1:
         alternatives.append(
             Alternative(what="leave the rest to the PyTorch fallback, at about half the rate", covered_jobs=1.0)
@@ -212,7 +252,7 @@ def make_plan(architecture: Architecture, card: Card, limits: Limits, histogram:
         engines=engines,
         vram_bytes=_vram(layout, engines),
         disk_bytes=sum(engine.profiles.disk_bytes for engine in engines),
-        build_seconds=sum(engine.build_seconds for engine in engines),
+        build_seconds=_whole_build(engines, limits.jobs),
         build_bytes=max((engine.build_bytes for engine in engines), default=0),
         unserved=(*unserved, *_unserved(engines)),
         unbuildable=tuple(_unbuildable(engines, limits)),
@@ -250,8 +290,10 @@ def component_histogram(component: ComponentSpec, architecture: Architecture, hi
     )
 
 
-def network_cost(component: ComponentSpec, architecture: Architecture, precision: str) -> NetworkCost:
-    """What the planner must know of a component at a precision."""
+def network_cost(
+    component: ComponentSpec, architecture: Architecture, precision: str, weights: Weights | None = None
+) -> NetworkCost:
+    """What the planner must know of a component at a precision; its weights are all of that type unless given."""
     cost, scale = component.cost, BYTES[precision] / 2 if precision != "float8" else 1.0
 
     def flops(*, width: int, height: int, tokens: int) -> float:
@@ -264,7 +306,7 @@ def network_cost(component: ComponentSpec, architecture: Architecture, precision
     return NetworkCost(
         flops=flops,
         activation_bytes=activation_bytes,
-        weight_bytes=component.parameters * BYTES[precision],
+        weight_bytes=(weights or weights_of(component, precision)).engine_bytes,
         sees_size=bool(sizes),
         sees_tokens=component.sees(Quantity.TOKENS),
         size_multiple=math.lcm(*sizes) if sizes else 1,
@@ -279,20 +321,21 @@ def _engines(
     limits: Limits,
     histogram: Histogram,
     precisions: dict[str, str],
+    stored: Stored,
     *,
     denoisers_only: bool = False,
 ) -> tuple[EnginePlan, ...]:
     """An engine for each component that has a precision, as planned under one layout."""
     parts = [one for one in architecture.components if one.name in precisions]
-    weights = {one.name: one.parameters * BYTES[precisions[one.name]] for one in parts}
+    weights = {one.name: weights_of(one, precisions[one.name], stored.get(one.name)) for one in parts}
     roles = {one.name: one.role for one in parts}
     disk, engines = limits.disk_bytes, []
     for component in parts:
         name = component.name
         if denoisers_only and component.role is not Role.DENOISER:
             continue
-        others = sum(weights[other] for other in layout.resident(name, roles) - {name})
-        cost = network_cost(component, architecture, precisions[name])
+        others = sum(weights[other].engine_bytes for other in layout.resident(name, roles) - {name})
+        cost = network_cost(component, architecture, precisions[name], weights[name])
         demands = component_histogram(component, architecture, histogram)
         vram = max(0, usable - others)
         if layout.streams and component.role is not Role.AUTOENCODER:  # which works on a picture in tiles instead
@@ -300,24 +343,37 @@ def _engines(
         budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
         if component.role is not Role.DENOISER:
             budgets = replace(budgets, profiles=min(budgets.profiles, MINOR_PROFILES), least_gain=MINOR_GAIN)
-        engine = _engine(component, precisions[name], cost, plan_profiles(demands, budgets, cost))
+        profiles = plan_profiles(demands, budgets, cost)
+        engine = _engine(component, precisions[name], weights[name], cost.streamed_bytes, profiles)
         disk -= engine.profiles.disk_bytes
         engines.append(engine)
     return tuple(engines)
 
 
-def _engine(component: ComponentSpec, precision: str, cost: NetworkCost, profiles: ProfilePlan) -> EnginePlan:
+def _engine(
+    component: ComponentSpec, precision: str, weights: Weights, streamed: int, profiles: ProfilePlan
+) -> EnginePlan:
     count = len(profiles.profiles)
     return EnginePlan(
         component=component.name,
         role=component.role,
         precision=precision,
-        weight_bytes=cost.weight_bytes,
-        streamed_bytes=cost.streamed_bytes,
+        weights=weights,
+        streamed_bytes=streamed,
         profiles=profiles,
-        build_seconds=build_seconds(cost.weight_bytes, count),
-        build_bytes=build_memory(cost.weight_bytes, count),
+        seconds=seconds_of(component, weights, count),
+        build_bytes=memory_of(weights, count),
     )
+
+
+def _whole_build(engines: Sequence[EnginePlan], jobs: int) -> float:
+    """Seconds from the command to its end."""
+    seconds = [engine.build_seconds for engine in engines if engine.profiles.profiles]
+    return COMMAND_SECONDS + seconds_together({}, range(len(seconds)), seconds, first_of(jobs)) if seconds else 0.0
+
+
+def _types(stored: Stored, name: str) -> Set[str]:
+    return stored[name].types if name in stored else frozenset()
 
 
 def _streamed(cost: NetworkCost, histogram: Histogram, room: int) -> int:
@@ -348,15 +404,18 @@ def _smaller_weights(
     precisions: dict[str, str],
     chosen: _Layout,
     covered: float,
+    stored: Stored,
 ) -> list[Alternative]:
     """The fastest layout that a denoiser in float8 allows, where it is faster than the chosen one or serves more."""
-    if "float8" not in card.precisions:
+    names = {one.name for one in architecture.denoisers if one.name in precisions}
+    if "float8" not in card.precisions or all(FLOAT8 in _types(stored, name) for name in names):
         return []
-    smaller = precisions | {one.name: "float8" for one in architecture.denoisers if one.name in precisions}
+    smaller = precisions | dict.fromkeys(names, "float8")
+    others = {name: one for name, one in stored.items() if name not in names}
     for layout in _LAYOUTS[: _LAYOUTS.index(chosen) + 1]:
-        share = _covered(_engines(architecture, layout, usable, limits, histogram, smaller))
+        share = _covered(_engines(architecture, layout, usable, limits, histogram, smaller, others))
         if share > covered or (share >= ENOUGH and layout is not chosen):
-            return [Alternative(what=f"calibrate the denoiser to float8; then {layout.name}", covered_jobs=share)]
+            return [Alternative(what=f"take the model's float8 (e4m3) file; then {layout.name}", covered_jobs=share)]
     return []
 
 
@@ -383,7 +442,8 @@ def _unbuildable(engines: Iterable[EnginePlan], limits: Limits) -> Iterator[str]
         if engine.build_bytes > limits.host_bytes:
             yield (
                 f"{engine.component}: building it takes about {engine.build_bytes / 1e9:.1f} GB of memory and "
-                f"{limits.host_bytes / 1e9:.1f} GB are there; build it on a larger machine and import it, or add swap"
+                f"{limits.host_bytes / 1e9:.1f} GB are there; build it on a larger machine and import the archive "
+                "(trt-worker engines import)"
             )
 
 

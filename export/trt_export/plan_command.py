@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +22,14 @@ from trt_export.options import (
     Networks,
     Profiles,
     VramGb,
+    at_a_time,
     in_bytes,
     named_networks,
 )
 
 if TYPE_CHECKING:
     from trt_export.architectures.architecture import Architecture
+    from trt_export.building.holdings import Holdings
 
 BAD_REQUEST = 2
 """Exit code where a name or a file is wrong."""
@@ -59,6 +62,7 @@ def plan(
     from trt_engines.profiles.histogram import read_histogram
     from trt_engines.store.files import free_bytes
     from trt_export.architectures.registry import ARCHITECTURES, UnknownArchitecture
+    from trt_export.building.holdings import Holdings
     from trt_export.building.targets import targets
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
     from trt_export.plan import Limits, default_for, make_plan
@@ -68,40 +72,47 @@ def plan(
     try:
         cards = targets(gpu or [], in_bytes(vram_gb))
         tally = read_histogram(histogram) if histogram is not None else None
-        families = (
-            [_architecture(name, models_folder, family, elsewhere) for name in models]
+        subjects = (
+            [_subject(name, models_folder, family, elsewhere) for name in models]
             if models
-            else list(ARCHITECTURES)
+            else [(one, Holdings(stored={}, problems={})) for one in ARCHITECTURES]
         )
         disk, memory = in_bytes(disk_gb), in_bytes(memory_gb)
         limits = Limits(
             disk_bytes=free_bytes(store) if disk is None else disk,
             host_bytes=machine_memory().total if memory is None else memory,
             profiles=profiles,
+            jobs=at_a_time(),
         )
     except (UnknownArchitecture, UnreadableCheckpoint, EngineError, OSError) as error:
         typer.echo(message(f"plan: {error}"), err=True)
         raise typer.Exit(BAD_REQUEST) from error
     plans = []
-    for entry in families:
+    for entry, held in subjects:
         for card in cards:
-            plans.append(make_plan(entry, card, limits, tally if tally is not None else default_for(entry)))
+            made = make_plan(entry, card, limits, tally if tally is not None else default_for(entry), held.stored)
+            absent = tuple(f"{name}: {text}" for name, text in held.problems.items())
+            plans.append(replace(made, unbuildable=(*absent, *made.unbuildable)))
             typer.echo(render(plans[-1], entry) + "\n")
     if json is not None:
         write_figures(json, figures(plans))
 
 
-def _architecture(model: str, models: Path | None, family: str | None, networks: Mapping[str, Path]) -> Architecture:
-    """The architecture of that name, or that of a model with the model's own sizes."""
+def _subject(
+    model: str, models: Path | None, family: str | None, networks: Mapping[str, Path]
+) -> tuple[Architecture, Holdings]:
+    """The architecture of that name, or that of a model with the model's own sizes and what its files hold."""
     from trt_export.architectures.registry import ARCHITECTURES
+    from trt_export.building.holdings import Holdings, holdings
     from trt_export.building.source import open_source
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 
     for known in ARCHITECTURES:
         if known.name == model:
-            return known
+            return known, Holdings(stored={}, problems={})
     try:
-        return open_source(model, models, family, networks).architecture
+        source = open_source(model, models, family, networks)
     except UnreadableCheckpoint as exc:
         names = ", ".join(known.name for known in ARCHITECTURES)
         raise UnreadableCheckpoint(f"{exc}; known architectures are {names}") from exc
+    return source.architecture, holdings(source)

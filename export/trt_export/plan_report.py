@@ -27,7 +27,10 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
     yield f"{plan.title} on {plan.card} (SM{plan.sm}, {_gb(plan.memory_bytes)}, {_gb(plan.usable_bytes)} usable)"
     yield f"  memory      {plan.layout}: {_gb(plan.vram_bytes)} at most"
     yield f"  disk        {_gb(plan.disk_bytes)} in {_count(len(plan.engines), 'engine')}"
-    yield f"  build       about {_duration(plan.build_seconds)}, {_gb(plan.build_bytes)} of memory at most"
+    yield (
+        f"  build       about {_duration(plan.build_seconds)} from checkpoint to certified engines "
+        f"({_phases(plan.engines)}), {_gb(plan.build_bytes)} of memory at most"
+    )
     yield f"  {'engine':<18}{'type':<10}{'plan':>9}{'context':>9}{'build':>9}{'memory':>9}  profiles"
     for engine in plan.engines:
         ranges = engine.profiles
@@ -51,6 +54,17 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
     for other in plan.alternatives:
         yield f"  or          {other.what} ({_percent(other.covered_jobs)} of jobs)"
     yield "  Times and memory are estimates from measured builds; building measures them."
+
+
+def _phases(engines: Sequence[EnginePlan]) -> str:
+    """Seconds of all engines by phase, as in "export 60 s, build 90 s": the longest first, what takes no second left
+    out."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for engine in engines:
+        for phase, seconds in engine.seconds.items():
+            total[phase] += seconds
+    longest = sorted((phase for phase in total if total[phase] >= 1), key=lambda phase: -total[phase])
+    return ", ".join(f"{phase} {_duration(total[phase])}" for phase in longest) or "nothing to do"
 
 
 def _profile(profile: Profile, component: ComponentSpec) -> str:
@@ -130,6 +144,7 @@ def _figures(plan: BuildPlan) -> dict[str, object]:
                 "context_gb": _in_gb(engine.profiles.activation_bytes),
                 "streamed_gb": _in_gb(engine.streamed_bytes),
                 "build_s": round(engine.build_seconds, 1),
+                "phases_s": {phase: round(seconds, 1) for phase, seconds in engine.seconds.items()},
                 "build_peak_gb": _in_gb(engine.build_bytes),
             }
             for engine in plan.engines

@@ -118,7 +118,7 @@ def build_unet(subject: Subject, graphs: Path, checkpoint: Path, plan: Path, pro
     Raises: RuntimeError: less memory is free than the build is expected to take.
     """
     component = architecture(subject.architecture).component("denoiser")
-    needed = build_memory(component.parameters * 2, 1)
+    needed = build_memory(component.parameters * 2, component.parameters * 2, 1)
     if (free := machine_memory().free) < needed:
         raise RuntimeError(
             f"building the {subject.architecture} denoiser takes about {needed / GB:.1f} GB of memory and "

@@ -19,7 +19,9 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
+from trt_export.checkpoints.binding import StoredWeights
 from trt_export.cli import app
+from trt_export.estimates import COMMAND_SECONDS, PHASES
 from trt_export.plan import (
     BuildPlan,
     Limits,
@@ -197,7 +199,7 @@ def test_a_smaller_denoiser_is_offered_where_it_spares_streaming() -> None:
 
     assert plan.layout.endswith("streamed from host memory")
     assert [other.what for other in plan.alternatives] == [
-        "calibrate the denoiser to float8; then all networks stay on the card"
+        "take the model's float8 (e4m3) file; then all networks stay on the card"
     ]
 
 
@@ -266,7 +268,7 @@ def test_estimates_stay_near_the_measured_builds(parameters: int, seconds: tuple
 
     denoiser = plan.engine("denoiser")
     assert denoiser is not None
-    assert 0.6 * seconds[0] <= denoiser.build_seconds <= 1.6 * seconds[1]
+    assert 0.6 * seconds[0] <= denoiser.seconds["build"] <= 1.6 * seconds[1]
     assert denoiser.build_bytes / 1e9 == pytest.approx(peak, rel=0.05)
 
 
@@ -379,3 +381,56 @@ def test_figures_are_by_architecture_and_card() -> None:
     assert entry["covered_jobs"] == 1
     assert entry["engines"]["denoiser"]["precision"] == "float16"
     assert entry["build_peak_gb"] > 5
+
+
+def stored(component: str, **sizes: int) -> dict[str, StoredWeights]:
+    return {component: StoredWeights(sizes=sizes)}
+
+
+def planned(card: ACard, held: dict[str, StoredWeights], denoiser_parameters: int = 860_000_000) -> BuildPlan:
+    limits = Limits(disk_bytes=100 * GB, host_bytes=64 * GB)
+    return make_plan(an_architecture(denoiser_parameters), card, limits, a_histogram(), held)
+
+
+ADA = ACard(name="RTX 4090", sm=89, memory_bytes=24 * GB, precisions=ACard().precisions | {"float8"})
+
+
+def test_a_float8_file_is_planned_by_its_own_size_and_a_float32_file_by_what_is_read_of_it() -> None:
+    float8, float16, float32 = (
+        planned(ADA, stored("denoiser", **sizes), 6 * GB).engine("denoiser")
+        for sizes in ({"F8_E4M3": 6 * GB}, {"F16": 12 * GB}, {"F32": 24 * GB})
+    )
+
+    assert float8 is not None
+    assert float16 is not None
+    assert float32 is not None
+    assert float8.weight_bytes == 6 * GB
+    assert float16.weight_bytes == float32.weight_bytes == 12 * GB  # engines of both compute in float16
+    assert float8.build_bytes < float16.build_bytes < float32.build_bytes
+    assert float8.profiles.disk_bytes < 7 * GB
+
+
+def test_float8_weights_are_a_problem_on_a_card_that_has_no_float8_and_no_smaller_file_is_offered_beside_them() -> None:
+    held = stored("denoiser", F8_E4M3=14 * GB)
+
+    refused, taken = planned(ACard(), held, 14 * GB), planned(ADA, held, 14 * GB)
+
+    assert refused.engine("denoiser") is None
+    assert any("SM86 cannot compute in float8" in problem and "fp16 file" in problem for problem in refused.problems)
+    assert not any("float8" in other.what for other in taken.alternatives)
+
+
+def test_the_time_of_a_build_is_that_of_all_phases_of_all_engines_and_of_starting_the_command() -> None:
+    plan = a_plan()
+
+    assert all(engine.seconds.keys() == set(PHASES) for engine in plan.engines)
+    assert plan.build_seconds == COMMAND_SECONDS + sum(sum(engine.seconds.values()) for engine in plan.engines)
+    assert "certify" in render(plan, an_architecture())
+
+
+def test_engines_that_are_built_side_by_side_take_less_time() -> None:
+    def whole(jobs: int) -> float:
+        limits = Limits(disk_bytes=100 * GB, host_bytes=64 * GB, jobs=jobs)
+        return make_plan(an_architecture(), ACard(), limits, a_histogram()).build_seconds
+
+    assert whole(2) < whole(1)

@@ -9,8 +9,6 @@ from pathlib import Path
 import onnx
 
 from trt_engines.builders.builder import BuilderMissing, BuildRequest, EngineBuilder
-from trt_engines.builders.footprint import build_memory
-from trt_engines.profiles.cost import plan_file_bytes
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 
@@ -24,15 +22,22 @@ class Machine:
     cards: frozenset[int] = frozenset()  # compute capabilities of the cards it holds
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a build takes of the machine."""
+
+    memory_bytes: int  # most at one time
+    disk_bytes: int  # of the engine
+
+
 def obstacles(
-    builder: EngineBuilder, request: BuildRequest, weight_bytes: int, machine: Machine, product: str | None
+    builder: EngineBuilder, request: BuildRequest, needs: Needs, machine: Machine, product: str | None
 ) -> tuple[str, ...]:
     """Why a build cannot work, one sentence with a remedy for each reason; empty: nothing known speaks against it.
 
     The graph of the request need not be there yet.
 
     Args:
-        weight_bytes: of all weights as the builder reads them.
         product: a matrix product in float32 of the network, by its name; None: it has none.
     """
     found: list[str] = []
@@ -51,22 +56,19 @@ def obstacles(
         )
     if 75 in request.compute_capabilities and builder.name == "tensorrt-rtx" and product:
         found.append(
-            f"{builder.name} has no float32 matrix product for SM75, and {product!r} is one; build this network in "
-            "float16, or leave it to the PyTorch fallback on Turing"
+            f"{builder.name} has no float32 matrix product for SM75, and {product!r} is one; leave this network "
+            "to the PyTorch fallback on Turing"
         )
-    count = max(1, len(request.profiles))
-    memory = build_memory(weight_bytes, count)
-    if memory > machine.memory_bytes:
+    if needs.memory_bytes > machine.memory_bytes:
+        fewer = ", ask for fewer profiles (--profiles)" if len(request.profiles) > 1 else ""
         found.append(
-            f"building takes about {_gb(memory)} of memory and {_gb(machine.memory_bytes)} are free; stop other "
-            "programs, build with fewer --jobs, or build on another machine and import the archive "
-            "(trt-worker engines import)"
+            f"building takes about {_gb(needs.memory_bytes)} of memory and {_gb(machine.memory_bytes)} are free; stop "
+            f"other programs{fewer}, or build on another machine and import the archive (trt-worker engines import)"
         )
-    disk = plan_file_bytes(weight_bytes, count)
-    if disk > machine.disk_bytes:
+    if needs.disk_bytes > machine.disk_bytes:
         found.append(
-            f"the engine takes about {_gb(disk)} and {_gb(machine.disk_bytes)} are free where engines are stored; "
-            "free some (trt-worker engines prune), or choose another folder with --store"
+            f"the engine takes about {_gb(needs.disk_bytes)} and {_gb(machine.disk_bytes)} are free where engines are "
+            "stored; free some (trt-worker engines prune), or choose another folder with --store"
         )
     return tuple(found)
 

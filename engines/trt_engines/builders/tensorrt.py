@@ -30,14 +30,14 @@ class TensorRt:
     def refuses(self, request: BuildRequest) -> str | None:
         """Why this library cannot build it; None: nothing known speaks against it."""
         if len(request.compute_capabilities) > 1:
-            return "TensorRT builds for the card of this machine alone; name one compute capability"
+            return "TensorRT builds for the card of this machine alone; name one --gpu"
         sm = request.compute_capabilities[0]
         if reason := unsupported(sm):
             return reason
         if request.precision not in precisions(sm):
             return (
-                f"SM{sm} cannot compute in {request.precision}, only in {', '.join(sorted(precisions(sm)))}; "
-                "choose another precision for this network or the PyTorch fallback"
+                f"SM{sm} cannot compute in {request.precision}, only in {', '.join(sorted(precisions(sm)))}; take "
+                "the model's bf16 or fp16 file, or leave the network to the PyTorch fallback"
             )
         return None
 

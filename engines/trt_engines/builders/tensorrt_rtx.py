@@ -31,12 +31,12 @@ class TensorRtRtx:
             if sm not in RTX_TARGETS:
                 return (
                     f"TensorRT-RTX has no SM{sm} target (it has {', '.join(f'SM{one}' for one in sorted(RTX_TARGETS))})"
-                    "; build with TensorRT on a machine that holds the card"
+                    "; build with --library tensorrt on a machine that holds the card"
                 )
             if request.precision not in precisions(sm):
                 return (
-                    f"SM{sm} cannot compute in {request.precision}, only in {', '.join(sorted(precisions(sm)))}; "
-                    "choose another precision for this network or the PyTorch fallback"
+                    f"SM{sm} cannot compute in {request.precision}, only in {', '.join(sorted(precisions(sm)))}; take "
+                    "the model's bf16 or fp16 file, or leave the network to the PyTorch fallback"
                 )
         if request.refittable and not _driver():
             return (

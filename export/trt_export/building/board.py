@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trt_engines.text import message
-from trt_export.building.progress import Standing, Track
+from trt_export.building.progress import Outlook, Standing
 from trt_export.child import Tell
 
 WIDTH = 24
@@ -27,10 +27,10 @@ LINE_SECONDS = 10.0
 class Board(Protocol):
     """Where builds are shown."""
 
-    def begin(self, label: str, expected: Mapping[str, float]) -> Tell:
-        """Show another build; gives what it reports to. Args: expected: seconds of each phase."""
+    def begin(self, number: int) -> Tell:
+        """Show another build; gives what it reports to. Args: number: of the outlook's builds."""
 
-    def end(self, label: str, line: str) -> None:
+    def end(self, number: int, line: str) -> None:
         """A build is over: say how it ended, and show it no more."""
 
     def say(self, line: str) -> None:
@@ -38,27 +38,28 @@ class Board(Protocol):
 
 
 @contextmanager
-def open_board(stream: IO[str]) -> Iterator[Board]:
-    """The board that suits a stream."""
+def open_board(stream: IO[str], outlook: Outlook) -> Iterator[Board]:
+    """The board that suits a stream. Args: outlook: on the builds to show; nobody else changes it meanwhile."""
     if stream.isatty():
-        board = LiveBoard(Console(file=stream))
+        board = LiveBoard(Console(file=stream), outlook)
         with board.shown():
             yield board
     else:
-        yield PlainBoard(stream, time.monotonic)
+        yield PlainBoard(stream, outlook, time.monotonic)
 
 
 class PlainBoard:
     """A line for every step that begins, and from time to time how far it is: for files and other programs."""
 
-    def __init__(self, stream: IO[str], clock: Callable[[], float]) -> None:
-        self._stream, self._clock = stream, clock
+    def __init__(self, stream: IO[str], outlook: Outlook, clock: Callable[[], float]) -> None:
+        self._stream, self._outlook, self._clock = stream, outlook, clock
         self._turn = threading.Lock()
 
-    def begin(self, label: str, expected: Mapping[str, float]) -> Tell:
+    def begin(self, number: int) -> Tell:
         """As `Board.begin`."""
-        track = Track(expected)
-        last, said = "", 0.0
+        with self._turn:
+            track = self._outlook.begin(number)
+        label, last, said = self._outlook.builds[number].label, "", 0.0
 
         def tell(step: str, share: float) -> None:
             nonlocal last, said
@@ -67,18 +68,23 @@ class PlainBoard:
                 standing = track.at(step, share, now)
                 if step != last or now - said >= LINE_SECONDS:
                     last, said = step, now
-                    self._write(f"{label}: {described(standing)}")
+                    self._write(f"{label}: {described(standing)}{self._whole(now)}")
 
         return tell
 
-    def end(self, label: str, line: str) -> None:
+    def end(self, number: int, line: str) -> None:
         """As `Board.end`."""
-        self.say(f"{label}: {line}")
+        with self._turn:
+            self._outlook.end(number)
+            self._write(f"{self._outlook.builds[number].label}: {line}")
 
     def say(self, line: str) -> None:
         """As `Board.say`."""
         with self._turn:
             self._write(line)
+
+    def _whole(self, now: float) -> str:
+        return f"; {whole(self._outlook, now)}" if len(self._outlook.builds) > 1 else ""
 
     def _write(self, line: str) -> None:
         self._stream.write(f"{line}\n")
@@ -86,11 +92,10 @@ class PlainBoard:
 
 
 class LiveBoard:
-    """A bar for every build, redrawn in place."""
+    """A bar for every build, and a line for all of them, redrawn in place."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._tracks: dict[str, Track] = {}
+    def __init__(self, console: Console, outlook: Outlook) -> None:
+        self._console, self._outlook = console, outlook
         self._turn = threading.Lock()
 
     @contextmanager
@@ -99,11 +104,10 @@ class LiveBoard:
         with Live(console=self._console, get_renderable=self._table, refresh_per_second=4, transient=True):
             yield
 
-    def begin(self, label: str, expected: Mapping[str, float]) -> Tell:
+    def begin(self, number: int) -> Tell:
         """As `Board.begin`."""
-        track = Track(expected)
         with self._turn:
-            self._tracks[label] = track
+            track = self._outlook.begin(number)
 
         def tell(step: str, share: float) -> None:
             with self._turn:
@@ -111,11 +115,11 @@ class LiveBoard:
 
         return tell
 
-    def end(self, label: str, line: str) -> None:
+    def end(self, number: int, line: str) -> None:
         """As `Board.end`."""
         with self._turn:
-            self._tracks.pop(label, None)
-        self.say(f"{label}: {line}")
+            self._outlook.end(number)
+        self.say(f"{self._outlook.builds[number].label}: {line}")
 
     def say(self, line: str) -> None:
         """As `Board.say`."""
@@ -125,18 +129,23 @@ class LiveBoard:
         table = Table.grid(padding=(0, 2))
         with self._turn:
             now = time.monotonic()
-            for label, track in self._tracks.items():
+            for number, track in self._outlook.under_way.items():
                 standing = track.standing(now)
                 filled = round(WIDTH * standing.done)
                 bar = Text("━" * filled, "green") + Text("━" * (WIDTH - filled), "bright_black")
-                table.add_row(Text(label), bar, Text(described(standing)))
-        return Group(table)
+                table.add_row(Text(self._outlook.builds[number].label), bar, Text(described(standing)))
+            return Group(table, Text(whole(self._outlook, now))) if len(self._outlook.builds) > 1 else Group(table)
 
 
 def described(standing: Standing) -> str:
     """A standing as people read it: "build 40 %, about 25 s left"."""
     share = f" {standing.share:.0%}" if 0 < standing.share < 1 else ""
     return f"{standing.step or 'starting'}{share}, about {duration(standing.left)} left"
+
+
+def whole(outlook: Outlook, now: float) -> str:
+    """The standing of all builds: "all 4 engines: about 3 min left"."""
+    return f"all {len(outlook.builds)} engines: about {duration(outlook.left(now))} left"
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from trt_engines.errors import EngineError
@@ -13,6 +13,7 @@ from trt_engines.store.errors import WaitingStopped
 from trt_export.building.board import Board
 from trt_export.building.engine import Built, CannotBuild
 from trt_export.building.order import Order
+from trt_export.building.progress import Outlook
 from trt_export.checkpoints.binding import WeightsMissing
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.child import PhaseFailed, Stopped, Tell
@@ -56,20 +57,17 @@ class Outcome:
         return f"built in {sum(built.phases.values()):.0f} s ({built.digest[:12]})"
 
 
-def run_campaign(
-    tasks: Sequence[Task], board: Board, stop: threading.Event, *, jobs: int, memory_bytes: int
-) -> tuple[Outcome, ...]:
+def run_campaign(tasks: Sequence[Task], board: Board, outlook: Outlook, stop: threading.Event) -> tuple[Outcome, ...]:
     """Build everything; one build that fails does not stop the others.
 
     Args:
+        board: shows the outlook, and tells it what begins and ends.
+        outlook: on these tasks; it says which starts when.
         stop: no build starts once it is set, and those under way end by themselves.
-        jobs: most builds at a time.
-        memory_bytes: for all builds at a time; one alone may take more.
 
     Returns: an outcome for each task, in their order.
     """
-    orders = [task.order for task in tasks]
-    waiting, running = list(range(len(tasks))), set[int]()
+    running: set[int] = set()
     ended: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
     outcomes: dict[int, Outcome] = {}
 
@@ -78,33 +76,40 @@ def run_campaign(
 
     while True:
         while not stop.is_set():
-            under_way = [orders[number] for number in running]
-            if (number := admitted(waiting, orders, under_way, jobs, memory_bytes)) is None:
+            if (number := outlook.admit(outlook.waiting, running)) is None:
                 break
-            waiting.remove(number)
             running.add(number)
-            tell = board.begin(orders[number].label, orders[number].expected)
-            threading.Thread(target=work, args=(number, tell), name=orders[number].label, daemon=True).start()
+            tell = board.begin(number)
+            threading.Thread(target=work, args=(number, tell), name=tasks[number].order.label, daemon=True).start()
         if not running:
             break
         number, outcome = ended.get()
         running.remove(number)
         outcomes[number] = outcome
-        board.end(outcome.order.label, outcome.said)
-    never = {number: Outcome(order=orders[number], built=None, problem="not begun", stopped=True) for number in waiting}
+        board.end(number, outcome.said)
+    never = {
+        number: Outcome(order=tasks[number].order, built=None, problem="not begun", stopped=True)
+        for number in outlook.waiting
+    }
     return tuple((outcomes | never)[number] for number in range(len(tasks)))
 
 
 def admitted(
-    waiting: Sequence[int], orders: Sequence[Order], running: Sequence[Order], jobs: int, memory_bytes: int
+    memory: Sequence[int], jobs: int, memory_bytes: int, waiting: Sequence[int], running: Collection[int]
 ) -> int | None:
-    """The next order to start: the first that fits beside those under way, or any first if there is none."""
+    """The next build to start: the first that fits beside those under way, or any first if there is none.
+
+    Args:
+        memory: bytes that each build takes.
+        jobs: most builds at a time.
+        memory_bytes: for all builds at a time; one alone may take more.
+    """
     if not waiting or len(running) >= jobs:
         return None
     if not running:
         return waiting[0]
-    room = memory_bytes - sum(one.build_bytes for one in running)
-    return next((number for number in waiting if orders[number].build_bytes <= room), None)
+    room = memory_bytes - sum(memory[number] for number in running)
+    return next((number for number in waiting if memory[number] <= room), None)
 
 
 def _outcome(task: Task, tell: Tell) -> Outcome:

@@ -1,8 +1,8 @@
-"""How an engine's numbers compare with PyTorch's: measured once, before the engine may be served."""
+"""How the numbers of a bound graph compare with PyTorch's: measured before an engine of it may be served."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from scipy import ndimage
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
@@ -38,25 +39,23 @@ def certify(
     graph: Path,
     weights: Sequence[BoundTensor],
     buckets: Sequence[Bucket],
-    timestep: float,
+    timesteps: float,
     tell: Tell,
 ) -> Certificate:
     """Compute buckets by ONNX Runtime on the graph that was built, and by PyTorch in float32 with the same weights.
 
     Args:
         graph: bound, its external files beside it.
-        timestep: a middle one, in the units of the network.
+        timesteps: the network's time runs from 0 to this.
 
     bfloat16 is computed in float32 with the same weights, for ONNX Runtime's processor kernels lack it. One of the two
     networks is in memory at a time: the results of the first wait for those of the second.
     """
-    inputs = {bucket: seeded_inputs(component, bucket, timestep) for bucket in buckets}
+    inputs = {bucket: seeded_inputs(component, bucket, timesteps) for bucket in buckets}
     expected = {}
-    reference = _reference(component, weights)
+    reference = Reference(component, weights)
     for number, bucket in enumerate(buckets):
-        with torch.inference_mode():
-            given = reference(*(torch.from_numpy(value) for value in inputs[bucket].values()))
-        expected[bucket] = [one.numpy() for one in (given if isinstance(given, tuple) else (given,))]
+        expected[bucket] = reference.outputs(list(inputs[bucket].values()))
         tell("certify", (number + 1) / len(buckets) / 2)
     del reference
     checked = {}
@@ -100,8 +99,11 @@ def compare(results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> di
     return worst
 
 
-def seeded_inputs(component: ComponentSpec, bucket: Bucket, timestep: float) -> dict[str, np.ndarray]:
-    """Inputs of a bucket, the same at every call: noise for real values, token numbers, all of a mask but its end."""
+def seeded_inputs(component: ComponentSpec, bucket: Bucket, timesteps: float) -> dict[str, np.ndarray]:
+    """Inputs of a bucket, the same at every call: noise for real values, token numbers, all of a mask but its end.
+
+    Times, and what else is float32 at any precision, part 0 to `timesteps` evenly, a time for each row.
+    """
     generator = np.random.default_rng(SEED)
 
     def values(tensor: Tensor) -> np.ndarray:
@@ -114,7 +116,8 @@ def seeded_inputs(component: ComponentSpec, bucket: Bucket, timestep: float) -> 
                 mask[-1, -2:] = False
                 return mask
             case Kind.FLOAT32:
-                return np.full(shape, timestep, np.float32)
+                times = timesteps * np.arange(1, shape[0] + 1, dtype=np.float32) / (shape[0] + 1)
+                return np.broadcast_to(times.reshape(-1, *[1] * (len(shape) - 1)), shape).copy()
             case Kind.REAL:
                 return generator.standard_normal(shape, np.float32)
 
@@ -140,37 +143,104 @@ def _ssim(one: np.ndarray, other: np.ndarray, span: float) -> float:
     return float(similarity.mean())
 
 
-def _reference(component: ComponentSpec, weights: Sequence[BoundTensor]) -> nn.Module:
-    """PyTorch's network with the bound weights in float32, of which there is never more than one set in memory.
+class _WithoutValues(TorchFunctionMode):
+    """What is made with torch.empty, as weights are, lies on the meta device: it takes no memory, filling it no time.
 
-    Weights that the graph does not read keep their random values: what comes out does not depend on them.
+    Values that modules compute for themselves (positions, angles, statistics) are made in other ways, and real.
     """
-    module = component.make(component.config).eval().requires_grad_(False)
-    places = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if unknown := [one.name for one in weights if one.name not in places]:
-        raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(unknown)}")
-    for one in weights:
-        places[one.name].data = torch.from_numpy(float32_values(one))
-    return module
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.empty:
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **(kwargs or {}))
+
+
+class Reference(TorchFunctionMode):
+    """PyTorch's network in float32 with bound weights, which are read where they are used, and dropped.
+
+    While this mode is on, whatever takes a parameter on the meta device gets its values. Weights that the graph does
+    not read are zero: what comes out does not depend on them.
+    """
+
+    def __init__(self, component: ComponentSpec, weights: Sequence[BoundTensor]) -> None:
+        """Raises: ValueError: the network has no place for a weight, or a buffer has no values."""
+        super().__init__()
+        with _WithoutValues():
+            self.module = component.make(component.config).eval().requires_grad_(False)
+        bound = {one.name: one for one in weights}
+        self._weights: dict[int, BoundTensor] = {}
+        for name, tensor in _named(self.module):
+            weight = bound.pop(name, None)
+            if tensor.is_meta and not isinstance(tensor, nn.Parameter):
+                raise ValueError(f"{component.name}: nothing gives the buffer {name} its values")
+            if weight is None:
+                continue
+            if tensor.is_meta:
+                self._weights[id(tensor)] = weight
+            else:
+                tensor.copy_(torch.from_numpy(float32_values(weight)))
+        if bound:
+            raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(bound)}")
+
+    def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What the network computes."""
+        with self, torch.inference_mode():
+            given = self.module(*map(torch.from_numpy, inputs))
+            return [one.numpy() for one in (given if isinstance(given, tuple) else (given,))]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.device.__get__:
+            return torch.device("cpu")
+        if func in _OF_THE_SHAPE:
+            return func(*args, **(kwargs or {}))
+        named = {name: self._read(value) for name, value in (kwargs or {}).items()}
+        return func(*(self._read(value) for value in args), **named)
+
+    def _read(self, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(one, nn.Parameter) for one in value):
+            return type(value)(map(self._read, value))
+        if not isinstance(value, nn.Parameter) or not value.is_meta:
+            return value
+        weight = self._weights.get(id(value))
+        return torch.zeros(value.shape) if weight is None else torch.from_numpy(float32_values(weight))
+
+
+_OF_THE_SHAPE = frozenset(
+    {torch.Tensor.shape.__get__, torch.Tensor.dtype.__get__, torch.Tensor.ndim.__get__, torch.Tensor.size}
+)
+"""What needs no values of a tensor."""
+
+
+def _named(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """All parameters and buffers; a tied one by each of its names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def float32_values(weight: BoundTensor) -> np.ndarray:
     """The values of a bound weight, computed as its graph does: float32 in the library's shape."""
     lying = sorted(weight.pieces, key=lambda piece: piece.offset)  # as a grid of scales is over them
-    raw = np.concatenate([np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in lying])
+    read = [np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in lying]
+    raw = read[0] if len(read) == 1 else np.concatenate(read)
     if weight.dtype == "BF16":
         values = _from_bfloat16(raw)
     elif weight.dtype == "F8_E4M3":
         float8: Any = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
         values = raw.view(float8).astype(np.float32)
     else:
-        values = raw.view(_DTYPES[weight.dtype]).astype(np.float32)
+        values = raw.view(_DTYPES[weight.dtype]).astype(np.float32, copy=False)
     if weight.scale is not None:
         rows, columns = weight.grid or (1, 1)
         scale = np.fromfile(weight.scale.file, np.float32, rows * columns, offset=weight.scale.offset)
         height = weight.shape[0] if weight.grid else 1
         blocks = values.reshape(rows, height // rows, columns, -1)
         values = (blocks * scale.reshape(rows, 1, columns, 1)).ravel()
+    if len(lying) == 1:
+        return values.reshape(weight.shape)
     parts = dict(zip(lying, np.split(values, len(lying)), strict=True))
     return np.concatenate([parts[piece] for piece in weight.pieces]).reshape(weight.shape)
 
@@ -181,7 +251,10 @@ def _from_bfloat16(raw: np.ndarray) -> np.ndarray:
 
 
 def _session(graph: Path) -> onnxruntime.InferenceSession:
-    """The graph with its weights mapped into memory: ONNX Runtime follows no links out of a graph's folder."""
+    """The graph with its weights mapped into memory: ONNX Runtime follows no links out of a graph's folder.
+
+    Nothing is optimised: that would make float32 copies of all weights, and takes longer than computing the samples.
+    """
     model = onnx.load(graph, load_external_data=False)
     names, values = [], []
     for tensor in model.graph.initializer:
@@ -191,43 +264,52 @@ def _session(graph: Path) -> onnxruntime.InferenceSession:
     _widen(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_external_initializers(names, values)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _mapped(tensor: TensorProto, folder: Path) -> Any:
+    """A weight as it lies in its file; a session makes a copy of its own."""
     place = {entry.key: entry.value for entry in tensor.external_data}
     offset, length = int(place["offset"]), int(place["length"])
     raw = np.memmap(folder / place["location"], np.uint8, "r", offset, (length,))
-    if tensor.data_type == TensorProto.BFLOAT16:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(_from_bfloat16(raw).reshape(tuple(tensor.dims)))
-    if tensor.data_type == TensorProto.FLOAT8E4M3FN:
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            np.array(raw).reshape(tuple(tensor.dims)), tensor.data_type
-        )
+    unknown: dict[int, Any] = {TensorProto.BFLOAT16: np.uint16, TensorProto.FLOAT8E4M3FN: np.uint8}  # to NumPy
+    if tensor.data_type in unknown:
+        values = raw.view(unknown[tensor.data_type]).reshape(tuple(tensor.dims))
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(values, tensor.data_type)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(raw.view(dtype)).reshape(tuple(tensor.dims)))
+    return onnxruntime.OrtValue.ortvalue_from_numpy(raw.view(dtype).reshape(tuple(tensor.dims)))
 
 
 def _widen(model: onnx.ModelProto) -> None:
-    """Turn bfloat16 into float32 throughout."""
+    """Turn bfloat16 into float32 throughout; weights stay as they are stored, with a Cast behind each."""
+    casts: list[onnx.NodeProto] = []
 
     def widen_tensor(tensor: TensorProto) -> None:
         if tensor.data_type != TensorProto.BFLOAT16:
             return
-        if tensor.data_location != TensorProto.EXTERNAL:
-            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        tensor.data_type = TensorProto.FLOAT
+        if tensor.data_location == TensorProto.EXTERNAL:
+            wide = f"{tensor.name}.wide"
+            casts.append(helper.make_node("Cast", [tensor.name], [wide], name=f"{wide}.cast", to=TensorProto.FLOAT))
+            return
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
     for tensor in model.graph.initializer:
         widen_tensor(tensor)
+    widened = {node.input[0]: node.output[0] for node in casts}
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     for node in model.graph.node:
+        node.input[:] = [widened.get(name, name) for name in node.input]
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 widen_tensor(attribute.t)
+    body = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *body])

@@ -15,13 +15,13 @@ import onnx
 
 from trt_engines.builders.builder import BuildRequest, BuildResult
 from trt_engines.builders.preflight import Machine, float32_product, obstacles
-from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.store.identity import Identity, digest
 from trt_engines.store.locks import hold
 from trt_engines.store.manifest import GRAPH, PLAN, Certificate, DeviceMemory
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
 from trt_export.architectures.registry import architecture
+from trt_export.building.certificates import CertificateCache
 from trt_export.building.compiling import BUILDERS, compile_plan
 from trt_export.building.obstacles import compute_precision
 from trt_export.building.order import Order
@@ -105,7 +105,7 @@ def build_engine(
         reasons = obstacles(
             BUILDERS[order.library],
             bound.request,
-            bound.graph.weight_bytes,
+            order.needs,
             machine,
             float32_product(bound.request.graph) if 75 in order.compute_capabilities else None,
         )
@@ -113,12 +113,12 @@ def build_engine(
             raise CannotBuild("; ".join(reasons))
         # Written for this checkpoint; links and the graph in the cache are not counted.
         written = sum(file.stat().st_size for file in folder.iterdir() if not file.is_symlink())
-        needed = plan_file_bytes(bound.graph.weight_bytes, len(order.profiles))
+        needed = order.needs.disk_bytes
         with store.building(bound.identity, needed=needed, on_wait=waiting, stop=stop) as staging:
             fresh = staging.published is None
             if fresh:
                 request = replace(bound.request, timing_cache=store.timing_cache(order.compute_capabilities[0]))
-                _finish(order, staging, exported, replace(bound, request=request), report, stop)
+                _finish(order, staging, exported, replace(bound, request=request), store, report, stop)
         manifest = store.get(digest(bound.identity)).manifest
     return Built(
         digest=manifest.digest,
@@ -135,7 +135,7 @@ def build_engine(
 def _exported(order: Order, cache: GraphCache, store: Store, report: Tell, stop: threading.Event) -> _Graph:
     """The weightless graph of an order, exported by one process if several need it."""
     place = (order.architecture, order.component.name, dict(order.component.config))
-    file = cache.path(f"{order.architecture}/{order.component.name}", order.component.config, order.precision)
+    file = order.graph(cache)
     lock = store.lock(file.stem)
     lock.parent.mkdir(parents=True, exist_ok=True)
     report("export", 0.0)
@@ -188,7 +188,13 @@ def _bind(
 
 
 def _finish(
-    order: Order, staging: Staging, exported: _Graph, bound: _Bound, report: Tell, stop: threading.Event
+    order: Order,
+    staging: Staging,
+    exported: _Graph,
+    bound: _Bound,
+    store: Store,
+    report: Tell,
+    stop: threading.Event,
 ) -> None:
     """The phases that no earlier build has finished, and publication."""
     if staging.done("export") is None:
@@ -211,7 +217,7 @@ def _finish(
         )
     staging.publish(
         models=(order.model,),
-        certificate=_certified(order, staging, bound, report, stop),
+        certificate=_certified(order, staging, bound, store, report, stop),
         files=(PLAN, GRAPH),
         reproducible=BUILDERS[order.library].reproducible,
         memory=_memory(staging),
@@ -224,21 +230,29 @@ def _memory(staging: Staging) -> DeviceMemory | None:
     return None if built is None else msgspec.convert(built.notes.get("memory"), DeviceMemory | None)
 
 
-def _certified(order: Order, staging: Staging, bound: _Bound, report: Tell, stop: threading.Event) -> Certificate:
+def _certified(
+    order: Order, staging: Staging, bound: _Bound, store: Store, report: Tell, stop: threading.Event
+) -> Certificate:
+    """How the bound graph compares with PyTorch: once for all engines that are made of it."""
     if done := staging.done("certify"):
         return Certificate(verdict=done.notes["verdict"], figures=done.notes["figures"])
     report("certify", 0.0)
-    began = time.monotonic()
-    timestep = architecture(order.architecture).timesteps / 2
-    place = (order.architecture, order.component.name, dict(order.component.config))
-    arguments: tuple[Any, ...] = (*place, bound.request.graph, bound.weights, order.certified, timestep)
-    certified = run_phase(certify_by_name, arguments, report, stop)
-    left_out = [bucket.label for bucket in order.buckets if bucket not in order.certified]
-    verdict, figures = certified.result.verdict, certified.result.figures | {"left_out": left_out}
+    began, peak = time.monotonic(), 0
+    place, config = (order.architecture, order.component.name), dict(order.component.config)
+    cache = CertificateCache(store.root / "certificates")
+    file = cache.path("/".join(place), config, bound.identity.graph, bound.identity.weights)
+    with hold(store.lock(file.stem), stop=stop):
+        certificate = cache.get(file)
+        if certificate is None:
+            timesteps = architecture(order.architecture).timesteps
+            arguments: tuple[Any, ...] = (*place, config, bound.request.graph, bound.weights, timesteps)
+            certified = run_phase(certify_by_name, arguments, report, stop)
+            certificate, peak = certified.result, certified.peak_bytes
+            cache.keep(file, certificate)
     staging.phase_done(
         "certify",
         seconds=time.monotonic() - began,
-        peak_bytes=certified.peak_bytes,
-        notes={"verdict": verdict, "figures": figures},
+        peak_bytes=peak,
+        notes={"verdict": certificate.verdict, "figures": certificate.figures},
     )
-    return Certificate(verdict=verdict, figures=figures)
+    return certificate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trt_engines.bucket import Bucket
 from trt_engines.builders.builder import BuildRequest
-from trt_engines.builders.footprint import build_memory, build_seconds
+from trt_engines.builders.preflight import Needs
 from trt_engines.cards import builders
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.histogram import Histogram
@@ -17,22 +17,9 @@ from trt_engines.store.identity import InputRange
 from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
 from trt_export.building.compiling import BUILDERS
 from trt_export.building.source import Source
-from trt_export.plan import BYTES, BuildPlan, Card, EnginePlan, Limits, make_plan
-
-START_SECONDS = 8.0
-"""Estimate: a process that imports PyTorch and diffusers."""
-
-EXPORT_SECONDS_PER_PARAMETER = 4e-8
-"""Estimate: time to trace and fold a network, which follows its layers more than their size."""
-
-BYTES_PER_SECOND = 1e9
-"""Estimate: weights that are hashed in a second."""
-
-CERTIFIED_FLOPS = 12e12
-"""Most of one certificate without a card: some minutes on two cores. The first bucket is computed whatever it takes."""
-
-FLOPS_PER_SECOND = 2e10
-"""Estimate: of ONNX Runtime and PyTorch on two cores."""
+from trt_export.estimates import Weights, memory_of, seconds_of
+from trt_export.graphs.cache import GraphCache
+from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, Stored, make_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +31,7 @@ class Order:
     component: ComponentSpec
     precision: str
     profiles: tuple[tuple[InputRange, ...], ...]
-    buckets: tuple[Bucket, ...]  # the smallest of each profile, then the ones it is made for
+    weights: Weights
     compute_capabilities: tuple[int, ...]
     library: str
     weight_streaming: bool = False
@@ -57,47 +44,21 @@ class Order:
         return f"{self.model} {self.component.name} {self.precision} {cards}"
 
     @property
-    def weight_bytes(self) -> int:
-        """Of its weights, as the builder reads them: an estimate until they are bound."""
-        return self.component.parameters * BYTES[self.precision]
-
-    @property
-    def build_bytes(self) -> int:
-        """Peak memory of the build, an estimate."""
-        return build_memory(self.weight_bytes, len(self.profiles))
-
-    @property
-    def plan_bytes(self) -> int:
-        """Size of the engine, an estimate."""
-        return plan_file_bytes(self.weight_bytes, len(self.profiles))
-
-    @property
-    def certified(self) -> tuple[Bucket, ...]:
-        """The buckets that its certificate covers: the first, and those that follow within CERTIFIED_FLOPS in all."""
-        chosen: list[Bucket] = []
-        spent = 0.0
-        for bucket in self.buckets:
-            flops = self._flops(bucket)
-            if not chosen or spent + flops <= CERTIFIED_FLOPS:
-                spent += flops
-                chosen.append(bucket)
-        return tuple(chosen)
+    def needs(self) -> Needs:
+        """What the build takes of the machine, estimates."""
+        count = len(self.profiles)
+        return Needs(
+            memory_bytes=memory_of(self.weights, count), disk_bytes=plan_file_bytes(self.weights.engine_bytes, count)
+        )
 
     @property
     def expected(self) -> Mapping[str, float]:
-        """Seconds of each phase, estimates."""
-        flops = sum(map(self._flops, self.certified))
-        return {
-            "export": START_SECONDS + EXPORT_SECONDS_PER_PARAMETER * self.component.parameters,
-            "bind": self.weight_bytes / BYTES_PER_SECOND,
-            "parse": 1.0 + self.weight_bytes / BYTES_PER_SECOND,
-            "build": build_seconds(self.weight_bytes, len(self.profiles)),
-            "certify": START_SECONDS + 2 * flops / FLOPS_PER_SECOND,
-        }
+        """Seconds of each phase of a build from nothing, estimates."""
+        return seconds_of(self.component, self.weights, len(self.profiles))
 
-    def _flops(self, bucket: Bucket) -> float:
-        row = self.component.cost.flops(width=bucket.width, height=bucket.height, tokens=bucket.tokens)
-        return bucket.rows * row
+    def graph(self, cache: GraphCache) -> Path:
+        """Where the cache keeps its weightless graph, whether or not it is there."""
+        return cache.path(f"{self.architecture}/{self.component.name}", self.component.config, self.precision)
 
     def request(self, graph: Path, precision: str | None = None) -> BuildRequest:
         """What the builder is asked.
@@ -122,6 +83,7 @@ def orders_for(
     cards: Sequence[Card],
     limits: Limits,
     histogram: Histogram,
+    stored: Stored,
     *,
     library: str | None = None,
     refittable: bool = False,
@@ -130,12 +92,13 @@ def orders_for(
     """The engines that serve a histogram of jobs on some cards, one engine for all cards that can share it.
 
     Args:
+        stored: what the model's files hold of its networks.
         library: that builds; the preferred one of each card without it.
         components: to build, by name; all without any.
 
     Returns: the orders, and the plan of each card with what cannot be built on it.
     """
-    plans = tuple(make_plan(source.architecture, card, limits, histogram) for card in cards)
+    plans = tuple(make_plan(source.architecture, card, limits, histogram, stored) for card in cards)
     shared: dict[_Key, list[int]] = {}
     for plan in plans:
         for engine in plan.engines:
@@ -150,6 +113,7 @@ class _Key:
 
     component: str
     precision: str
+    weights: Weights
     profiles: tuple[Profile, ...]
     weight_streaming: bool
     library: str
@@ -161,6 +125,7 @@ def _key(engine: EnginePlan, sm: int, library: str | None) -> _Key:
     return _Key(
         component=engine.component,
         precision=engine.precision,
+        weights=engine.weights,
         profiles=engine.profiles.profiles,
         weight_streaming=engine.streamed_bytes > 0,
         library=library,
@@ -175,8 +140,8 @@ def _order(source: Source, key: _Key, capabilities: Sequence[int], refittable: b
         architecture=source.architecture.name,
         component=component,
         precision=key.precision,
+        weights=key.weights,
         profiles=tuple(input_ranges(component, profile) for profile in key.profiles),
-        buckets=tuple(dict.fromkeys([p.smallest for p in key.profiles] + [p.best for p in key.profiles])),
         compute_capabilities=tuple(sorted(set(capabilities))),
         library=key.library,
         weight_streaming=key.weight_streaming,

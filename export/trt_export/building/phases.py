@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
 from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
+from trt_export.samples import SAMPLES
 
 
 def export_by_name(family: str, component: str, config: Mapping[str, Any], precision: str, tell: Tell) -> bytes:
@@ -29,12 +29,11 @@ def certify_by_name(
     config: Mapping[str, Any],
     graph: Path,
     weights: Sequence[BoundTensor],
-    buckets: Sequence[Bucket],
-    timestep: float,
+    timesteps: float,
     tell: Tell,
 ) -> Certificate:
     """How a bound graph compares with PyTorch."""
     from trt_export.building.certificate import certify
 
     spec: ComponentSpec = architecture(family).component(component).configured(config)
-    return certify(spec, graph, weights, buckets, timestep, tell)
+    return certify(spec, graph, weights, SAMPLES, timesteps, tell)

@@ -13,6 +13,7 @@ from trt_engines.store.store import Store
 from trt_export.architectures.registry import UnknownArchitecture
 from trt_export.building.asked import Asked
 from trt_export.building.engine import Built, build_engine
+from trt_export.building.holdings import holdings
 from trt_export.building.located import Located
 from trt_export.building.obstacles import obstacles_of
 from trt_export.building.order import Order, orders_for
@@ -42,21 +43,26 @@ def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
         source = open_located(located, asked.family)
     except (UnreadableCheckpoint, UnknownArchitecture, EngineError) as exc:
         return Work(located=located, checkpoint=None, orders=(), problems=(f"{located.name}: {exc}",))
+    held = holdings(source, asked.components)
     free = machine.disk_bytes if asked.disk_bytes is None else min(asked.disk_bytes, machine.disk_bytes)
     orders, plans = orders_for(
         source,
         asked.targets,
         Limits(disk_bytes=free, host_bytes=machine.memory_bytes, profiles=asked.profiles),
         histogram or default_for(source.architecture),
+        held.stored,
         library=asked.library,
         refittable=asked.refittable,
         components=asked.components,
     )
-    problems = [f"{located.name} on {plan.card}: {text}" for plan in plans for text in plan.unserved]
+    problems = [f"{located.name} {name}: {text}" for name, text in held.problems.items()]
+    problems += [f"{located.name} on {plan.card}: {text}" for plan in plans for text in plan.unserved]
     problems += [f"{located.name}: {text}" for text in _unknown(asked, source)]
     possible = []
     for order in orders:
-        if reasons := obstacles_of(order, source, machine):
+        if order.component.name in held.problems:
+            continue
+        if reasons := obstacles_of(order, held.stored[order.component.name], machine):
             problems += [f"{order.label}: {reason}" for reason in reasons]
         else:
             possible.append(order)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -55,8 +56,19 @@ class BoundTensor:
 class StoredWeights:
     """What a checkpoint holds of a network."""
 
-    types: frozenset[str]  # in safetensors' words
-    size: int  # bytes of its weights as they are stored, scales included
+    sizes: Mapping[str, int]  # bytes of its weights as they are stored, by type in safetensors' words
+    scales: int = 0  # bytes
+    tensors: int = 0  # weights, by the library's names
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Of the weights."""
+        return frozenset(self.sizes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights and their scales."""
+        return sum(self.sizes.values()) + self.scales
 
 
 def bind(
@@ -142,11 +154,11 @@ def check(
             + (meaning or "another network, or of one that was extended")
             + ". Take a file of the plain model"
         )
+    sizes: dict[str, int] = {}
+    for one in bound:
+        sizes[one.dtype] = sizes.get(one.dtype, 0) + sum(piece.length for piece in one.pieces)
     scales = sum(len(values.data) for name, values in rewritten.items() if name.endswith(_SCALE))
-    return StoredWeights(
-        types=frozenset(one.dtype for one in bound),
-        size=scales + sum(piece.length for one in bound for piece in one.pieces),
-    )
+    return StoredWeights(sizes=MappingProxyType(sizes), scales=scales, tensors=len(bound))
 
 
 def _bind(

@@ -127,7 +127,7 @@ def test_a_profile_for_an_input_that_the_graph_lacks_is_an_error(request_for: Re
     ("changes", "reason"),
     [
         ({"compute_capabilities": (61,)}, "SM61 .Pascal. is older than Turing"),
-        ({"compute_capabilities": (90,)}, "no SM90 target .* build with TensorRT"),
+        ({"compute_capabilities": (90,)}, "no SM90 target .* build with --library tensorrt"),
         ({"compute_capabilities": (86,), "precision": "float8"}, "SM86 cannot compute in float8"),
         ({"compute_capabilities": (75,), "precision": "bfloat16"}, "SM75 cannot compute in bfloat16"),
     ],

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
 from trt_export.architectures.registry import architecture
 from trt_export.building.board import LiveBoard, PlainBoard
 from trt_export.building.campaign import Outcome, Task, admitted, run_campaign
 from trt_export.building.engine import Built, CannotBuild
 from trt_export.building.order import Order
+from trt_export.building.progress import Outlook, Planned
 from trt_export.child import Stopped, Tell
+from trt_export.estimates import first_of, weights_of
 
 GB = 10**9
 
 
-def an_order(model: str = "small", gigabytes: float = 1.0) -> Order:
-    """One that takes about 3.4 times its gigabytes of weights of memory."""
-    component = replace(architecture("stable_diffusion_1").component("vae_decoder"), parameters=int(gigabytes * GB / 2))
+def an_order(model: str = "small") -> Order:
+    component = architecture("stable_diffusion_1").component("vae_decoder")
     return Order(
         model=model,
         architecture="stable_diffusion_1",
         component=component,
         precision="float16",
         profiles=((),),
-        buckets=(Bucket(width=64, height=64, rows=1),),
+        weights=weights_of(component, "float16"),
         compute_capabilities=(86,),
         library="tensorrt-rtx",
     )
@@ -60,8 +59,8 @@ def raising(error: Exception) -> Callable[[Tell], Built]:
 
 def run(*builds: Callable[[Tell], Built], jobs: int = 1, stop: threading.Event | None = None) -> tuple[Outcome, ...]:
     tasks = [Task(order=an_order(f"model {number}"), build=build) for number, build in enumerate(builds)]
-    board = PlainBoard(StringIO(), lambda: 0.0)
-    return run_campaign(tasks, board, stop or threading.Event(), jobs=jobs, memory_bytes=64 * GB)
+    outlook = Outlook([Planned(label=task.order.label, expected={}) for task in tasks], first_of(jobs))
+    return run_campaign(tasks, PlainBoard(StringIO(), outlook, lambda: 0.0), outlook, stop or threading.Event())
 
 
 def test_one_build_that_fails_does_not_stop_the_others() -> None:
@@ -104,9 +103,9 @@ def test_as_many_builds_run_at_a_time_as_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("waiting", "running", "memory", "chosen"),
     [
-        ([20.0, 1.0], [], 16, 0),  # alone it may take more than there is
-        ([4.0, 1.0], [2.0], 16, 1),  # the first that fits beside what runs
-        ([4.0, 2.0], [4.0], 16, None),
+        ([60.0, 3.0], [], 16, 0),  # alone it may take more than there is
+        ([12.0, 3.0], [6.0], 16, 1),  # the first that fits beside what runs
+        ([12.0, 6.0], [12.0], 16, None),
         ([], [], 16, None),
         ([1.0], [1.0, 1.0], 64, None),  # two jobs
     ],
@@ -114,15 +113,16 @@ def test_as_many_builds_run_at_a_time_as_are_allowed() -> None:
 def test_a_build_starts_where_its_memory_is_left(
     waiting: list[float], running: list[float], memory: int, chosen: int | None
 ) -> None:
-    orders = [an_order(gigabytes=size) for size in waiting]
-    under_way = [an_order(gigabytes=size) for size in running]
+    sizes = [int(size * GB) for size in (*waiting, *running)]
+    under_way = range(len(waiting), len(sizes))
 
-    assert admitted(range(len(orders)), orders, under_way, 2, memory * GB) == chosen
+    assert admitted(sizes, 2, memory * GB, range(len(waiting)), under_way) == chosen
 
 
 def test_plain_lines_come_with_each_step_and_not_with_each_percent() -> None:
     stream, clock = StringIO(), iter([0.0, 1.0, 2.0, 20.0, 21.0])
-    tell = PlainBoard(stream, lambda: next(clock)).begin("small", {"parse": 1.0, "build": 10.0})
+    outlook = Outlook([Planned(label="small", expected={"parse": 1.0, "build": 10.0})], first_of(1))
+    tell = PlainBoard(stream, outlook, lambda: next(clock)).begin(0)
 
     for step, share in (("parse", 0.0), ("build", 0.1), ("build", 0.2), ("build", 0.9), ("certify", 0.0)):
         tell(step, share)
@@ -135,16 +135,28 @@ def test_plain_lines_come_with_each_step_and_not_with_each_percent() -> None:
     ]
 
 
+def test_a_plain_line_says_the_time_left_of_the_engine_and_of_all_engines() -> None:
+    stream = StringIO()
+    planned = [Planned(label=name, expected={"export": 10.0, "build": 20.0}) for name in ("one", "other")]
+    board = PlainBoard(stream, Outlook(planned, first_of(1)), lambda: 0.0)
+
+    board.begin(0)("export", 0.0)
+
+    assert stream.getvalue() == "one: export, about 30 s left; all 2 engines: about 60 s left\n"
+
+
 def test_a_terminal_shows_a_bar_for_every_build_under_way_and_keeps_what_is_said() -> None:
     stream = StringIO()
-    board = LiveBoard(Console(file=stream, force_terminal=True, width=120))
+    planned = [Planned(label=f"small {name}", expected={"build": 10.0}) for name in ("denoiser", "decoder", "encoder")]
+    board = LiveBoard(Console(file=stream, force_terminal=True, width=120), Outlook(planned, first_of(2)))
 
     with board.shown():
-        tell = board.begin("small denoiser", {"parse": 1.0, "build": 10.0})
+        tell = board.begin(0)
         tell("build", 0.4)
-        board.begin("small decoder", {"parse": 1.0})
-        board.end("small decoder", "built in 3 s")
+        board.begin(1)
+        board.end(1, "built in 3 s")
 
     shown = stream.getvalue()  # the last drawing is the one of the block's end
     assert "build 40%, about" in shown
     assert "small decoder: built in 3 s" in shown
+    assert "all 3 engines: about" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from safetensors.torch import save_file
 from torch import nn
 
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
-from trt_export.building.certificate import certify, compare, float32_values, seeded_inputs
-from trt_export.checkpoints.binding import BoundTensor, Piece
+from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.architectures.registry import architecture
+from trt_export.building.certificate import Reference, certify, compare, float32_values, seeded_inputs
+from trt_export.checkpoints.binding import BoundTensor, Piece, bind
+from trt_export.checkpoints.safetensors_file import read_header
+from trt_export.parity import BUCKETS as BUCKETS_OF_ALL
+from trt_export.parity import inputs_of, lively_module
 
 SIDES = (Axis(name="height", quantity=Quantity.HEIGHT, unit=8), Axis(name="width", quantity=Quantity.WIDTH, unit=8))
 SAMPLE = Tensor(name="sample", shape=(ROWS, 4, *SIDES))
@@ -77,7 +83,7 @@ def a_graph(folder: Path, element: int, itemsize: int) -> Path:
 def certified(folder: Path, weight: BoundTensor, element: int = TensorProto.FLOAT16, itemsize: int = 2) -> Certificate:
     told: list[float] = []
     graph = a_graph(folder, element, itemsize)
-    certificate = certify(NETWORK, graph, [weight], BUCKETS, 500.0, lambda step, share: told.append(share))
+    certificate = certify(NETWORK, graph, [weight], BUCKETS, 1000.0, lambda step, share: told.append(share))
     assert told == sorted(told)
     assert told[-1] == 1.0
     return certificate
@@ -164,6 +170,14 @@ def test_inputs_are_the_same_at_every_call_and_of_the_bucket_s_shape() -> None:
     assert np.array_equal(first, second)
 
 
+def test_the_rows_of_a_bucket_are_at_times_that_part_the_whole_range_evenly() -> None:
+    timed = replace(NETWORK, inputs=(Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32), SAMPLE))
+
+    times = [seeded_inputs(timed, replace(BUCKETS[0], rows=rows), 1000.0)["timestep"] for rows in (1, 3)]
+
+    assert [one.tolist() for one in times] == [[500.0], [250.0, 500.0, 750.0]]
+
+
 def test_a_float8_weight_is_its_values_times_its_scale(tmp_path: Path) -> None:
     file = tmp_path / "scaled"
     file.write_bytes(np.float32(0.5).tobytes() + bytes([0x38, 0xB8]))  # 1 and -1 in e4m3
@@ -176,3 +190,52 @@ def test_a_float8_weight_is_its_values_times_its_scale(tmp_path: Path) -> None:
     )
 
     assert float32_values(weight).tolist() == [0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("stable_diffusion_1", "text_encoder"),
+        ("sdxl", "text_encoder_2"),
+        ("sdxl", "denoiser"),
+        ("stable_diffusion_1", "vae_encoder"),
+        ("stable_cascade", "denoiser"),
+        ("stable_cascade", "effnet_encoder"),
+        ("flux_dev", "text_encoder_2"),
+        ("flux_dev", "denoiser"),
+        ("flux2_klein_4b", "text_encoder"),
+        ("krea_2_turbo", "text_encoder"),
+        ("krea_2_turbo", "denoiser"),
+        ("krea_2_turbo", "vae_decoder"),
+    ],
+)
+def test_a_reference_of_bound_weights_computes_what_the_network_they_are_from_does(
+    tmp_path: Path, family: str, name: str
+) -> None:
+    component = architecture(family).component(name).small
+    module = lively_module(component)
+    state = {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
+    file = tmp_path / "module.safetensors"
+    save_file({key: torch.clone(value, memory_format=torch.contiguous_format) for key, value in state.items()}, file)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+
+    reference = Reference(component, bind(shapes, read_header(file), (), tmp_path / "side.safetensors"))
+
+    inputs = inputs_of(component, BUCKETS_OF_ALL[0])
+    with torch.inference_mode():
+        given = module(*inputs)
+    theirs = given if isinstance(given, tuple) else (given,)
+    for one, other in zip(reference.outputs([value.numpy() for value in inputs]), theirs, strict=True):
+        np.testing.assert_allclose(one, other.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_reference_has_zeros_where_nothing_is_bound_and_refuses_what_it_has_no_place_for(
+    tmp_path: Path, values: np.ndarray
+) -> None:
+    weight = a_weight(tmp_path, values, "F32")
+    sample = seeded_inputs(NETWORK, BUCKETS[0], 1.0)["sample"]
+
+    assert not np.count_nonzero(Reference(NETWORK, []).outputs([sample])[0])
+    assert np.count_nonzero(Reference(NETWORK, [weight]).outputs([sample])[0])
+    with pytest.raises(ValueError, match=r"has no weights model\.bias"):
+        Reference(NETWORK, [weight, replace(weight, name="model.bias")])

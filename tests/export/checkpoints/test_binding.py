@@ -286,7 +286,7 @@ def test_what_a_checkpoint_holds_is_counted_as_it_is_stored(tmp_path: Path) -> N
 
     held = check({"model.final.weight": (4, 6), "model.scale_shift": (4, 2)}, tensors, (TABLE,))
 
-    assert held == StoredWeights(types=frozenset({"F8_E4M3", "F16"}), size=24 + 4 + 16)
+    assert held == StoredWeights(sizes={"F8_E4M3": 24, "F16": 16}, scales=4, tensors=2)
     assert not (tmp_path / "side.safetensors").exists()
 
 
