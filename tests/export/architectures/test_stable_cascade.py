@@ -116,7 +116,8 @@ def test_the_image_encoder_computes_what_torchvisions_efficientnet_computes() ->
     latent = encoder(torch.linspace(-1, 1, 3 * 64 * 32).reshape(1, 3, 64, 32).sin())
 
     assert latent.shape == (1, 16, 2, 1)
-    assert torch.allclose(latent[0, ::2].flatten(), torch.tensor(EFFNET_LATENT), rtol=1e-4)
+    # Values reach a hundred; processors round their long float32 sums otherwise, by some millionths of that.
+    assert torch.allclose(latent[0, ::2].flatten(), torch.tensor(EFFNET_LATENT), rtol=1e-4, atol=2e-3)
 
 
 def _wave(number: int, tensor: torch.Tensor, *, centre: float) -> torch.Tensor:
