@@ -339,7 +339,9 @@ class DeviceLoop:
         """Gives finished latents of a batch to their decoder."""
         key = batch.key
         model, backend = self._models[key.model], self._backends[key.backend]
-        value = batch.engines[0].tensor("sample").dtype  # of its step just now: it forgets them when a row leaves
+        # Of its step just now. It forgets its engines when a row leaves, as after a step that each row took alone: then
+        # nothing but a range that all types have is held against a job, and a second engine tells more.
+        value = batch.engines[0].tensor("sample").dtype if batch.engines else np.dtype(np.float32)
 
         def decode(row: Row, latent: Buffer) -> None:
             decoder = self._networks.decoder(model, backend, key)

@@ -29,6 +29,7 @@ from trt_worker import networks
 from trt_worker.app import Worker, open_worker
 from trt_worker.config.schema import Config
 from trt_worker.errors import BadJob, LateJob, TransportError
+from trt_worker.job import SourceFit
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.payload import build_payload
 from trt_worker.local_grid.recipe import choose_recipe
@@ -111,8 +112,8 @@ def _device_run(job: str, **changes: Any) -> frames.Run:
         "steps": 3,
         "scheduler": "karras",
         "strength": 1.0,
+        "source_fit": SourceFit.STRETCH,
         "clip_skip": 1,
-        "source_crop": False,
         "images": (frames.Image(seed=len(job), draw=0),),
         "received": monotonic(),
         "due": monotonic() + 600,

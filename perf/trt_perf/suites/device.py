@@ -22,6 +22,7 @@ the processor, whose kernels are NumPy's; the network is free on both.
 
 from __future__ import annotations
 
+import os
 import socket
 import statistics
 import subprocess
@@ -197,7 +198,7 @@ def first_step_seconds() -> float:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         began = perf_counter()
-        command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno())]
+        command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno()), str(os.getpid())]
         with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
             theirs.close()
             for header in (_configure(), _a_run("first", backend="onnxruntime", width=64, height=64, steps=8)):

@@ -234,7 +234,7 @@ class Session:
         shop, received = self._shop, time.monotonic()
         if len(frame.id) > MAX_ID_CHARACTERS:
             reason = f"its id has {len(frame.id)} characters, and {MAX_ID_CHARACTERS} are the most"
-            await self._turn_away(frame.id[:MAX_ID_CHARACTERS], "", received, reason)
+            await self._turn_away(frame.id, "", received, reason)
             return
         # What it was registered with is made until it is registered anew: returning it could cost another job.
         model = find_model(frame.model, {**self._models, **shop.catalogue.offered()})
@@ -350,13 +350,15 @@ class Session:
 
         Returns: how the job ended here.
         """
-        first = self._shop.ledger.give_back(job_id)
+        first = self._shop.ledger.give_back(job_id[:MAX_ID_CHARACTERS])
         if first or set(self._models) - set(self._shop.catalogue.offered()):
-            logger.warning("Grid {}: job {} goes back, by closing the connection: {}", self._name, job_id, reason)
+            logger.warning(
+                "Grid {}: job {} goes back, by closing the connection: {}", self._name, shown(job_id), reason
+            )
             self._leave(Leaving.REFUSED)
             settlement = Settlement.RETURNED
         else:
-            logger.warning("Grid {}: job {} came back and is failed: {}", self._name, job_id, reason)
+            logger.warning("Grid {}: job {} came back and is failed: {}", self._name, shown(job_id), reason)
             sent = await self._send(frames.error_frame(job_id, BadJob.public))
             settlement = Settlement.FAILED if sent else Settlement.RETURNED
         if self._current is not None and self._current.job_id == job_id:

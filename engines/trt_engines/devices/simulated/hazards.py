@@ -26,6 +26,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from trt_engines.devices.errors import DeviceFault
 from trt_engines.errors import OutOfMemory
 
 _OURS = ("trt_engines.devices", "trt_engines.sessions", "trt_engines.kernels")
@@ -51,8 +52,8 @@ def site(what: str) -> Site:
     return Site(frame.f_code.co_filename, frame.f_lineno, what)
 
 
-class Hazard(Exception):
-    """Base of what a strict device refuses.
+class Hazard(DeviceFault):
+    """Base of what a strict device refuses: a defect of ours, with which no job's picture can be trusted.
 
     Args:
         first: what was done first.
