@@ -41,7 +41,6 @@ from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block
 
 OK, FAILED, BAD_SETUP = 0, 1, 2
-_RECONNECT_SECONDS = 10.0
 NO_CLASSIFIER = (
     "There is no safety classifier in this version: no picture is looked at for what it shows before it leaves. "
     "Jobs of a Horde that demand censoring are handed back; the grid cannot ask for it."

@@ -39,7 +39,7 @@ def only_worker(name: str, log_dir: Path, folder: Path) -> Iterator[None]:
             try:
                 place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unwritable(place, error) from error
+                raise unwritable(place, error) from error
         owner = _lock(held, log_dir / f".{folder_name(name)}.lock", name)
         if owner is not None:
             raise ConfigError(
@@ -60,7 +60,7 @@ def _lock(held: ExitStack, path: Path, name: str) -> str | None:
     try:
         file: BinaryIO = held.enter_context(path.open("a+b"))
     except OSError as error:
-        raise _unwritable(path.parent, error) from error
+        raise unwritable(path.parent, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -76,5 +76,6 @@ def _lock(held: ExitStack, path: Path, name: str) -> str | None:
     return None
 
 
-def _unwritable(folder: Path, error: OSError) -> ConfigError:
+def unwritable(folder: Path, error: OSError) -> ConfigError:
+    """What to tell of a log folder that cannot be used."""
     return ConfigError(f"log_dir {folder} cannot be written ({error.strerror}). Set log_dir to a folder that can be.")

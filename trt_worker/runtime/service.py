@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from time import monotonic
 
 import anyio
@@ -82,8 +82,7 @@ class Service:
 
     def _as_known(self, model: Model) -> Model:
         known = self._known.get(model.name)
-        same = known and all(getattr(known, field.name) == getattr(model, field.name) for field in fields(Model))
-        return known if known and same else model
+        return known if known is not None and known.same_as(model) else model
 
     @property
     def jobs(self) -> int:

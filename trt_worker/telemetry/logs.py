@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from loguru import logger
 
-from trt_worker.errors import ConfigError
+from trt_worker.instance import unwritable
 from trt_worker.telemetry.redact import Redactor
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def configure_logs(
             _to_file(directory / f"bridge{suffix}.log", level)
             _to_file(directory / f"trace{suffix}.log", "WARNING")
         except OSError as error:
-            raise ConfigError(
-                f"log_dir {directory} cannot be written ({error.strerror}). Set log_dir to a folder that can be."
-            ) from error
+            raise unwritable(directory, error) from error
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
     uncaught = _Uncaught(redact, console=console)
     sys.excepthook = uncaught.in_process

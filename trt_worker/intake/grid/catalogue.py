@@ -123,7 +123,7 @@ class Catalogue:
         lower = {name.casefold() for name in names}
         ours = [name for name in self.offered() if name.casefold() in lower]
         self._retired |= dict.fromkeys(ours, "the grid has retired this model")
-        self._tell()
+        self.look()
         return bool(ours)
 
     def recheck(self) -> None:
@@ -144,7 +144,7 @@ class Catalogue:
             for name, model in served.items():
                 if name not in self._retired:
                     calls.start_soon(self._check_one, session, name, model)
-        self._tell()
+        self.look()
 
     async def watch(self, session: aiohttp.ClientSession) -> None:
         """Check again for ever: now and then, and soon when asked or while a model could not be checked at all."""
@@ -214,11 +214,7 @@ class Catalogue:
         return checked.why_not if checked is not None and checked.model == model else UNCHECKED
 
     def look(self) -> None:
-        """The gate may serve other models now: those that are gone are offered no more."""
-        self._tell()
-
-    def _tell(self) -> None:
-        """Say what is new about what is offered, and wake whoever waits for it."""
+        """Say what is new about what is offered, as when the gate serves other models; wake whoever waits for it."""
         withdrawn, unserved = self.withdrawn, self.unserved
         for name, reason in withdrawn.items():
             if reason != UNCHECKED and self._said.get(name) != reason:
