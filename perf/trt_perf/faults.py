@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from tempfile import TemporaryDirectory
@@ -18,7 +18,6 @@ from time import monotonic
 
 import anyio
 import numpy as np
-from loguru import logger
 from numpy.typing import NDArray
 
 from trt_engines.backends.faults import Fault, FaultScript
@@ -27,6 +26,7 @@ from trt_engines.backends.rowwise import ROWWISE, rowwise_backend
 from trt_engines.errors import EngineError
 from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
+from trt_perf.quiet import quiet
 from trt_worker.errors import WorkerError
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import route
@@ -111,7 +111,7 @@ async def run_with_faults(
     """
     model = find_models()["shapes-tiny"]
     report = FaultReport(jobs=jobs)
-    with TemporaryDirectory() as folder, _quiet(), anyio.fail_after(RUN_SECONDS):
+    with TemporaryDirectory() as folder, quiet(), anyio.fail_after(RUN_SECONDS):
         script = FaultScript(seed=seed, rates=dict(rates), folder=folder)
         links = [_link(index, script) for index in range(1, DEVICES + 1)]
         maker = JobMaker(
@@ -233,13 +233,3 @@ def _link(index: int, script: FaultScript) -> DeviceLink:
         environment=script.environment,
     )
     return DeviceLink(configure, silent_seconds=SILENT_SECONDS, start_seconds=60.0, restart_waits=(0.0,))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Thousands of lines about faults that were asked for are kept back."""
-    logger.disable("trt_worker")
-    try:
-        yield
-    finally:
-        logger.enable("trt_worker")

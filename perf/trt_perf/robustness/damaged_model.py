@@ -14,15 +14,13 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
-from loguru import logger
 
 from trt_engines.model import BUILT_IN
+from trt_perf.quiet import quiet
 from trt_worker.app import Worker, open_worker
 from trt_worker.config.schema import Config
 from trt_worker.local_grid.requests import HordeRequest, ImageRequest
@@ -42,7 +40,7 @@ RUN_SECONDS = 120.0
 def measure() -> dict[str, float]:
     """The figures of both runs."""
     fates: Counter[str] = Counter()
-    with _quiet():
+    with quiet():
         for cut_before_start in (True, False):
             fates += anyio.run(damaged, JOBS, cut_before_start, backend_options={"use_uvloop": True})
     return {
@@ -132,13 +130,3 @@ def _mend(weights: Path) -> None:
     """Put the whole file there, at once."""
     whole = shutil.copy2(BUILT_IN / MODEL / WEIGHTS, weights.with_suffix(".new"))
     os.replace(whole, weights)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hundreds of lines about a fault that was asked for are kept back."""
-    logger.disable("trt_worker")
-    try:
-        yield
-    finally:
-        logger.enable("trt_worker")
