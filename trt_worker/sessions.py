@@ -10,11 +10,13 @@ from contextlib import AsyncExitStack
 from types import SimpleNamespace, TracebackType
 
 import aiohttp
+import msgspec
 from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from trt_worker.addresses import as_address, is_public
+from trt_worker.errors import AnswerTooLarge
 from trt_worker.proxies import Proxies, proxies_of
 
 
@@ -73,6 +75,36 @@ def open_guarded_session(
         middlewares=(guard.check, _ThroughProxies(proxies)),
         trace_configs=[_no_redirects()],
     )
+
+
+def why_unreached(error: BaseException) -> str:
+    """Why a server that the operator named gave no usable answer, in a few words and without an address's secrets.
+
+    Not for addresses that a network gives: their errors hold the whole address.
+    """
+    match error:
+        case aiohttp.WSServerHandshakeError():
+            return f"no WebSocket there (HTTP {error.status})"
+        case aiohttp.ClientConnectorCertificateError():
+            return (
+                f"{error.host} shows a certificate that this machine does not trust; if its authority is not a public "
+                "one, as with Cloudflare's origin certificates, save that authority as a PEM file and name it in "
+                "grid_ca_file"
+            )
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy lets nobody through (HTTP {error.status}); `trt-worker doctor` says which one is used"
+        case (
+            aiohttp.ClientConnectorError()
+            | RedirectRefused()
+            | AnswerTooLarge()
+            | ValueError()
+            | msgspec.MsgspecError()
+        ):
+            return str(error)
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return f"no connection ({type(error).__name__})"
 
 
 class GuardedSessions:

@@ -19,6 +19,7 @@ from trt_worker.intake.grid.reactions import Backoff
 from trt_worker.intake.grid.recipe import refusal
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.transport import Gate
+from trt_worker.sessions import why_unreached
 
 LARGEST_LIST = 4 * 2**20
 """Bytes of a model's recipes; each has some kilobytes."""
@@ -172,7 +173,7 @@ class Catalogue:
             return
         except _TROUBLE as error:
             left = "left as it is" if name in self._checked else "not offered until they are"
-            logger.warning("Grid: the recipes of {} could not be read ({}); {}", name, _told(error), left)
+            logger.warning("Grid: the recipes of {} could not be read ({}); {}", name, why_unreached(error), left)
             return
         unserved: dict[str, _Unserved] = {}
         for root, recipe in recipes.items():
@@ -240,8 +241,3 @@ def _by_root(recipes: Sequence[Mapping[str, object]]) -> dict[str, Mapping[str, 
 def _recipe(model: str, root: str, title: str = "") -> str:
     """A recipe in few words: its model, its title, and enough of its root to find it."""
     return f"{model}, {title!r} ({root[:10]})" if title else f"{model}, {root[:10]}"
-
-
-def _told(error: BaseException) -> str:
-    worded = isinstance(error, AnswerTooLarge | ValueError | msgspec.MsgspecError)
-    return str(error) if worded else type(error).__name__

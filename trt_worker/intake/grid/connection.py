@@ -15,7 +15,7 @@ from trt_worker.concurrency import Stop, first_leaf
 from trt_worker.intake.grid import frames
 from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
 from trt_worker.intake.grid.session import Leaving, Session, Shop
-from trt_worker.sessions import RedirectRefused
+from trt_worker.sessions import why_unreached
 
 HEARTBEAT_SECONDS = 30.0
 LARGEST_FRAME = 16 * 2**20  # bytes; a graph has some kilobytes
@@ -104,7 +104,7 @@ class Connection:
                 return react(socket.close_code, refusal)
             return await self._serve(socket, offered)
         except _TROUBLE as error:
-            return Reaction(verdict=Verdict.RETRY, sentence=_told(error))
+            return Reaction(verdict=Verdict.RETRY, sentence=why_unreached(error))
         except Exception as error:  # noqa: BLE001  # said here; the other connections go on
             cause = first_leaf(error)
             logger.opt(exception=cause).error("Grid {}: an unexpected {}", self.name, type(cause).__name__)
@@ -207,18 +207,3 @@ class Connection:
     async def _wait(self, seconds: float) -> None:
         with self._stop.ends():
             await anyio.sleep(seconds)
-
-
-def _told(error: BaseException) -> str:
-    if isinstance(error, aiohttp.WSServerHandshakeError):
-        return f"no WebSocket there (HTTP {error.status})"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return (
-            f"{error.host} shows a certificate that this machine does not trust; if its authority is not a public one, "
-            "as with Cloudflare's origin certificates, save that authority as a PEM file and name it in grid_ca_file"
-        )
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"the proxy lets nobody through (HTTP {error.status}); `trt-worker doctor` says which one is used"
-    if isinstance(error, aiohttp.ClientConnectorError | RedirectRefused | ValueError):
-        return f"{error}"
-    return f"no connection ({type(error).__name__})"

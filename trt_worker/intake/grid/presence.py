@@ -18,6 +18,7 @@ from trt_worker.capped import read_capped
 from trt_worker.errors import AnswerTooLarge
 from trt_worker.intake.grid.frames import UNREADABLE
 from trt_worker.intake.grid.settings import GridSettings
+from trt_worker.sessions import why_unreached
 
 LARGEST_LIST = 8 * 2**20  # bytes; a worker has some hundred
 
@@ -68,7 +69,7 @@ class Presence:
                 logger.warning(
                     "Grid {}: the list of workers cannot be read ({}); looking again every {:g} s",
                     URL(self._settings.http_url).host,
-                    error if isinstance(error, AnswerTooLarge | ValueError) else type(error).__name__,
+                    why_unreached(error),
                     self._settings.look_seconds,
                 )
             self._readable = False

@@ -13,6 +13,7 @@ from trt_worker.capped import read_capped
 from trt_worker.errors import TransportError
 from trt_worker.intake.horde.messages import PopRequest, Submission
 from trt_worker.intake.horde.settings import HordeSettings
+from trt_worker.sessions import why_unreached
 
 MAX_ANSWER_BYTES = 96 * 1024 * 1024
 """A pop may carry a source image and its mask as base64."""
@@ -78,7 +79,7 @@ class HordeClient:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise TransportError(
-                f"{method} {path} at {URL(self._base).host} got no answer ({type(error).__name__})"
+                f"{method} {path} at {URL(self._base).host} got no answer ({why_unreached(error)})"
             ) from error
 
 
