@@ -126,11 +126,14 @@ def test_the_certificate_has_every_sample(whole: Whole) -> None:
 
     assert certificate.verdict == "passed"
     assert list(certificate.figures["buckets"]) == [sample.label for sample in SAMPLES]
-    for figures in certificate.figures["buckets"].values():
-        assert figures["psnr"] > 50
+    even, odd = certificate.figures["buckets"].values()
+    # Where a level has an odd side, which it was not trained on, this network amplifies any rounding ten times:
+    # float32 against PyTorch's float32 loses the same 20 dB there (139 and 117 dB).
+    for figures, psnr, largest in ((even, 70, 0.03), (odd, 50, 0.3)):
+        assert figures["psnr"] > psnr
         assert figures["ssim"] > 0.99
         assert figures["not_finite"] == 0
-        assert 0 < figures["max_abs"] < 0.3
+        assert 0 < figures["max_abs"] < largest
 
 
 def test_every_step_is_told_in_a_plain_line_with_the_time_left(whole: Whole) -> None:
