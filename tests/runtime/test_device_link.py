@@ -405,7 +405,7 @@ async def test_a_job_that_fits_into_no_frame_fails_alone() -> None:
         assert link.pid == pid
 
 
-async def test_what_acting_on_a_frame_throws_is_its_job_s() -> None:
+async def test_what_acting_on_a_frame_throws_is_its_job_s_and_the_device_works_on_it_no_longer() -> None:
     def no_progress(fraction: float) -> None:
         raise ZeroDivisionError("of its progress")
 
@@ -418,6 +418,9 @@ async def test_what_acting_on_a_frame_throws_is_its_job_s() -> None:
 
         assert len(made.images) == 2
         assert link.pid == pid
+        assert (
+            link.totals.megapixel_steps < job.megapixel_steps / 16
+        )  # worked on to the end, it takes turns with the next
 
 
 def hear(channel: socket.socket, kind: type[object]) -> None:

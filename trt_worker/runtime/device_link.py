@@ -227,13 +227,12 @@ class DeviceLink:
         try:
             await self._send(run_frame(run, job, plan), job.source or b"")
             await pending.ended.wait()
-        except anyio.get_cancelled_exc_class():
-            # A process that is gone holds no job.
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), suppress(DeviceAway):
-                await self._send(frames.Withdraw(id=run))
-            raise
         finally:
             del self._pending[run]
+            if not isinstance(pending.result, MadeJob | JobFailed | ProcessLost):
+                # Cancelled, or ended here by something unforeseen: the device still works on it, unless it is gone.
+                with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), suppress(DeviceAway):
+                    await self._send(frames.Withdraw(id=run))
         if isinstance(pending.result, MadeJob):
             return pending.result
         assert pending.result is not None  # whoever ends a job says how

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
+_opt = optimizer.optimize_ir
 from torch._subclasses import FakeTensorMode
 
 from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
@@ -145,7 +146,7 @@ def _optimize(model: ir.Model, weights: set[str]) -> None:
         value.const_value = None
         del graph.initializers[name]
         graph.inputs.append(value)
-    optimizer.optimize_ir(model)
+    _opt(model)
     for value in held.values():
         graph.inputs.remove(value)
         if value.uses():
