@@ -22,6 +22,7 @@ from trt_export.architectures.architecture import ComponentSpec, Kind, Tensor
 from trt_export.building.order import sizes_of
 from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
+from trt_export.graphs.widening import widen
 
 PSNR_LEAST = 35.0
 """dB, of an output's range: below, a picture is visibly another one (the rule of thumb of cache-dit)."""
@@ -261,7 +262,7 @@ def _session(graph: Path) -> onnxruntime.InferenceSession:
         if tensor.data_location == TensorProto.EXTERNAL:
             names.append(tensor.name)
             values.append(_mapped(tensor, graph.parent))
-    _widen(model)
+    widen(model, {TensorProto.BFLOAT16})
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -281,35 +282,3 @@ def _mapped(tensor: TensorProto, folder: Path) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(values, tensor.data_type)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return onnxruntime.OrtValue.ortvalue_from_numpy(raw.view(dtype).reshape(tuple(tensor.dims)))
-
-
-def _widen(model: onnx.ModelProto) -> None:
-    """Turn bfloat16 into float32 throughout; weights stay as they are stored, with a Cast behind each."""
-    casts: list[onnx.NodeProto] = []
-
-    def widen_tensor(tensor: TensorProto) -> None:
-        if tensor.data_type != TensorProto.BFLOAT16:
-            return
-        if tensor.data_location == TensorProto.EXTERNAL:
-            wide = f"{tensor.name}.wide"
-            casts.append(helper.make_node("Cast", [tensor.name], [wide], name=f"{wide}.cast", to=TensorProto.FLOAT))
-            return
-        values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-
-    for tensor in model.graph.initializer:
-        widen_tensor(tensor)
-    widened = {node.input[0]: node.output[0] for node in casts}
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for node in model.graph.node:
-        node.input[:] = [widened.get(name, name) for name in node.input]
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
-                attribute.i = TensorProto.FLOAT
-            if attribute.HasField("t"):
-                widen_tensor(attribute.t)
-    body = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend([*casts, *body])

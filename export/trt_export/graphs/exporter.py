@@ -12,12 +12,11 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
-from onnxscript import optimizer
-_opt = optimizer.optimize_ir
 from torch._subclasses import FakeTensorMode
 
 from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
 from trt_export.architectures.examples import example_inputs
+from trt_export.graphs.optimisation import optimise
 
 OPSET = 20
 
@@ -146,7 +145,7 @@ def _optimize(model: ir.Model, weights: set[str]) -> None:
         value.const_value = None
         del graph.initializers[name]
         graph.inputs.append(value)
-    _opt(model)
+    optimise(model)
     for value in held.values():
         graph.inputs.remove(value)
         if value.uses():

@@ -29,15 +29,16 @@ from trt_worker import networks
 from trt_worker.app import Worker, open_worker
 from trt_worker.config.schema import Config
 from trt_worker.errors import BadJob, LateJob, TransportError
-from trt_worker.job import SourceFit
+from trt_worker.job import MAX_ID_CHARACTERS, SourceFit
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.payload import build_payload
-from trt_worker.local_grid.recipe import choose_recipe
+from trt_worker.local_grid.recipe import Recipe, choose_recipe, shipped_recipes
 from trt_worker.local_grid.requests import HordeRequest, HordeResult, ImageRequest
 from trt_worker.local_grid.server import LocalGrid
 from trt_worker.local_grid.settings import GridSettings, HordeSettings
 from trt_worker.networks import Network
 from trt_worker.runtime import frames
+from trt_worker.runtime.device_link import JobFailed
 from trt_worker.runtime.loop import DeviceLoop
 
 SIDE = 64
@@ -156,7 +157,6 @@ class Trial:
         beside: further ones, of which no picture is expected.
         faults: of the networks.
         kill: whether the device process is killed once the jobs are under way.
-        unoffered: whether no model is offered until the point has thrown.
     """
 
     first: tuple[tuple[str, tuple[Callable[[], Exception], ...]], ...] = ()
@@ -164,15 +164,24 @@ class Trial:
     beside: tuple[str, ...] = ()
     faults: Faults = dataclasses.field(default_factory=Faults)
     kill: bool = False
-    unoffered: bool = False
 
 
+TURNED_AWAY = ("surrogate", "unreadable", "withheld")
 GRID, HORDE = ("grid", "source", "grid"), ("inline", "inline", "inline")
 MADE = r"Service\._serve:\d+ await self\.maker\.make"
 
 
 def _made(error: Callable[[], Exception], times: int = 1) -> tuple[tuple[str, tuple[Callable[[], Exception], ...]]]:
     return ((MADE, (error,) * times),)
+
+
+def _failed(kind: str) -> tuple[tuple[str, tuple[Callable[[], Exception], ...]]]:
+    """What a device says that could not make a job, told as the job is sent to it."""
+
+    def error() -> Exception:
+        return JobFailed(frames.Failed(id="", kind=kind, backend="rowwise", engine="thrown", message="thrown"))
+
+    return ((r"DeviceLink\.make:\d+ await self\._send\(run_frame", (error,)),)
 
 
 def _refused() -> Exception:
@@ -189,7 +198,7 @@ TRIALS: Sequence[tuple[str, Trial]] = (
     (r"HordeDelivery\.give_back", Trial(first=_made(_refused), jobs=HORDE)),
     (r"(GridDelivery|Session)\.give_back", Trial(first=_made(_refused), jobs=GRID)),
     (r"_give_back.*error_frame\(job_id", Trial(first=_made(_refused, 2), jobs=("grid",))),
-    (r"Session\._take_job:.*not offered any more", Trial(jobs=GRID, unoffered=True)),
+    (r"Session\._take_job:.*not offered any more", Trial(jobs=GRID, beside=("other model",))),
     (
         r"GridDelivery\.deliver:.*self\.fail",
         Trial(first=((r"uploader\.put", (lambda: TransportError("thrown"),)),), jobs=("two", "two")),
@@ -204,16 +213,20 @@ TRIALS: Sequence[tuple[str, Trial]] = (
     (r"Session\._offer:.*fail\(error\.public\)", Trial(beside=("address",))),
     (r"Session\._offer:.*_give_back\(job\.id, reason\)", Trial(beside=("endless",))),
     (
-        r"Session\._offer:.*no place in the queue",
-        Trial(first=((r"Session\._offer:\d+ await shop\.offers", (TimeoutError,)),), jobs=GRID),
+        r"Session\._queue:.*no place in the queue",
+        Trial(first=((r"Session\._queue:\d+ await shop\.offers", (TimeoutError,)),), jobs=GRID),
     ),
+    (r"Session\._take:.*_turn_away", Trial(beside=("surrogate",))),
+    (r"Session\._take_job:.*_turn_away\(frame\.id, '', ", Trial(beside=("long id",))),
+    (r"Session\._take_job:.*_turn_away\(frame\.id, model\.name|Session\._turn_away", Trial(beside=TURNED_AWAY)),
+    (r"measure_source_image|source_image:.*picture_size", Trial(jobs=("grid", "unscaled", "grid"))),
     (r"Session\._close_when_told|Session\.run:.*create_task_group", Trial(first=_made(_refused), jobs=GRID)),
     (
         r"HordeTransport\._passed_on:.*fail",
         Trial(first=((r"_passed_on:\d+ await self\._understood", (lambda: BadJob("thrown"),)),), jobs=HORDE),
     ),
     (
-        r"HordeTransport\._offer:\d+ await offer\.delivery\.fail",
+        r"HordeTransport\._offer:\d+ await delivery\.fail",
         Trial(first=((r"HordeTransport\._offer:\d+ await offers", (TimeoutError,)),), jobs=HORDE),
     ),
     (
@@ -226,6 +239,8 @@ TRIALS: Sequence[tuple[str, Trial]] = (
         r"DeviceLink\.make:.*Withdraw",
         Trial(faults=Faults(drop_mid_job=Fault(seconds=0.1)), beside=("slow",), jobs=HORDE),
     ),
+    (r"hand_over", Trial(first=_failed("not_at_hand"))),
+    (r"_judge", Trial(first=_failed("fault"))),
     (r"DeviceLink\._receive:.*_death", Trial(kill=True, beside=("slow",))),
     (r"GridDelivery\.progress|_forward_progress", Trial(beside=("slow",))),
 )
@@ -245,7 +260,12 @@ async def _supervisor_half(notes: list[str]) -> int:
     with TemporaryDirectory() as folder:
         key = _written_key(Path(folder, "rig.json"))
         _wait_little()
-        async with LocalGrid(settings) as grid, open_worker(_config(grid, key), log_directory=Path(folder)) as worker:
+        recipes = shipped_recipes()
+        listed = unreadable(_image_to_image(recipes))
+        async with (
+            LocalGrid(settings, recipes=[*recipes, listed]) as grid,
+            open_worker(_config(grid, key), log_directory=Path(folder)) as worker,
+        ):
             await grid.connected(CONNECTIONS)
             alone = {name: (await _ended(ask, grid))[0] for name, ask in JOBS.items() if name in EXPECTED}
             if any(picture is None for picture in alone.values()):
@@ -292,8 +312,6 @@ async def _try(
             await JOBS[name](grid)
         for name in trial.jobs:
             others.start_soon(one, name)
-        if trial.unoffered:
-            others.start_soon(_unoffered, worker)
         if trial.kill:
             await anyio.sleep(0.3)
             if (pid := worker.links[0].pid) is not None:
@@ -307,13 +325,6 @@ async def _try(
     if lost:
         notes.append(f"{text}: {', '.join(wrong)} lost")
     return lost
-
-
-async def _unoffered(worker: Worker) -> None:
-    models, worker.service.models = worker.service.models, {}
-    with anyio.move_on_after(GRACE_SECONDS):
-        await points.next_fired().wait()
-    worker.service.models = models
 
 
 def _arm(where: str, errors: list[Exception]) -> None:
@@ -382,6 +393,67 @@ def _raw(**changes: Any) -> Ask:
     return ask
 
 
+def _drawn_by(change: Callable[[Recipe], Recipe], **changes: Any) -> Ask:
+    """A job of the image-to-image recipe in another form."""
+
+    async def ask(grid: LocalGrid) -> Any:
+        request = ImageRequest(width=SIDE, height=SIDE, steps=3)
+        recipe = change(_image_to_image(grid.recipes))
+        key = f"sources/{grid.coordinator.new_id()}.png"
+        grid.storage.add(key, a_source(), "image/png")
+        url = grid.storage.address(key, seconds=600)
+        payload = build_payload(request, recipe, seed=1, size=(SIDE, SIDE), source_url=url) | changes
+        return grid.coordinator.submit(model=request.model, payload=payload, probe=False)
+
+    return ask
+
+
+def _image_to_image(recipes: Sequence[Recipe]) -> Recipe:
+    recipe = choose_recipe(recipes, "shapes-tiny", name=None, with_image=True)
+    assert recipe is not None  # it ships with the local grid
+    return recipe
+
+
+def _node(recipe: Recipe, kind: str) -> str:
+    return next(number for number, node in recipe.spec.items() if node["class_type"] == kind)
+
+
+def unscaled(recipe: Recipe) -> Recipe:
+    """A recipe that draws at its source image's own size."""
+    encode, load = _node(recipe, "VAEEncode"), _node(recipe, "LoadImage")
+    node = recipe.spec[encode]
+    inputs = node["inputs"] | {"pixels": [load, 0]}
+    return dataclasses.replace(recipe, spec={**recipe.spec, encode: node | {"inputs": inputs}})
+
+
+def unreadable(recipe: Recipe) -> Recipe:
+    """A recipe with a node that this worker does not know, which the grid's list has as well."""
+    encode = _node(recipe, "VAEEncode")
+    spec = {**recipe.spec, encode: recipe.spec[encode] | {"class_type": "NobodysEncode"}}
+    return dataclasses.replace(recipe, name="unreadable", root="0x" + "ab" * 32, spec=spec)
+
+
+def withheld(recipe: Recipe) -> Recipe:
+    """A job of the root that is not served, defective in another way."""
+    return dataclasses.replace(recipe, root=unreadable(recipe).root)
+
+
+async def _long_id(grid: LocalGrid) -> Any:
+    request = ImageRequest(width=SIDE, height=SIDE, steps=3)
+    payload = build_payload(request, None, seed=1, size=(SIDE, SIDE), source_url=None)
+    job_id = f"{grid.coordinator.new_id()}{'x' * MAX_ID_CHARACTERS}"
+    return grid.coordinator.submit(model=request.model, payload=payload, probe=False, job_id=job_id)
+
+
+async def _other_model(grid: LocalGrid) -> Any:
+    """A job of a model that no connection lists, which the real coordinator bounces between them."""
+    request = ImageRequest(width=SIDE, height=SIDE, steps=3)
+    payload = build_payload(request, None, seed=1, size=(SIDE, SIDE), source_url=None)
+    for taker in grid.coordinator.takers:
+        taker.models |= {"somebody's model"}
+    return grid.coordinator.submit(model="somebody's model", payload=payload, probe=False)
+
+
 async def _address(grid: LocalGrid) -> Any:
     request = ImageRequest(width=SIDE, height=SIDE, steps=3)
     recipe = choose_recipe(grid.recipes, request.model, name=None, with_image=True)
@@ -400,7 +472,7 @@ def a_source() -> bytes:
     return buffer.getvalue()
 
 
-EXPECTED = ("grid", "two", "source", "inline", "start")
+EXPECTED = ("grid", "two", "source", "unscaled", "inline", "start")
 JOBS: dict[str, Ask] = {
     "grid": _from_grid(),
     "two": _from_grid(n=2),
@@ -409,7 +481,13 @@ JOBS: dict[str, Ask] = {
     "start": _from_horde(
         source_image=a_source(), source_processing="img2img", params={"denoising_strength": 0.5}, extra={"r2": False}
     ),
+    "unscaled": _drawn_by(unscaled),
     "slow": _raw(steps=500),
+    "surrogate": _raw(prompt="half of a pair: \ud800"),
+    "long id": _long_id,
+    "other model": _other_model,
+    "unreadable": _drawn_by(unreadable),
+    "withheld": _drawn_by(withheld, n=17),
     "sampler": _raw(sampler_name="nobody's"),
     "endless": _raw(width=3072, height=3072, steps=500, n=4, seeds=[1, 2, 3, 4]),
     "address": _address,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tensorrt_rtx as trt
+from onnx import TensorProto
 
 from trt_engines.builders.builder import BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
@@ -16,7 +17,12 @@ from trt_export.architectures.architecture import ComponentSpec
 from trt_export.architectures.registry import architecture, networks
 from trt_export.building.order import input_ranges
 from trt_export.graphs.exporter import export_graph
+from trt_export.graphs.widening import widen
 from trt_export.parity import lively_module, worst_difference, write_bound
+
+
+ROUNDING = {"float32": 0.0, "float16": 2**-11, "bfloat16": 2**-8}
+"""The largest relative error of a constant."""
 
 
 def _small(key: Callable[[ComponentSpec], Hashable]) -> list[Any]:
@@ -28,22 +34,28 @@ def _small(key: Callable[[ComponentSpec], Hashable]) -> list[Any]:
 
 
 @pytest.mark.parametrize("component", _small(lambda one: (one.make, repr(one.small_config))))
-def test_a_graph_computes_what_pytorch_computes_at_other_sizes_and_rows(component: ComponentSpec) -> None:
-    graph = export_graph(component, "float32")
-
-    assert worst_difference(component, graph, lively_module(component)) <= 1e-4
-
-
-@pytest.mark.parametrize("component", _small(lambda one: one.make))
-def test_tensorrt_rtx_parses_the_graph_in_its_best_precision(component: ComponentSpec, tmp_path: Path) -> None:
+def test_a_graph_in_its_best_precision_is_parsed_by_tensorrt_rtx_and_computes_what_pytorch_computes(
+    component: ComponentSpec, tmp_path: Path
+) -> None:
+    """At other sizes and rows than it was traced at, and in float32, where rounding hides little: only constants, as a
+    latent's scale, are those of the narrow type. (`bench build` compares graphs that were exported in float32.)"""
     precision = component.precisions[0]
-    graph = write_bound(export_graph(component, precision), lively_module(component), precision, tmp_path)
+    graph, module = export_graph(component, precision), lively_module(component)
 
+    assert not _refusals(write_bound(graph, module, precision, tmp_path))
+
+    widen(graph, {TensorProto.FLOAT16, TensorProto.BFLOAT16}, weights_too=True)
+    assert worst_difference(component, graph, module) <= 1e-4 + ROUNDING[precision]
+
+
+def _refusals(graph: Path) -> list[str]:
+    """What TensorRT-RTX's parser says against a graph."""
     logger = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(logger).create_network(0)
     parser = trt.OnnxParser(network, logger)
-
-    assert parser.parse_from_file(str(graph)), [parser.get_error(number).desc() for number in range(parser.num_errors)]
+    parsed = parser.parse_from_file(str(graph))
+    said = [parser.get_error(number).desc() for number in range(parser.num_errors)]
+    return said if parsed else said or ["no reason given"]
 
 
 def test_tensorrt_rtx_builds_a_unet_for_sides_that_no_level_halves(tmp_path: Path) -> None:
