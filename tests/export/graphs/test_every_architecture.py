@@ -20,7 +20,6 @@ from trt_export.graphs.exporter import export_graph
 from trt_export.graphs.widening import widen
 from trt_export.parity import lively_module, worst_difference, write_bound
 
-
 ROUNDING = {"float32": 0.0, "float16": 2**-11, "bfloat16": 2**-8}
 """The largest relative error of a constant."""
 
