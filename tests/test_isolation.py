@@ -41,7 +41,7 @@ def test_a_worker_that_serves_a_job_looks_for_nothing_outside_and_leaves_nothing
     assert told["control"]["Ip6OutNoRoutes"] > 0
 
 
-@pytest.mark.parametrize("package", ["trt_engines", "trt_export", "trt_worker.runtime.device"])
+@pytest.mark.parametrize("package", ["trt_engines", "trt_export", "trt_worker.device.process"])
 def test_every_package_that_uses_onnx_runtime_switches_its_telemetry_off_first(package: str) -> None:
     look = f"import os, sys, {package}; print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
     environment = {"PATH": "/usr/bin:/bin", "ORT_DISABLE_TELEMETRY": "0"}

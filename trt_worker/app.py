@@ -20,6 +20,7 @@ from trt_engines.machine_memory import machine_memory
 from trt_engines.model import Model
 from trt_engines.rig import DriverFailed, UnknownGpu
 from trt_engines.weights import DigestNotes
+from trt_worker import frames
 from trt_worker.concurrency import first_leaf
 from trt_worker.config.reload import follow
 from trt_worker.config.schema import Config
@@ -28,14 +29,13 @@ from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import ConfigError, DeviceUnusable
 from trt_worker.networks import Networks
 from trt_worker.plan.devices import plan_rig
-from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import DeviceLink
-from trt_worker.runtime.maker import JobMaker
-from trt_worker.runtime.offering import DIGESTS, Found, Offering
-from trt_worker.runtime.service import Service
-from trt_worker.runtime.spawn import DeviceProcess
 from trt_worker.sessions import GuardedSessions
 from trt_worker.submit.upload import Uploader
+from trt_worker.supervisor.device_link import DeviceLink
+from trt_worker.supervisor.maker import JobMaker
+from trt_worker.supervisor.offering import DIGESTS, Found, Offering
+from trt_worker.supervisor.service import Service
+from trt_worker.supervisor.spawn import DeviceProcess
 from trt_worker.telemetry.logs import CONTINUED
 from trt_worker.telemetry.metrics import JobRecord, Snapshot, Tally
 from trt_worker.telemetry.status import status_block

@@ -15,7 +15,7 @@ from trt_worker.engines_command import app as engines
 
 if TYPE_CHECKING:
     from trt_worker.config.load import Loaded
-    from trt_worker.runtime.spawn import DeviceProcess
+    from trt_worker.supervisor.spawn import DeviceProcess
 
 app = typer.Typer(
     name="trt-worker",
@@ -59,7 +59,7 @@ def run(
     verbosity: Verbosity = 0,
 ) -> None:
     """Work: take jobs until SIGINT or SIGTERM, then finish what was taken."""
-    from trt_worker.runtime.spawn import spawn
+    from trt_worker.supervisor.spawn import spawn
 
     with spawn() as device:  # it loads its libraries while this process loads its own
         status = _run(None if from_environment else config, name, verbosity, device)

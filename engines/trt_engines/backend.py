@@ -1,4 +1,4 @@
-"""The one seam between the runtime and whatever runs a network."""
+"""The one seam between the device process and whatever runs a network."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ from trt_engines.errors import EngineError
 from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
 from trt_perf.quiet import quiet
+from trt_worker import frames
+from trt_worker.device.loop import DeviceLoop
 from trt_worker.errors import WorkerError
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.route import route
-from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import DeviceLink, run_frame
-from trt_worker.runtime.loop import DeviceLoop
-from trt_worker.runtime.maker import JobMaker
+from trt_worker.supervisor.device_link import DeviceLink, run_frame
+from trt_worker.supervisor.maker import JobMaker
 
 JOBS = 1000
 SEED = 1

@@ -29,10 +29,10 @@ from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.hazards import Hazard
 from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint, Memory
+from trt_worker import frames
 from trt_worker.denoise.samplers import SAMPLERS
+from trt_worker.device.loop import DeviceLoop
 from trt_worker.job import SourceFit
-from trt_worker.runtime import frames
-from trt_worker.runtime.loop import DeviceLoop
 
 SCHEDULES = 1000
 MODEL = "shapes-tiny"
@@ -152,7 +152,7 @@ def schedule_figures(
     shipped = find_models()[MODEL]
     models = {name: replace(shipped, name=name) for name in NAMES}
     hazards = pictures = 0
-    logger.disable("trt_worker.runtime.engine_cache")  # thousands of lines on engines that make room
+    logger.disable("trt_worker.device.engine_cache")  # thousands of lines on engines that make room
     try:
         for seed in range(schedules):
             plan = schedule(seed)
@@ -166,7 +166,7 @@ def schedule_figures(
                 raise RuntimeError(f"schedule {seed}: {', '.join(wrong)} came out differently on the simulated card")
             pictures += len(found)
     finally:
-        logger.enable("trt_worker.runtime.engine_cache")
+        logger.enable("trt_worker.device.engine_cache")
     return {"schedules_run": schedules, "schedules_hazards": hazards, "schedules_pictures": pictures}
 
 

@@ -10,7 +10,7 @@ from trt_engines.model import Model, find_models
 from trt_engines.weights import DigestNotes, damage
 from trt_worker.config.schema import Config
 from trt_worker.doctor.finding import Finding
-from trt_worker.runtime.offering import DIGESTS
+from trt_worker.supervisor.offering import DIGESTS
 
 
 def examine_models(config: Config, *, read_weights: bool = False) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """The device interface: everything that is asked of a card, and no more.
 
-The runtime's loop is written once against it. Work goes to streams in order; streams run side by side and are ordered
+The loop is written once against it. Work goes to streams in order; streams run side by side and are ordered
 only by events and by `synchronize`. Nothing here blocks the host except `synchronize`, `free` and `close`.
 """
 

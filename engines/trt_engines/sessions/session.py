@@ -1,4 +1,4 @@
-"""What a loaded engine is to the runtime, whichever library runs it."""
+"""What a loaded engine is to the device process, whichever library runs it."""
 
 from __future__ import annotations
 

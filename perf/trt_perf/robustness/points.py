@@ -24,14 +24,14 @@ SUPERVISOR = (
     "trt_worker.delivery",
     "trt_worker.encode",
     "trt_worker.intake",
-    "trt_worker.runtime.device_link",
-    "trt_worker.runtime.maker",
-    "trt_worker.runtime.service",
+    "trt_worker.supervisor.device_link",
+    "trt_worker.supervisor.maker",
+    "trt_worker.supervisor.service",
     "trt_worker.submit",
 )
 """Packages and modules between a job's frame and its receipt in the supervisor; each of their awaits is a point."""
 
-DEVICE = ("trt_worker.runtime.loop", "trt_worker.runtime.preparation")
+DEVICE = ("trt_worker.device.loop", "trt_worker.device.preparation")
 """Modules in which the device process goes through a job's stages; each of their calls of a stage is a point."""
 
 STAGES = ("trt_worker.condition", "trt_worker.decode", "trt_worker.denoise")
@@ -63,7 +63,7 @@ ELSEWHERE = {
     "trt_worker.intake.grid.presence": "looks whether a name is online, without a connection",
     "trt_worker.intake.grid.session:Session._renew_in_gap": "between two jobs",
     "trt_worker.concurrency:in_daemon_thread": "reads the configuration",
-    "trt_worker.runtime.service:Service.models_changed": "waits for other models",
+    "trt_worker.supervisor.service:Service.models_changed": "waits for other models",
     "trt_worker.intake.transport": "declares what transports and gates are",
     "trt_worker.intake.horde.transport:HordeTransport.run": "starts and ends",
     "trt_worker.intake.horde.transport:HordeTransport._sign_in": "before the first pop",
@@ -75,23 +75,23 @@ ELSEWHERE = {
     "trt_worker.intake.horde.client:HordeClient.find_user": "before the first pop",
     "trt_worker.intake.horde.client:HordeClient.find_worker": "before the first pop",
     "trt_worker.intake.horde.client:HordeClient.set_maintenance": "before the first pop",
-    "trt_worker.runtime.device_link:DeviceLink.run": "a process's life",
-    "trt_worker.runtime.device_link:DeviceLink._live": "a process's life",
-    "trt_worker.runtime.device_link:DeviceLink._death": "a process's end",
-    "trt_worker.runtime.device_link:DeviceLink._watch_silence": "a process's life",
-    "trt_worker.runtime.service:Service.wait_for_room": "before a job is taken",
-    "trt_worker.runtime.loop:DeviceLoop.__init__": "before any job",
-    "trt_worker.runtime.loop:DeviceLoop.busy": "asks whether there are jobs",
-    "trt_worker.runtime.loop:DeviceLoop.withdraw": "after a job has ended",
-    "trt_worker.runtime.loop:DeviceLoop.step": "decides for all jobs: what it throws ends the process",
-    "trt_worker.runtime.loop:DeviceLoop._wait": "waits for whatever comes first",
-    "trt_worker.runtime.loop:DeviceLoop._collect": "looks for whatever has come",
-    "trt_worker.runtime.loop:DeviceLoop._measure": "looks for whatever is done",
-    "trt_worker.runtime.loop:DeviceLoop._batch_failed": "after its jobs have ended",
-    "trt_worker.runtime.loop:DeviceLoop._batch_closed": "after its jobs have left",
-    "trt_worker.runtime.loop:DeviceLoop._with_room": "after memory ran out",
-    "trt_worker.runtime.loop:DeviceLoop._tell_models": "beside the jobs",
-    "trt_worker.runtime.loop:DeviceLoop._waits_for_its_turn": "looks at what is loaded",
+    "trt_worker.supervisor.device_link:DeviceLink.run": "a process's life",
+    "trt_worker.supervisor.device_link:DeviceLink._live": "a process's life",
+    "trt_worker.supervisor.device_link:DeviceLink._death": "a process's end",
+    "trt_worker.supervisor.device_link:DeviceLink._watch_silence": "a process's life",
+    "trt_worker.supervisor.service:Service.wait_for_room": "before a job is taken",
+    "trt_worker.device.loop:DeviceLoop.__init__": "before any job",
+    "trt_worker.device.loop:DeviceLoop.busy": "asks whether there are jobs",
+    "trt_worker.device.loop:DeviceLoop.withdraw": "after a job has ended",
+    "trt_worker.device.loop:DeviceLoop.step": "decides for all jobs: what it throws ends the process",
+    "trt_worker.device.loop:DeviceLoop._wait": "waits for whatever comes first",
+    "trt_worker.device.loop:DeviceLoop._collect": "looks for whatever has come",
+    "trt_worker.device.loop:DeviceLoop._measure": "looks for whatever is done",
+    "trt_worker.device.loop:DeviceLoop._batch_failed": "after its jobs have ended",
+    "trt_worker.device.loop:DeviceLoop._batch_closed": "after its jobs have left",
+    "trt_worker.device.loop:DeviceLoop._with_room": "after memory ran out",
+    "trt_worker.device.loop:DeviceLoop._tell_models": "beside the jobs",
+    "trt_worker.device.loop:DeviceLoop._waits_for_its_turn": "looks at what is loaded",
 }
 """Modules, and functions as `module:name`, that no job passes between its frame and its receipt, and why."""
 

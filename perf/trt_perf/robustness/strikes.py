@@ -25,9 +25,10 @@ from trt_engines.errors import EngineRefused, OutOfMemory
 from trt_engines.model import find_models
 from trt_engines.residency import Memory
 from trt_perf.robustness import points
-from trt_worker import networks
+from trt_worker import frames, networks
 from trt_worker.app import Worker, open_worker
 from trt_worker.config.schema import Config
+from trt_worker.device.loop import DeviceLoop
 from trt_worker.errors import BadJob, LateJob, TransportError
 from trt_worker.job import MAX_ID_CHARACTERS, SourceFit
 from trt_worker.local_grid.faults import Fault, Faults
@@ -37,9 +38,7 @@ from trt_worker.local_grid.requests import HordeRequest, HordeResult, ImageReque
 from trt_worker.local_grid.server import LocalGrid
 from trt_worker.local_grid.settings import GridSettings, HordeSettings
 from trt_worker.networks import Network
-from trt_worker.runtime import frames
-from trt_worker.runtime.device_link import JobFailed
-from trt_worker.runtime.loop import DeviceLoop
+from trt_worker.supervisor.device_link import JobFailed
 
 SIDE = 64
 CONNECTIONS = 6

@@ -22,10 +22,10 @@ from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
 from trt_perf.simulation.costs import SUBMIT_SECONDS, CardCosts
 from trt_perf.simulation.trace import FAMILIES, Job
+from trt_worker import frames
 from trt_worker.condition.chunks import CHUNK_TEXT
+from trt_worker.device.loop import DeviceLoop, Emit
 from trt_worker.job import SourceFit
-from trt_worker.runtime import frames
-from trt_worker.runtime.loop import DeviceLoop, Emit
 
 BACKEND = "simulated"
 

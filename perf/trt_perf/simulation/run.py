@@ -21,7 +21,7 @@ from trt_perf.simulation.costs import CardCosts
 from trt_perf.simulation.host import Host
 from trt_perf.simulation.loop import SimulatedLoop
 from trt_perf.simulation.trace import Job
-from trt_worker.runtime import frames
+from trt_worker import frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,9 +49,9 @@ from trt_perf.simulation.costs import CardCosts
 from trt_perf.simulation.host import MEGABIT, NO_HOST, Host
 from trt_perf.simulation.run import CardAlone, Outcome, Rig, SharedOutcome, one_at_a_time
 from trt_perf.simulation.trace import Job, arriving, trace
+from trt_worker import frames
+from trt_worker.device.loop import DeviceLoop
 from trt_worker.job import SourceFit
-from trt_worker.runtime import frames
-from trt_worker.runtime.loop import DeviceLoop
 
 CARD = "RTX 4090"
 
@@ -198,7 +198,7 @@ def first_step_seconds() -> float:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         began = perf_counter()
-        command = [sys.executable, "-m", "trt_worker.runtime.device", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-m", "trt_worker.device.process", str(theirs.fileno()), str(os.getpid())]
         with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
             theirs.close()
             for header in (_configure(), _a_run("first", backend="onnxruntime", width=64, height=64, steps=8)):

@@ -16,9 +16,9 @@ from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
 from trt_export.shapes_tiny.check import judge
 from trt_export.shapes_tiny.scenes import caption, held_out_scenes
+from trt_worker import frames
+from trt_worker.device.loop import DeviceLoop
 from trt_worker.job import SourceFit
-from trt_worker.runtime import frames
-from trt_worker.runtime.loop import DeviceLoop
 
 ROWS = 4
 STEPS = 20

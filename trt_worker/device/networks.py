@@ -1,0 +1,273 @@
+"""What a device's loop asks of its models' networks: contexts of prompts, latents of pictures, denoisers, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from loguru import logger
+
+from trt_engines.backend import Engine, EngineBackend, EngineSpec
+from trt_engines.bucket import Bucket
+from trt_engines.devices.device import Device, Stream
+from trt_engines.errors import EngineRefused, OutOfMemory
+from trt_engines.interface import CLIP_TOKENS
+from trt_engines.model import Component, Model
+from trt_engines.residency import Memory
+from trt_engines.sessions.host_calls import HostCalls
+from trt_worker.batch.admission import BatchKey
+from trt_worker.condition.encode import Conditioner
+from trt_worker.condition.source import SourceEncoder
+from trt_worker.condition.tokenizer import clip_tokenizer
+from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
+from trt_worker.device.engine_cache import EngineCache
+from trt_worker.plan.route import denoiser_buckets
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """What runs side by side on one device."""
+
+    condition: Stream  # text encoders and VAE encoders
+    denoise: tuple[Stream, ...]
+    decode: Stream
+    copies: Stream  # of pictures to the host
+
+
+class Networks(Generic[Tag]):
+    """The networks of all models, loaded when they are needed and within the device's memory.
+
+    Args:
+        budgets: bytes that engines, batches and pictures may take together, of each memory.
+        slots: pictures of a size that may be on their way at once.
+        denoise_streams: batches that may step at the same time.
+        in_use: engines of the step that is under way.
+        loading, loaded: told what is loaded, before it is, for it may take minutes, and once it is.
+        closing: told each engine that is closed for want of room, before it is.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        budgets: Mapping[Memory, int],
+        *,
+        slots: int,
+        denoise_streams: int,
+        in_use: Callable[[], Collection[Engine]],
+        loading: Callable[[EngineSpec], None],
+        loaded: Callable[[EngineSpec], None],
+        closing: Callable[[Engine], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.loads = 0  # engines loaded so far
+        self._slots = slots
+        self._denoise_streams = denoise_streams
+        self._in_use = in_use
+        self._held: Engine | None = None  # while room is made for what belongs to it
+        self._loading = loading
+        self._closing = closing
+        self._caches = {
+            memory: EngineCache(
+                budget,
+                in_use=self._engines_in_use,
+                loading=self._load,
+                loaded=loaded,
+                closing=self._forget,
+                clock=clock,
+            )
+            for memory, budget in budgets.items()
+        }
+        self._memories: dict[str, Memory] = {}  # of backends that were used, by name
+        self._streams: dict[str, Streams] = {}
+        self._stream_of: dict[BatchKey, Stream] = {}
+        self._conditioners: dict[Engine, Conditioner] = {}
+        self._source_encoders: dict[Engine, SourceEncoder] = {}
+        self._decoders: dict[Engine, Decoder[Tag]] = {}
+        self._left: list[Decoded[Tag]] = []  # pictures of decoders that were closed
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Models of which something is in memory."""
+        return frozenset().union(*(cache.models for cache in self._caches.values()))
+
+    @property
+    def load_times(self) -> Mapping[tuple[str, str], float]:
+        """Seconds that loading all that a job needs takes, by backend and model, of whatever was loaded before."""
+        return {
+            (backend, model): sum(
+                cache.usual_load_seconds(backend, model, component)
+                for component in (Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER)
+            )
+            for cache in self._caches.values()
+            for backend, model in cache.loaded_before
+        }
+
+    def switch_seconds(self, key: BatchKey) -> float:
+        """Until the networks are in memory that images of a batch still need: their prompts are encoded already."""
+        cache = self._caches[self._memories[key.backend]]
+        components = (Component.DENOISER, Component.VAE_DECODER)
+        return sum(cache.load_seconds(key.backend, key.model, component) for component in components)
+
+    def has_denoiser(self, key: BatchKey) -> bool:
+        """Whether images of a batch can step without another network's having to be loaded."""
+        return self._caches[self._memories[key.backend]].holds(key.backend, key.model, Component.DENOISER)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that engines, batches and pictures take, as far as it is known."""
+        return sum(cache.taken for cache in self._caches.values())
+
+    def reserve(self, backend: EngineBackend, batch: BatchKey, size: int) -> None:
+        """Keep room for what a batch is about to allocate. Args: size: bytes.
+
+        Raises: OutOfMemory: it does not fit beside the engines in use.
+        """
+        self._cache_of(backend).reserve(batch, size, f"a batch of {batch.model} at {batch.width}x{batch.height}")
+
+    def release(self, batch: BatchKey) -> None:
+        """A batch's memory was given back."""
+        for cache in self._caches.values():
+            cache.release(batch)
+
+    def free_idle(self) -> int:
+        """Give back everything that is not in use. Returns: networks that were closed."""
+        return sum(cache.free_idle() for cache in self._caches.values())
+
+    def denoise_stream(self, backend: EngineBackend, key: BatchKey) -> Stream:
+        """Where batches of a size step, always: sizes are spread over the streams in the order in which they come.
+
+        Raises: DeviceUnavailable.
+        """
+        if key not in self._stream_of:
+            known = sum(one.backend == key.backend for one in self._stream_of)
+            self._stream_of[key] = self._streams_of(backend).denoise[known % self._denoise_streams]
+        return self._stream_of[key]
+
+    def conditioner(self, model: Model, backend: EngineBackend) -> Conditioner:
+        """What encodes a model's prompts. Raises: EngineError."""
+        stream = self._streams_of(backend).condition
+        engine = self._engine(model, backend, Component.TEXT_ENCODER, model.native_width, model.native_height, stream)
+        if engine not in self._conditioners:
+            calls = HostCalls(backend.device, engine)
+            self._conditioners[engine] = Conditioner(calls, clip_tokenizer(model.vocab, model.merges))
+        return self._conditioners[engine]
+
+    def source_encoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> SourceEncoder:
+        """What makes latents of source images of a size. Raises: EngineError."""
+        stream = self._streams_of(backend).condition
+        engine = self._engine(model, backend, Component.VAE_ENCODER, size.width, size.height, stream)
+        if engine not in self._source_encoders:
+            self._source_encoders[engine] = SourceEncoder(HostCalls(backend.device, engine))
+        return self._source_encoders[engine]
+
+    def denoiser(
+        self,
+        model: Model,
+        backend: EngineBackend,
+        size: BatchKey,
+        images: int,
+        tokens: int = CLIP_TOKENS,
+        rows: int = 1,
+    ) -> Engine:
+        """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short, or
+        no engine takes as many.
+
+        Args: rows: that it should take; a smaller one is only given when no such engine finds room.
+        Raises: EngineError.
+        """
+        buckets = denoiser_buckets(size.width, size.height, images, tokens)
+        specs = [EngineSpec(model=model, component=Component.DENOISER, bucket=bucket) for bucket in buckets]
+        refusals = [backend.refuses(spec) for spec in specs]
+        if all(refusals):
+            raise EngineRefused(f"{backend.name}: {refusals[-1]}")
+        fit = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
+        stream, cache = self.denoise_stream(backend, size), self._cache_of(backend)
+        enough = [spec for spec in fit if spec.bucket.rows >= rows]
+        fewer = [spec for spec in fit if spec.bucket.rows < rows]
+        if enough and fewer:
+            try:
+                return cache.get(backend, enough, stream)
+            except OutOfMemory as error:
+                logger.info("{}. The rows take several calls of a smaller one.", error)
+        return cache.get(backend, fewer or enough, stream)
+
+    def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
+        """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""
+        smallest = denoiser_buckets(size.width, size.height, 1, tokens)[0]
+        return backend.refuses(EngineSpec(model=model, component=Component.DENOISER, bucket=smallest))
+
+    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag]:
+        """What makes pictures of a size. Raises: EngineError."""
+        streams = self._streams_of(backend)
+        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, streams.decode)
+        if engine not in self._decoders:
+            self._held = engine
+            try:
+                self._cache_of(backend).reserve(
+                    engine, device_bytes(engine, self._slots), f"pictures of {engine.label}"
+                )
+            finally:
+                self._held = None
+            self._decoders[engine] = Decoder(backend.device, engine, streams.copies, self._slots)
+        return self._decoders[engine]
+
+    def decoded(self) -> list[Decoded[Tag]]:
+        """Pictures that have come back, each given once. Never waits."""
+        back, self._left = self._left, []
+        for decoder in self._decoders.values():
+            back += decoder.finished()
+        return back
+
+    def wait_for_picture(self) -> None:
+        """Wait until a picture has come back, if any is on its way."""
+        for decoder in self._decoders.values():
+            if decoder.running:
+                decoder.wait()
+                return
+
+    def _cache_of(self, backend: EngineBackend) -> EngineCache:
+        self._memories[backend.name] = backend.memory
+        return self._caches[backend.memory]
+
+    def _streams_of(self, backend: EngineBackend) -> Streams:
+        if backend.name not in self._streams:
+            device: Device = backend.device
+            denoise = [device.create_stream(f"denoise {number}") for number in range(self._denoise_streams)]
+            self._streams[backend.name] = Streams(
+                condition=device.create_stream("condition"),
+                denoise=tuple(denoise),
+                decode=device.create_stream("decode"),
+                copies=device.create_stream("copies"),
+            )
+        return self._streams[backend.name]
+
+    def _engine(
+        self, model: Model, backend: EngineBackend, component: Component, width: int, height: int, stream: Stream
+    ) -> Engine:
+        bucket = Bucket(width=width, height=height, rows=1)
+        return self._cache_of(backend).get(
+            backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream
+        )
+
+    def _engines_in_use(self) -> Collection[Engine]:
+        return [*self._in_use(), self._held] if self._held is not None else self._in_use()
+
+    def _load(self, spec: EngineSpec) -> None:
+        self.loads += 1
+        self._loading(spec)
+
+    def _forget(self, engine: Engine) -> None:
+        """Whatever is under way in an engine is waited for, and what it gave is kept."""
+        if (conditioner := self._conditioners.pop(engine, None)) is not None:
+            conditioner.calls.close()
+        if (source_encoder := self._source_encoders.pop(engine, None)) is not None:
+            source_encoder.calls.close()
+        if (decoder := self._decoders.pop(engine, None)) is not None:
+            decoder.close()
+            self._left += decoder.finished()
+        for cache in self._caches.values():
+            cache.release(engine)
+        self._closing(engine)

@@ -1,0 +1,77 @@
+"""From a job to its rows: prompts and source image are encoded while other jobs are stepped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loguru import logger
+
+from trt_engines.model import Model
+from trt_worker import frames
+from trt_worker.batch.admission import BatchKey
+from trt_worker.condition.encode import Encoding
+from trt_worker.condition.source import SourceEncoding
+from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.device.row import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """One job whose inputs are being encoded."""
+
+    run: frames.Run
+    model: Model
+    positive: Encoding
+    negative: Encoding | None  # None: guidance 1
+    source: SourceEncoding | None
+
+    @property
+    def done(self) -> bool:
+        """Whether `rows` need not wait."""
+        return all(one.done for one in (self.positive, self.negative, self.source) if one is not None)
+
+    def rows(self) -> dict[int, Row]:
+        """One row per image, by its number in the job; waits for the encodings.
+
+        Raises: UnservableJob, EngineFault.
+        """
+        run = self.run
+        positive = self.positive.result()
+        negative = self.negative.result() if self.negative is not None else None
+        for note in (*positive.notes, *(negative.notes if negative else ())):
+            logger.info("Job {}: {}", run.id, note)
+        encoded = self.source.result() if self.source is not None else None
+        sampling = Sampling(
+            sampler=run.sampler,
+            scheduler=run.scheduler,
+            steps=run.steps,
+            guidance=run.guidance,
+            strength=run.strength,
+            node=run.sampler_node,
+            end=run.end_step,
+        )
+        levels = parameterisation_of(self.model, run.shift)
+        shape = latent_shape(self.model, run.width, run.height)
+        rows = {}
+        for index, image in enumerate(run.images):
+            begun = start(sampling, levels, shape, seed=image.seed, draw=image.draw, latent=encoded)
+            rows[index] = Row(
+                job=run.id,
+                index=index,
+                program=begun.program,
+                start=begun.sample,
+                noise=begun.noise,
+                positive=positive.context,
+                negative=negative.context if negative else None,
+            )
+        return rows
+
+
+def batch_key(run: frames.Run) -> BatchKey:
+    """The batch that a job's images belong to."""
+    return BatchKey(model=run.model, backend=run.backend, width=run.width, height=run.height)
+
+
+def latent_shape(model: Model, width: int, height: int) -> tuple[int, int, int]:
+    """Channels, height and width of a picture's latent. Args: width, height: pixels."""
+    return model.latent_channels, height // model.latent_scale, width // model.latent_scale
