@@ -16,7 +16,7 @@ import msgspec
 
 from trt_engines.model import Model
 from trt_worker.errors import DeviceLost, FrameTooLarge
-from trt_worker.job import SamplerNode, SourceFit
+from trt_worker.job import JobSpec
 
 PREFIX: Final = struct.Struct("<II")
 MAX_HEADER = 1 << 20
@@ -50,36 +50,11 @@ class Models(msgspec.Struct, frozen=True, tag="models"):
     models: tuple[Model, ...]
 
 
-class Image(msgspec.Struct, frozen=True):
-    """One image of a job: its noise, and where its draw starts."""
-
-    seed: int
-    draw: int
-
-
 class Run(msgspec.Struct, frozen=True, tag="run"):
     """Make one job; the body is the encoded source image, if there is one."""
 
-    id: str
-    model: str
+    job: JobSpec  # without its source; its id is the run's: a job that comes twice is two runs
     backend: str
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    steps: int
-    guidance: float
-    sampler: str
-    scheduler: str
-    strength: float
-    clip_skip: int
-    source_fit: SourceFit
-    images: tuple[Image, ...]
-    received: float
-    due: float
-    shift: float | None = None  # time shift of a flow model; None: the model's own
-    sampler_node: SamplerNode = SamplerNode.KSAMPLER
-    end_step: int | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):

@@ -32,7 +32,7 @@ from trt_engines.residency import Footprint, Memory
 from trt_worker import frames
 from trt_worker.denoise.samplers import SAMPLERS
 from trt_worker.device.loop import DeviceLoop
-from trt_worker.job import SourceFit
+from trt_worker.job import ImageSeed, JobSpec
 
 SCHEDULES = 1000
 MODEL = "shapes-tiny"
@@ -86,7 +86,7 @@ def schedule(seed: int) -> Schedule:
     turns = []
     while waiting:
         take = tuple(waiting.pop() for _ in range(random.randint(0, min(3, len(waiting)))))
-        begun.extend(run.id for run, _ in take)
+        begun.extend(run.job.id for run, _ in take)
         withdraw = (random.choice(begun),) if begun and random.random() < WITHDRAWN else ()
         turns.append(Turn(take=take, withdraw=withdraw, steps=random.randint(0, 3)))
     return Schedule(turns=tuple(turns), memory=random.choice(ROOM))
@@ -197,10 +197,9 @@ def a_job(random: Random, number: int, names: Sequence[str] = NAMES) -> tuple[fr
         random.choice(("red", "blue", "star", "(ring:1.3)", "square")) for _ in range(random.choice((3, 90, 300)))
     )
     source = _a_source(random) if random.random() < 0.2 else b""
-    run = frames.Run(
+    spec = JobSpec(
         id=str(number),
         model=random.choice(names),
-        backend=ROWWISE,
         prompt=words,
         negative_prompt=random.choice(("", "ugly", "(blurry) " * 40)),
         width=width,
@@ -210,13 +209,11 @@ def a_job(random: Random, number: int, names: Sequence[str] = NAMES) -> tuple[fr
         sampler=random.choice(tuple(SAMPLERS)),
         scheduler="karras",
         strength=0.7 if source else 1.0,
-        clip_skip=1,
-        source_fit=SourceFit.STRETCH,
-        images=tuple(frames.Image(seed=random.getrandbits(64), draw=draw) for draw in range(random.choice((1, 1, 2)))),
+        seeds=tuple(ImageSeed(value=random.getrandbits(64), draw=draw) for draw in range(random.choice((1, 1, 2)))),
         received=0.0,
         due=1e9,
     )
-    return run, source
+    return frames.Run(backend=ROWWISE, job=spec), source
 
 
 def _a_source(random: Random) -> bytes:

@@ -25,7 +25,7 @@ from trt_engines.residency import Memory
 from trt_engines.sessions.host import HostPlan
 from trt_worker import frames
 from trt_worker.device.loop import DeviceLoop
-from trt_worker.job import SourceFit
+from trt_worker.job import ImageSeed, JobSpec
 
 MODEL = find_models()["shapes-tiny"]
 
@@ -110,21 +110,18 @@ def make_run(job: str = "job", **changes: Any) -> frames.Run:
         "model": "shapes-tiny",
         "backend": "onnxruntime",
         "prompt": "a red circle",
-        "negative_prompt": "",
         "width": 64,
         "height": 64,
         "steps": 3,
         "guidance": 4.0,
         "sampler": "euler",
         "scheduler": "karras",
-        "strength": 1.0,
-        "clip_skip": 1,
-        "source_fit": SourceFit.STRETCH,
-        "images": (frames.Image(seed=1, draw=0),),
+        "seeds": (ImageSeed(value=1),),
         "received": monotonic(),
         "due": monotonic() + 600,
     }
-    return frames.Run(**(settings | changes))
+    fields = settings | changes
+    return frames.Run(backend=fields.pop("backend"), job=JobSpec(**fields))
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from trt_engines.devices.errors import DeviceFault
 from trt_engines.model import Component
 from trt_worker import frames
 from trt_worker.errors import DeviceLost
+from trt_worker.job import ImageSeed
 
-OUT_OF_RANGE = frames.Image(seed=2**64 + 5, draw=0)
+OUT_OF_RANGE = ImageSeed(value=2**64 + 5)
 """Its initial noise can be drawn; the place of its step noise on the device cannot hold the seed."""
 
 
@@ -28,7 +29,7 @@ def fail_once(error: BaseException, *, at: int = 0) -> Callable[[str], None]:
 
 
 def test_a_row_that_throws_in_a_shared_step_is_found_and_the_others_look_as_if_alone(a_loop: Any, a_run: Any) -> None:
-    poison = a_run("poison", sampler="euler_ancestral", images=(OUT_OF_RANGE,), steps=4)
+    poison = a_run("poison", sampler="euler_ancestral", seeds=(OUT_OF_RANGE,), steps=4)
     others = [a_run(f"other {number}", prompt=f"{number} circles", sampler=sampler, steps=4)
               for number, sampler in enumerate(("euler", "dpmpp_2m", "euler_ancestral"))]  # fmt: skip
     alone, together = a_loop(max_rows=1), a_loop(max_rows=4)
@@ -41,7 +42,7 @@ def test_a_row_that_throws_in_a_shared_step_is_found_and_the_others_look_as_if_a
     together.finish()
 
     assert [(failed.id, failed.kind) for failed in together.of(frames.Failed)] == [("poison", "unexpected")]
-    assert {made.id for made in together.of(frames.Made)} == {run.id for run in others}
+    assert {made.id for made in together.of(frames.Made)} == {run.job.id for run in others}
     for key, picture in alone.pictures.items():
         assert np.abs(picture.astype(int) - together.pictures[key]).max() <= 1
 

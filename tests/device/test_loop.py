@@ -25,6 +25,7 @@ from trt_engines.model import Component, Model, find_models
 from trt_engines.residency import Footprint, Memory
 from trt_worker import frames
 from trt_worker.device.step_batch import device_bytes
+from trt_worker.job import ImageSeed
 
 MODEL = find_models()["shapes-tiny"]
 MIB = 2**20
@@ -56,7 +57,7 @@ def test_jobs_of_different_samplers_steps_and_guidance_share_a_batch_and_look_as
 def test_a_job_enters_a_batch_that_is_already_running_and_changes_nobody(a_loop: Any, a_run: Any) -> None:
     first, second = (
         a_run("first", steps=6),
-        a_run("second", prompt="a blue square", images=(frames.Image(seed=9, draw=0),)),
+        a_run("second", prompt="a blue square", seeds=(ImageSeed(value=9),)),
     )
     alone = a_loop()
     alone.loop.take(first, b"")
@@ -74,10 +75,10 @@ def test_a_job_enters_a_batch_that_is_already_running_and_changes_nobody(a_loop:
 
 
 def test_more_images_than_there_is_room_for_wait_and_are_all_made(a_loop: Any, a_run: Any) -> None:
-    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(7))
+    seeds = tuple(ImageSeed(value=seed) for seed in range(7))
     collector = a_loop(max_rows=3)
 
-    collector.loop.take(a_run(images=images), b"")
+    collector.loop.take(a_run(seeds=seeds), b"")
     collector.finish()
 
     assert sorted(index for _, index in collector.pictures) == list(range(7))
@@ -247,7 +248,7 @@ def test_the_same_job_gives_the_same_bytes_again(a_loop: Any, a_run: Any) -> Non
 def test_the_totals_count_rows_and_calls(a_loop: Any, a_run: Any) -> None:
     collector = a_loop()
 
-    collector.loop.take(a_run(steps=3, images=(frames.Image(seed=1, draw=0), frames.Image(seed=2, draw=0))), b"")
+    collector.loop.take(a_run(steps=3, seeds=(ImageSeed(value=1), ImageSeed(value=2))), b"")
     collector.finish()
 
     totals = collector.of(frames.Totals)[-1]
@@ -281,9 +282,9 @@ def test_the_time_of_decoding_does_not_count_as_denoising(immediate_loop: Any, a
 def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: Any, a_run: Any, a_device: Any) -> None:
     backend = Greedy(a_device(), rows=4)
     device = a_loop(backend, memory=110 * MIB)
-    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
+    seeds = tuple(ImageSeed(value=seed) for seed in range(4))
 
-    device.loop.take(a_run(backend="greedy", images=images), b"")
+    device.loop.take(a_run(backend="greedy", seeds=seeds), b"")
     device.finish()
 
     assert len(device.pictures) == 4
@@ -383,9 +384,9 @@ def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(
 
 def test_where_engines_take_fewer_rows_fewer_images_share_a_batch(a_loop: Any, a_run: Any, a_device: Any) -> None:
     device = a_loop(Narrow(a_device(), rows=4))
-    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(4))
+    seeds = tuple(ImageSeed(value=seed) for seed in range(4))
 
-    device.loop.take(a_run(backend="narrow", images=images), b"")
+    device.loop.take(a_run(backend="narrow", seeds=seeds), b"")
     device.finish()
 
     assert len(device.pictures) == 4
@@ -425,10 +426,10 @@ def test_a_batch_has_an_engine_for_all_of_its_rows_when_pictures_have_taken_the_
 ) -> None:
     backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
     device = a_loop(backend, memory=70 * MIB + device_bytes(4, (4, 8, 8)) + 1000)
-    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(3))
+    seeds = tuple(ImageSeed(value=seed) for seed in range(3))
 
     device.loop.take(a_run("short", backend="roomy", steps=1), b"")
-    device.loop.take(a_run("long", backend="roomy", steps=3, images=images), b"")
+    device.loop.take(a_run("long", backend="roomy", steps=3, seeds=seeds), b"")
     device.finish()
 
     assert not device.of(frames.Failed)
@@ -455,10 +456,10 @@ def test_engines_that_take_fewer_rows_of_long_prompts_are_called_several_times(
     a_loop: Any, a_run: Any, a_device: Any
 ) -> None:
     device = a_loop(Narrow(a_device(), rows=2, wide_tokens=77))
-    images = tuple(frames.Image(seed=seed, draw=0) for seed in range(3))
+    seeds = tuple(ImageSeed(value=seed) for seed in range(3))
 
     device.loop.take(a_run("short", backend="narrow"), b"")
-    device.loop.take(a_run("long", backend="narrow", prompt="a red circle, " * 30, images=images), b"")
+    device.loop.take(a_run("long", backend="narrow", prompt="a red circle, " * 30, seeds=seeds), b"")
     device.finish()
 
     assert {made.id for made in device.of(frames.Made)} == {"short", "long"}

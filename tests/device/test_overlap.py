@@ -20,6 +20,7 @@ from trt_worker import frames
 from trt_worker.denoise.program import TENSORS
 from trt_worker.device.loop import DeviceLoop
 from trt_worker.device.step_batch import STEPS_AHEAD
+from trt_worker.job import ImageSeed
 
 CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 28, multiprocessors=128)
 TEXT, STEP, DECODE, DOWNLOAD = 2.0, 1.0, 5.0, 0.5
@@ -213,7 +214,7 @@ def test_time_in_which_batches_step_together_is_counted_once(a_job: Any) -> None
 def test_a_picture_that_is_back_before_its_batch_has_moved_together_counts_its_last_step(a_job: Any) -> None:
     bench = Bench(Card(move=100.0))
     bench.loop.take(a_job("short", steps=1, due=1e8), b"")
-    bench.loop.take(a_job("others", steps=2, images=tuple(frames.Image(seed=1, draw=draw) for draw in range(3))), b"")
+    bench.loop.take(a_job("others", steps=2, seeds=tuple(ImageSeed(value=1, draw=draw) for draw in range(3))), b"")
     while not bench.card.asked:
         bench.loop.step()
 

@@ -131,8 +131,8 @@ def test_whatever_memory_is_refused_jobs_end_and_what_is_made_is_right(seed: int
     withdrawn = drive(loop, jobs, said, random)
 
     assert set(said.failed.values()) <= {"fault"}
-    assert said.made | said.failed.keys() | withdrawn == {run.id for run, _ in jobs}
-    expected = on_the_processor([(run, source) for run, source in jobs if run.id in said.made])
+    assert said.made | said.failed.keys() | withdrawn == {run.job.id for run, _ in jobs}
+    expected = on_the_processor([(run, source) for run, source in jobs if run.job.id in said.made])
     assert all((said.pictures[place] == picture).all() for place, picture in expected.items())
     loop._batches.close_idle(keep=None)
     loop._networks.free_idle()
@@ -149,7 +149,7 @@ def drive(loop: DeviceLoop, jobs: list[Any], said: Said, random: Random) -> set[
             return withdrawn
         if waiting and (not loop.busy or random.random() < 0.4):
             run, source = waiting.pop()
-            begun.append(run.id)
+            begun.append(run.job.id)
             loop.take(run, source)
         going = [job for job in begun if job not in said.made | said.failed.keys() | withdrawn]
         if going and random.random() < WITHDRAWN:

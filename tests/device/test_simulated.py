@@ -15,6 +15,7 @@ from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.model import Component, find_models
 from trt_engines.sessions.session import Session
 from trt_worker import frames
+from trt_worker.job import ImageSeed
 
 MODEL = find_models()["shapes-tiny"]
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun")
@@ -53,7 +54,7 @@ def mixed(a_run: Callable[..., frames.Run], backend: str) -> list[frames.Run]:
             width=64 + 64 * (number % 2),
             steps=2 + number % 2,
             guidance=1.0 + number,
-            images=tuple(frames.Image(seed=seed, draw=0) for seed in range(1 + number % 2)),
+            seeds=tuple(ImageSeed(value=seed) for seed in range(1 + number % 2)),
         )
         for number, sampler in enumerate(SAMPLERS)
     ]

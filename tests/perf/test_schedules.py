@@ -57,10 +57,10 @@ def test_a_schedule_is_its_seed_s() -> None:
 
 def test_schedules_mix_what_jobs_may_ask_for() -> None:
     plans = [schedule(seed) for seed in range(30)]
-    runs = [run for plan in plans for turn in plan.turns for run, _ in turn.take]
+    jobs = [run.job for plan in plans for turn in plan.turns for run, _ in turn.take]
 
-    for trait in ("model", "width", "height", "sampler", "steps", "guidance", "prompt", "images"):
-        assert len({getattr(run, trait) for run in runs}) > 1
+    for trait in ("model", "width", "height", "sampler", "steps", "guidance", "prompt", "seeds"):
+        assert len({getattr(job, trait) for job in jobs}) > 1
     assert {bool(source) for plan in plans for turn in plan.turns for _, source in turn.take} == {True, False}
     assert any(plan.withdrawn for plan in plans)
     assert len({plan.memory for plan in plans}) == 2

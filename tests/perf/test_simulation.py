@@ -97,7 +97,7 @@ def test_a_prompt_makes_as_many_chunks_as_the_job_has_tokens_for(tokens: int, fa
     model = simulated_models()[family.name]
     run = request(a_job("499", family=family, tokens=tokens), received=0.0)
 
-    chunks = chunk(parse_weights(run.prompt), clip_tokenizer(model.vocab, model.merges), most=32)
+    chunks = chunk(parse_weights(run.job.prompt), clip_tokenizer(model.vocab, model.merges), most=32)
 
     assert len(chunks.ids) * CLIP_TOKENS == tokens
 

@@ -130,8 +130,8 @@ async def test_what_a_job_says_of_its_schedule_and_its_source_reaches_the_device
     run = frames.unpack_to_device(packed[frames.PREFIX.size :][:header])
 
     assert isinstance(run, frames.Run)
-    assert (run.sampler_node, run.end_step) == (SamplerNode.KSAMPLER_ADVANCED, 7)
-    assert (run.source_fit, run.strength) == (SourceFit.CUT, 0.5)
+    assert (run.job.sampler_node, run.job.end_step) == (SamplerNode.KSAMPLER_ADVANCED, 7)
+    assert (run.job.source_fit, run.job.strength) == (SourceFit.CUT, 0.5)
 
 
 async def test_a_job_s_shift_and_the_plan_s_sampler_reach_the_device() -> None:

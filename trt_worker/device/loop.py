@@ -152,8 +152,8 @@ class DeviceLoop:
 
     def take(self, run: frames.Run, source: bytes) -> None:
         """Accept a job: its prompts and source are encoded, and then its images wait for a place."""
-        self._jobs[run.id] = _Job(run=run, started=self._clock())
-        with self._work_of(run.id):
+        self._jobs[run.job.id] = _Job(run=run, started=self._clock())
+        with self._work_of(run.job.id):
             self._preparing.append(self._with_room(lambda: self._prepare(run, source)))
         self._enter_prepared()
         self._tell_models()
@@ -194,27 +194,28 @@ class DeviceLoop:
 
     def _prepare(self, run: frames.Run, source: bytes) -> Preparation:
         """Raises: NotAtHand, UnservableJob, BadSourceImage, BadJob, EngineError."""
-        model, backend = self._models.get(run.model), self._backends.get(run.backend)
+        job = run.job
+        model, backend = self._models.get(job.model), self._backends.get(run.backend)
         if model is None or backend is None:
-            raise NotAtHand(f"this device was not told of {run.model if model is None else run.backend}")
+            raise NotAtHand(f"this device was not told of {job.model if model is None else run.backend}")
         encoded = None
         if source:  # first: one that is no image costs nothing else
             encoder = self._networks.source_encoder(model, backend, batch_key(run))
-            encoded = encoder.begin(source, run.source_fit)
+            encoded = encoder.begin(source, job.source_fit)
         conditioner = self._networks.conditioner(model, backend)
-        positive = conditioner.begin(run.prompt, run.clip_skip)
-        negative = conditioner.begin(run.negative_prompt, run.clip_skip) if run.guidance != 1.0 else None
+        positive = conditioner.begin(job.prompt, job.clip_skip)
+        negative = conditioner.begin(job.negative_prompt, job.clip_skip) if job.guidance != 1.0 else None
         return Preparation(run=run, model=model, positive=positive, negative=negative, source=encoded)
 
     def _enter_prepared(self, *, wait: bool = False) -> None:
         """Let images wait for a place whose inputs are encoded. Args: wait: for the first ones, if there are any."""
         while self._preparing and (wait or self._is_prepared(self._preparing[0])):
             prepared, wait = self._preparing.popleft(), False
-            with self._work_of(prepared.run.id):
+            with self._work_of(prepared.run.job.id):
                 self._enter(prepared)
 
     def _is_prepared(self, preparation: Preparation) -> bool:
-        with self._work_of(preparation.run.id):
+        with self._work_of(preparation.run.job.id):
             return preparation.done
         return True  # the job has ended: its turn is over
 
@@ -222,7 +223,7 @@ class DeviceLoop:
         """Raises: UnservableJob, BackendUnsuited, EngineError."""
         rows = prepared.rows()
         run, model, key = prepared.run, prepared.model, batch_key(prepared.run)
-        if (job := self._jobs.get(run.id)) is None:
+        if (job := self._jobs.get(run.job.id)) is None:
             return
         backend = self._backends[run.backend]
         if self._batches.get(key) is None and not self._waits_for_its_turn(key):
@@ -234,7 +235,7 @@ class DeviceLoop:
         for index, row in rows.items():
             job.rows[index] = job.waiting[index] = row
             stages = len(row.program.c_in)
-            self._scheduler.enter(run.id, index, key, arrived=run.received, due=run.due, stages=stages)
+            self._scheduler.enter(run.job.id, index, key, arrived=run.job.received, due=run.job.due, stages=stages)
 
     def _waits_for_its_turn(self, key: BatchKey) -> bool:
         """Whether a size's denoiser, which says how many images it takes, would be loaded amid the steps of others, and
@@ -440,7 +441,7 @@ class DeviceLoop:
         self._tell_models()
         self._emit(
             frames.Made(
-                id=job.run.id,
+                id=job.run.job.id,
                 started=job.started,
                 denoised=job.denoised,
                 decoded=self._clock(),
@@ -449,14 +450,14 @@ class DeviceLoop:
             ),
             None,
         )
-        del self._jobs[job.run.id]  # last: until it is said that it is made, it can still be said that it is not
+        del self._jobs[job.run.job.id]  # last: until it is said that it is made, it can still be said that it is not
 
     def _give_up(self, job_id: str, kind: str, message: str) -> None:
         if (job := self._jobs.get(job_id)) is None:
             return
         run = job.run
         self.withdraw(job_id)
-        engine = f"{run.model}/{run.width}x{run.height}"
+        engine = f"{run.job.model}/{run.job.width}x{run.job.height}"
         told = message[:_LONGEST_MESSAGE]
         self._emit(frames.Failed(id=job_id, kind=kind, backend=run.backend, engine=engine, message=told), None)
 

@@ -35,28 +35,28 @@ class Preparation:
 
         Raises: UnservableJob, EngineFault.
         """
-        run = self.run
+        job = self.run.job
         positive = self.positive.result()
         negative = self.negative.result() if self.negative is not None else None
         for note in (*positive.notes, *(negative.notes if negative else ())):
-            logger.info("Job {}: {}", run.id, note)
+            logger.info("Job {}: {}", job.id, note)
         encoded = self.source.result() if self.source is not None else None
         sampling = Sampling(
-            sampler=run.sampler,
-            scheduler=run.scheduler,
-            steps=run.steps,
-            guidance=run.guidance,
-            strength=run.strength,
-            node=run.sampler_node,
-            end=run.end_step,
+            sampler=job.sampler,
+            scheduler=job.scheduler,
+            steps=job.steps,
+            guidance=job.guidance,
+            strength=job.strength,
+            node=job.sampler_node,
+            end=job.end_step,
         )
-        levels = parameterisation_of(self.model, run.shift)
-        shape = latent_shape(self.model, run.width, run.height)
+        levels = parameterisation_of(self.model, job.shift)
+        shape = latent_shape(self.model, job.width, job.height)
         rows = {}
-        for index, image in enumerate(run.images):
-            begun = start(sampling, levels, shape, seed=image.seed, draw=image.draw, latent=encoded)
+        for index, seed in enumerate(job.seeds):
+            begun = start(sampling, levels, shape, seed=seed.value, draw=seed.draw, latent=encoded)
             rows[index] = Row(
-                job=run.id,
+                job=job.id,
                 index=index,
                 program=begun.program,
                 start=begun.sample,
@@ -69,7 +69,7 @@ class Preparation:
 
 def batch_key(run: frames.Run) -> BatchKey:
     """The batch that a job's images belong to."""
-    return BatchKey(model=run.model, backend=run.backend, width=run.width, height=run.height)
+    return BatchKey(model=run.job.model, backend=run.backend, width=run.job.width, height=run.job.height)
 
 
 def latent_shape(model: Model, width: int, height: int) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from subprocess import Popen
 from time import monotonic
@@ -414,25 +414,4 @@ def _sum(one: frames.Totals, other: frames.Totals) -> frames.Totals:
 
 def run_frame(run: str, job: JobSpec, plan: Plan) -> frames.Run:
     """What a device is told of a job. Args: run: what it is to call the job; a job that comes twice is two runs."""
-    return frames.Run(
-        id=run,
-        model=job.model,
-        backend=plan.backend,
-        prompt=job.prompt,
-        negative_prompt=job.negative_prompt,
-        width=job.width,
-        height=job.height,
-        steps=job.steps,
-        guidance=job.guidance,
-        sampler=plan.sampler,
-        scheduler=job.scheduler,
-        strength=job.strength,
-        clip_skip=job.clip_skip,
-        source_fit=job.source_fit,
-        images=tuple(frames.Image(seed=seed.value, draw=seed.draw) for seed in job.seeds),
-        received=job.received,
-        due=job.due,
-        shift=job.shift,
-        sampler_node=job.sampler_node,
-        end_step=job.end_step,
-    )
+    return frames.Run(job=replace(job, id=run, sampler=plan.sampler, source=None), backend=plan.backend)

@@ -30,7 +30,7 @@ from trt_worker.app import Worker, open_worker
 from trt_worker.config.schema import Config
 from trt_worker.device.loop import DeviceLoop
 from trt_worker.errors import BadJob, LateJob, TransportError
-from trt_worker.job import MAX_ID_CHARACTERS, SourceFit
+from trt_worker.job import MAX_ID_CHARACTERS, ImageSeed, JobSpec
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.payload import build_payload
 from trt_worker.local_grid.recipe import Recipe, choose_recipe, shipped_recipes
@@ -62,7 +62,7 @@ def a_surprise() -> Exception:
 
 def device_half(notes: list[str]) -> int:
     """Throw at each of its points, with three jobs aboard. Returns: others that were not made, or made otherwise."""
-    alone = {run.id: _device_pictures([run])[run.id] for run in _device_runs()}
+    alone = {run.job.id: _device_pictures([run])[run.job.id] for run in _device_runs()}
     lost = 0
     for number in list(points.numbers(device=True)):
         points.armed.clear()
@@ -111,14 +111,12 @@ def _device_run(job: str, **changes: Any) -> frames.Run:
         "height": SIDE,
         "steps": 3,
         "scheduler": "karras",
-        "strength": 1.0,
-        "source_fit": SourceFit.STRETCH,
-        "clip_skip": 1,
-        "images": (frames.Image(seed=len(job), draw=0),),
+        "seeds": (ImageSeed(value=len(job)),),
         "received": monotonic(),
         "due": monotonic() + 600,
     }
-    return frames.Run(**(settings | changes))
+    fields = settings | changes
+    return frames.Run(backend=fields.pop("backend"), job=JobSpec(**fields))
 
 
 def _device_pictures(runs: Sequence[frames.Run]) -> dict[str, Picture]:
@@ -137,7 +135,7 @@ def _device_pictures(runs: Sequence[frames.Run]) -> dict[str, Picture]:
         emit=emit,
     )
     for run in runs:
-        loop.take(run, a_source() if run.strength < 1 else b"")
+        loop.take(run, a_source() if run.job.strength < 1 else b"")
     while loop.busy:
         loop.step()
     return pictures

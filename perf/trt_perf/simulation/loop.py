@@ -25,7 +25,7 @@ from trt_perf.simulation.trace import FAMILIES, Job
 from trt_worker import frames
 from trt_worker.condition.chunks import CHUNK_TEXT
 from trt_worker.device.loop import DeviceLoop, Emit
-from trt_worker.job import SourceFit
+from trt_worker.job import ImageSeed, JobSpec
 
 BACKEND = "simulated"
 
@@ -138,25 +138,21 @@ def request(job: Job, *, received: float) -> frames.Run:
     """
     chunks = job.tokens // CLIP_TOKENS
     words = [*job.id, *["red"] * (CHUNK_TEXT * (chunks - 1) + 1)]
-    return frames.Run(
+    spec = JobSpec(
         id=job.id,
         model=job.family.name,
-        backend=BACKEND,
         prompt=" ".join(words),
-        negative_prompt="",
         width=job.width,
         height=job.height,
         steps=job.steps,
         guidance=7.0,
         sampler="euler",
         scheduler="karras",
-        strength=1.0,
-        clip_skip=1,
-        source_fit=SourceFit.STRETCH,
-        images=tuple(frames.Image(seed=index, draw=0) for index in range(job.images)),
+        seeds=tuple(ImageSeed(value=index) for index in range(job.images)),
         received=received,
         due=received + DUE_SECONDS,
     )
+    return frames.Run(backend=BACKEND, job=spec)
 
 
 def _nothing_runs(spec: EngineSpec) -> Network:

@@ -51,7 +51,7 @@ from trt_perf.simulation.run import CardAlone, Outcome, Rig, SharedOutcome, one_
 from trt_perf.simulation.trace import Job, arriving, trace
 from trt_worker import frames
 from trt_worker.device.loop import DeviceLoop
-from trt_worker.job import SourceFit
+from trt_worker.job import ImageSeed, JobSpec
 
 CARD = "RTX 4090"
 
@@ -235,15 +235,12 @@ def _a_run(job: str, **changes: Any) -> frames.Run:
         "id": job,
         "model": MODEL,
         "prompt": "a red circle",
-        "negative_prompt": "",
         "guidance": 5.0,
         "sampler": SAMPLER,
         "scheduler": "karras",
-        "strength": 1.0,
-        "clip_skip": 1,
-        "source_fit": SourceFit.STRETCH,
-        "images": (frames.Image(seed=1, draw=0),),
+        "seeds": (ImageSeed(value=1),),
         "received": monotonic(),
         "due": monotonic() + 3600,
     }
-    return frames.Run(**(settings | changes))
+    fields = settings | changes
+    return frames.Run(backend=fields.pop("backend"), job=JobSpec(**fields))

@@ -18,7 +18,7 @@ from trt_export.shapes_tiny.check import judge
 from trt_export.shapes_tiny.scenes import caption, held_out_scenes
 from trt_worker import frames
 from trt_worker.device.loop import DeviceLoop
-from trt_worker.job import SourceFit
+from trt_worker.job import ImageSeed, JobSpec
 
 ROWS = 4
 STEPS = 20
@@ -89,21 +89,18 @@ def a_run(number: int, prompt: str, **changes: Any) -> frames.Run:
         "model": "shapes-tiny",
         "backend": "onnxruntime",
         "prompt": prompt,
-        "negative_prompt": "",
         "width": SIDE,
         "height": SIDE,
         "steps": STEPS,
         "guidance": GUIDANCE,
         "sampler": "euler",
         "scheduler": "karras",
-        "strength": 1.0,
-        "clip_skip": 1,
-        "source_fit": SourceFit.STRETCH,
-        "images": (frames.Image(seed=number, draw=0),),
+        "seeds": (ImageSeed(value=number),),
         "received": monotonic(),
         "due": monotonic() + 3600,
     }
-    return frames.Run(**(settings | changes))
+    fields = settings | changes
+    return frames.Run(backend=fields.pop("backend"), job=JobSpec(**fields))
 
 
 def _against_diffusers(model: Model, threads: int) -> dict[str, float]:
