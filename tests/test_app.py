@@ -64,7 +64,7 @@ async def a_worker(
         "grid_url": grid.worker_url,
         "grid_http_url": grid.url,
         "grid_connections": CONNECTIONS,
-        "backends": "null",
+        "backends": "dummy",
         "log_dir": str(folder / "logs"),
         "cache_home": str(folder / "models"),
     }
@@ -311,7 +311,7 @@ def test_only_a_result_that_was_taken_is_told_as_a_success(settlement: Settlemen
         id="job",
         model="m",
         transport="grid",
-        backend="null",
+        backend="dummy",
         width=64,
         height=64,
         steps=1,

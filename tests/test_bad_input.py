@@ -86,7 +86,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             "grid_url": grid.worker_url,
             "grid_http_url": grid.url,
             "grid_connections": 1,
-            "backends": "null",
+            "backends": "dummy",
             "log_dir": folder,
         }
         variables = {f"AIWORKER_{name.upper()}": str(value) for name, value in settings.items()}

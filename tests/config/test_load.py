@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trt_engines.backends.ladder import TEST_BACKENDS
 from trt_worker.config.load import Loaded, load_config
 from trt_worker.config.schema import Config
 from trt_worker.errors import ConfigError
@@ -51,7 +52,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "limit_max_steps": ("true", True),
     "civitai_api_token": ("token-of-mine", "token-of-mine"),
     "cache_home": ("/big/disk", Path("/big/disk")),
-    "backends": ("null", ("null",)),
+    "backends": ("pytorch", ("pytorch",)),
     "gpus": ("0,GPU-1f", ("0", "GPU-1f")),
     "memory_share": ("0.5", 0.5),
     "max_batch": ("20", 20),
@@ -413,3 +414,22 @@ def test_a_redacted_configuration_is_json_and_holds_no_secret(load: Load) -> Non
 def test_the_anonymous_key_is_no_secret() -> None:
     assert Config().secrets == ()
     assert Config().redacted()["api_key"] == "anonymous"
+
+
+LOCAL = "horde_url: ''\ngrid_url: ws://127.0.0.1:1/ws\ngrid_http_url: http://[::1]:1\n"
+
+
+@pytest.mark.parametrize("backend", TEST_BACKENDS)
+def test_a_backend_that_only_tests_the_worker_is_refused_for_any_network_off_this_machine(
+    load: Load, backend: str
+) -> None:
+    assert load(f"{LOCAL}backends: [{backend}]\n").config.backends == (backend,)
+
+    for abroad in ("grid_http_url: https://grid.example", "network: both\nhorde_url: https://horde.example/api/"):
+        kept = "".join(f"{line}\n" for line in LOCAL.splitlines() if line.split(":")[0] not in abroad)
+        with pytest.raises(ConfigError, match=rf"backends names {backend}, which only tests the worker"):
+            load(f"{kept}{abroad}\nbackends: [onnxruntime, {backend}]\n")
+
+
+def test_an_unquoted_null_means_the_default_backends(load: Load) -> None:
+    assert load("backends: null\n").config.backends == ()

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.dummy import dummy_network
 from trt_engines.backends.host_source import NetworkSource
-from trt_engines.backends.null import null_network
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Stream
@@ -27,7 +27,7 @@ class Sized(OnDeviceBackend):
     """Takes 10 bytes of weights a network and one of activations a row; refuses memory as often as it is told."""
 
     def __init__(self, refusals: int = 0) -> None:
-        super().__init__("null", NetworkSource(null_network))
+        super().__init__("dummy", NetworkSource(dummy_network))
         self.refusals = refusals
         self.unloaded: list[str] = []
         self.seconds = 0.0  # of the clock, which loads move on
@@ -160,7 +160,7 @@ def test_an_engine_in_use_stays_and_the_next_one_is_refused_with_the_figures() -
     device = Device(12)
     device.used = [device.get("a")]
 
-    with pytest.raises(OutOfMemory, match=r"b/denoiser on null takes .* with the engines in use"):
+    with pytest.raises(OutOfMemory, match=r"b/denoiser on dummy takes .* with the engines in use"):
         device.get("b")
 
     assert device.cache.models == {"a"}
@@ -219,7 +219,7 @@ def test_activations_of_denoiser_and_decoder_add_up_because_they_run_side_by_sid
     device = Device(27)
     device.used = [device.get("a", 4)]
 
-    with pytest.raises(OutOfMemory, match="vae_decoder on null"):
+    with pytest.raises(OutOfMemory, match="vae_decoder on dummy"):
         device.get("a", 4, component=Component.VAE_DECODER)
 
     assert device.get("a", 3, component=Component.VAE_DECODER).rows == 3
@@ -268,7 +268,7 @@ def test_a_network_is_loaded_anew_where_its_other_engine_is_in_the_way() -> None
     assert device.backend.unloaded == ["a"]
     assert device.cache.taken == 10 + 6
     device.used = [device.get("a", 6)]
-    with pytest.raises(OutOfMemory, match="a/denoiser on null takes"):
+    with pytest.raises(OutOfMemory, match="a/denoiser on dummy takes"):
         device.get("a", 4)
 
 

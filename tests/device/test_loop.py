@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.dummy import dummy_network
 from trt_engines.backends.graph_source import simulated_card
 from trt_engines.backends.host_source import NetworkSource
-from trt_engines.backends.null import null_network
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice, Stream
@@ -261,7 +261,7 @@ def test_the_time_of_decoding_does_not_count_as_denoising(immediate_loop: Any, a
     now = [0.0]
 
     def slow(spec: EngineSpec) -> Network:
-        network = null_network(spec)
+        network = dummy_network(spec)
         seconds = {Component.DENOISER: 1.0, Component.VAE_DECODER: 50.0}.get(spec.component, 0.0)
 
         def run(inputs: Any) -> Any:
@@ -487,7 +487,7 @@ class Roomy(OnDeviceBackend):
     """Networks that say what they take; tensors are in proportion to the rows, of which there are eight at most."""
 
     def __init__(self, device: HostComputingDevice, footprints: dict[Component, Footprint]) -> None:
-        super().__init__("roomy", NetworkSource(null_network, device))
+        super().__init__("roomy", NetworkSource(dummy_network, device))
         self._footprints = footprints
 
     def footprint(self, spec: EngineSpec) -> Footprint:
@@ -499,7 +499,7 @@ class Narrow(OnDeviceBackend):
     """Denoisers of so many rows and tokens at most; of any rows for so many tokens."""
 
     def __init__(self, device: HostComputingDevice, rows: int = 99, tokens: int = 999, wide_tokens: int = 0) -> None:
-        super().__init__("narrow", NetworkSource(null_network, device))
+        super().__init__("narrow", NetworkSource(dummy_network, device))
         self._rows, self._tokens, self._wide_tokens = rows, tokens, wide_tokens
 
     def refuses(self, spec: EngineSpec) -> str | None:
@@ -518,7 +518,7 @@ class Greedy(OnDeviceBackend):
     """
 
     def __init__(self, device: HostComputingDevice, rows: int, refusals: int = 0, weights: int = 0) -> None:
-        super().__init__("greedy", NetworkSource(null_network, device))
+        super().__init__("greedy", NetworkSource(dummy_network, device))
         self._full_rows, self._refusals, self._weights = rows, refusals, weights
         self.loaded: list[EngineSpec] = []
         self.unloaded: list[Component] = []

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from trt_engines.backend import Engine, EngineSpec
+from trt_engines.backends.dummy import dummy_network
 from trt_engines.backends.host_source import NetworkSource
-from trt_engines.backends.null import null_network
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.device import DeviceProperties, Event, Stream
 from trt_engines.devices.operations import CopyOperation, Direction, NetworkOperation, Operation
@@ -68,7 +68,7 @@ class Loading(OnDeviceBackend):
     """Free networks, of which some take the host seconds to load, by component."""
 
     def __init__(self, name: str, card: Card, seconds: Mapping[str, float]) -> None:
-        super().__init__(name, NetworkSource(null_network, card))
+        super().__init__(name, NetworkSource(dummy_network, card))
         self._card, self._load_seconds = card, seconds
 
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:

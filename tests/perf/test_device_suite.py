@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_engines.backends.null import null_backend
+from trt_engines.backends.dummy import dummy_backend
 from trt_engines.devices.cpu import CpuDevice
 from trt_perf.idle_device import IdleDevice
 from trt_perf.suites.device import bench_loop, first_step_seconds
@@ -17,7 +17,7 @@ def test_a_device_process_on_the_cpu_says_when_its_first_step_is_done() -> None:
 
 @pytest.mark.parametrize("device", [CpuDevice, IdleDevice])
 def test_the_bench_loop_shares_one_batch_and_ends(device: type[CpuDevice]) -> None:
-    loop = bench_loop(null_backend(device()), rows=8, steps=3, side=64)
+    loop = bench_loop(dummy_backend(device()), rows=8, steps=3, side=64)
     steps = 0
     while loop.busy:
         loop.step()

@@ -515,19 +515,19 @@ async def test_when_the_last_backend_fails_the_job_is_refused_with_every_reason(
 async def test_a_model_that_is_handed_over_later_is_drawn_by_this_process_and_the_next() -> None:
     (shipped,) = find_models().values()
     job = a_job(model="another")
-    async with a_device(backends=("null",), restart_waits=(0.0,)) as link:
+    async with a_device(backends=("dummy",), restart_waits=(0.0,)) as link:
         with pytest.raises(JobFailed) as unknown:
-            await link.make(job, a_plan(job, "null"), lambda _: None)
+            await link.make(job, a_plan(job, "dummy"), lambda _: None)
         assert unknown.value.failure.kind == "not_at_hand"
 
         await link.hand_over([replace(shipped, name="another")])
-        await link.make(job, a_plan(job, "null"), lambda _: None)
+        await link.make(job, a_plan(job, "dummy"), lambda _: None)
         assert link.pid is not None
         os.kill(link.pid, signal.SIGKILL)
         with suppress(ProcessLost, DeviceAway):  # this one may still meet the old process
-            await link.make(job, a_plan(job, "null"), lambda _: None)
+            await link.make(job, a_plan(job, "dummy"), lambda _: None)
 
-        await link.make(job, a_plan(job, "null"), lambda _: None)
+        await link.make(job, a_plan(job, "dummy"), lambda _: None)
 
 
 async def test_a_job_the_device_cannot_know_fails_without_harm() -> None:

@@ -30,7 +30,7 @@ def a_link(index: int, *, broken: bool = False, restart_waits: Sequence[float] =
     """
     configure = frames.Configure(
         index=index,
-        backends=("null",),
+        backends=("dummy",),
         threads=1,
         max_rows=4,
         memory=2**31,
@@ -98,6 +98,6 @@ async def test_a_job_whose_device_backs_off_is_made_by_another_at_once() -> None
 
             assert lost
             assert away.usable
-            assert away.view("shapes-tiny", "null").away > 9_000
+            assert away.view("shapes-tiny", "dummy").away > 9_000
             assert len(following.images) == 1
             group.cancel_scope.cancel()

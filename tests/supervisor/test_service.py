@@ -80,7 +80,7 @@ class Scripted:
         timing = frames.Made(id=job.id, started=1, denoised=2, decoded=2, engine_seconds=1, mean_rows=1)
         images = tuple(np.full((job.height, job.width, 3), 90, np.uint8) for _ in job.seeds)
         plan = Plan(
-            backend="null",
+            backend="dummy",
             engine="e",
             bucket=denoiser_buckets(job.width, job.height, 4)[0],
             reason="first choice",

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from trt_engines.backends.ladder import BACKENDS
+from trt_engines.backends.ladder import BACKENDS, TEST_BACKENDS
 from trt_worker.addresses import is_loopback
 from trt_worker.config.source import parse_flow
 
@@ -252,6 +252,19 @@ class Config(BaseModel):
             raise ValueError(
                 f"network is {self.network}, but horde_url names no Horde; set horde_url, for example to "
                 "https://aihorde.net/api/, or network to grid"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _test_backends_serve_this_machine_only(self) -> Self:
+        tested = [name for name in self.backends if name in TEST_BACKENDS]
+        urls = [self.grid_url, self.grid_http_url] if "grid" in self.networks else []
+        urls += [self.horde_url] if "horde" in self.networks else []
+        abroad = [host for url in urls if not is_loopback(host := urlsplit(url).hostname or "")]
+        if tested and abroad:
+            raise ValueError(
+                f"backends names {tested[0]}, which only tests the worker, while {abroad[0]} would get its pictures; "
+                "leave it out, or let every address be one of this machine"
             )
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from trt_engines.backends.ladder import INSTRUMENTS
+from trt_engines.backends.ladder import TEST_BACKENDS
 from trt_engines.cards import builders
 from trt_engines.rig import AmdGpu, Gpu, choose_gpus, find_amd_gpus, find_gpus
 
@@ -96,4 +96,4 @@ def _devices(gpus: Sequence[Gpu], amd_gpus: Sequence[AmdGpu]) -> Iterator[Device
 
 
 def _chosen(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in wanted if name in possible or name in INSTRUMENTS)
+    return tuple(name for name in wanted if name in possible or name in TEST_BACKENDS)

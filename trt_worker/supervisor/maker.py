@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic
@@ -167,7 +167,7 @@ class JobMaker:
                     continue
             self._worked(link, plan, job, failed)
             making = Making(images=made.images, plan=plan, made=made)
-            finding = next((found for found in self._findings(job, making) if not found.passed), None)
+            finding = await anyio.to_thread.run_sync(_first_flaw, job, making)
             if finding is None or (black is not None and finding.verdict is Verdict.BLACK):
                 return making
             logger.warning(
@@ -313,8 +313,11 @@ class JobMaker:
         logger.error("Job {} failed on {} ({}): {}", job.id, plan.backend, failure.engine, failure.message)
         return Exclusion(backend=plan.backend, reason=f"failed: {failure.message}", device=link.index)
 
-    def _findings(self, job: JobSpec, making: Making) -> Iterator[Finding]:
-        return (inspect_picture(image, width=job.width, height=job.height) for image in making.images)
+
+def _first_flaw(job: JobSpec, making: Making) -> Finding | None:
+    """What is wrong with the first picture that is not as it should be; every pixel is looked at."""
+    findings = (inspect_picture(image, width=job.width, height=job.height) for image in making.images)
+    return next((finding for finding in findings if not finding.passed), None)
 
 
 def _suspect(job: JobSpec, link: DeviceLink, plan: Plan) -> Suspect:

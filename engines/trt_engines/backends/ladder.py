@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trt_engines.backend import EngineBackend
+from trt_engines.backends.dummy import DUMMY, dummy_backend
 from trt_engines.backends.faulty import FaultyBackend
-from trt_engines.backends.null import NULL, null_backend
 from trt_engines.backends.onnxruntime import onnxruntime_backend
 from trt_engines.backends.pytorch import pytorch_backend
 from trt_engines.backends.rowwise import ROWWISE, rowwise_backend
 from trt_engines.errors import EngineRefused
 
-INSTRUMENTS = (NULL, ROWWISE, "faulty", "simulated")
-"""What the worker is tried with, on any machine; nobody serves with them."""
+TEST_BACKENDS = (DUMMY, ROWWISE, "faulty", "simulated")
+"""What the worker is tried with, on any machine; no network is served with them."""
 
 BUILT = ("tensorrt-rtx", "tensorrt")
 """What runs engines of the store; named as the libraries that build them."""
 
-BACKENDS = (*BUILT, "onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", *INSTRUMENTS)
+BACKENDS = (*BUILT, "onnxruntime-cuda", "onnxruntime", "pytorch-gpu", "pytorch", *TEST_BACKENDS)
 
 
 def make_backends(names: Sequence[str], *, threads: int = 0, sm: int | None = None) -> tuple[EngineBackend, ...]:
@@ -37,7 +37,7 @@ def make_backends(names: Sequence[str], *, threads: int = 0, sm: int | None = No
         "pytorch-gpu": lambda: pytorch_backend(threads, gpu=True),
         "pytorch": lambda: pytorch_backend(threads),
         "simulated": lambda: _simulated(threads),
-        NULL: null_backend,
+        DUMMY: dummy_backend,
         ROWWISE: rowwise_backend,
         "faulty": lambda: FaultyBackend(rowwise_backend()),
     }

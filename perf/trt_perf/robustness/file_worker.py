@@ -46,7 +46,7 @@ async def open_file_worker(grid: LocalGrid, folder: Path, settings: Mapping[str,
         "network": "grid",
         "grid_url": grid.worker_url,
         "grid_http_url": grid.url,
-        "backends": '"null"',  # in quotes: the plain word is YAML for "not set"
+        "backends": "dummy",
         "models_to_load": "[shapes-tiny]",
         "log_dir": folder / "logs",
         "cache_home": folder / "models",

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from trt_engines.backend import EngineBackend
-from trt_engines.backends.null import null_backend
+from trt_engines.backends.dummy import dummy_backend
 from trt_engines.costs.hardware import hardware
 from trt_engines.costs.roofline import CONSTANTS
 from trt_engines.devices.cpu import CpuDevice
@@ -174,7 +174,7 @@ def bench_loop(backend: EngineBackend, *, rows: int, steps: int, side: int, samp
 def _step_us(device: CpuDevice, sampler: str) -> float:
     """Median time of a step at 8 rows, guidance on, at the model's own size, when the network is free."""
     side = find_models()[MODEL].native_width
-    loop = bench_loop(null_backend(device), rows=ROWS, steps=STEPS, side=side, sampler=sampler)
+    loop = bench_loop(dummy_backend(device), rows=ROWS, steps=STEPS, side=side, sampler=sampler)
     loop.step()  # makes engines and lays out the batch
     seconds = []
     for _ in range(STEPS - 2):

@@ -43,7 +43,7 @@ async def _host() -> dict[str, float]:
                 "AIWORKER_GRID_URL": grid.worker_url,
                 "AIWORKER_GRID_HTTP_URL": grid.url,
                 "AIWORKER_GRID_CONNECTIONS": str(CONNECTIONS),
-                "AIWORKER_BACKENDS": "null",
+                "AIWORKER_BACKENDS": "dummy",
                 "AIWORKER_MAX_BATCH": "8",
                 "AIWORKER_MODELS_TO_LOAD": "shapes-tiny",
                 "AIWORKER_LOG_DIR": folder,

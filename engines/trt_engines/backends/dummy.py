@@ -15,15 +15,15 @@ from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
 from trt_engines.interface import interface_of
 
-NULL = "null"
+DUMMY = "dummy"
 
 
-def null_backend(device: HostComputingDevice | None = None) -> OnDeviceBackend:
+def dummy_backend(device: HostComputingDevice | None = None) -> OnDeviceBackend:
     """The backend whose engines are free. Args: device: where tensors are; None: the processor."""
-    return OnDeviceBackend(NULL, NetworkSource(null_network, device))
+    return OnDeviceBackend(DUMMY, NetworkSource(dummy_network, device))
 
 
-def null_network(spec: EngineSpec) -> Network:
+def dummy_network(spec: EngineSpec) -> Network:
     """Answers every call with the same values: seeded, small and finite, so that pictures are not black."""
     interface = interface_of(spec)
     random = np.random.default_rng(0)
