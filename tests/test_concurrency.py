@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_worker.concurrency import in_daemon_thread
+from trt_worker.concurrency import Backoff, in_daemon_thread
 
 
 @pytest.fixture
@@ -41,3 +41,14 @@ async def test_what_a_thread_of_that_kind_gives_or_raises_reaches_who_waits() ->
     assert await in_daemon_thread(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         await in_daemon_thread(lambda: 1 // 0)
+
+
+def test_waits_double_up_to_the_longest_and_start_again_after_success() -> None:
+    backoff = Backoff(1.0, 60.0)
+
+    waits = [backoff.next_wait() for _ in range(10)]
+    backoff.reset()
+
+    assert all(0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits[:6]))
+    assert all(30 <= wait <= 60 for wait in waits[6:])
+    assert backoff.next_wait() <= 1

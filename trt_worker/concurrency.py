@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from time import monotonic
 from typing import TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 
 T = TypeVar("T")
 
@@ -22,6 +24,37 @@ class Clock:
 
     now: Callable[[], float] = monotonic  # seconds
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+
+
+class Backoff:
+    """Waits that double from one failure to the next, in seconds, with jitter: many workers must not come at once."""
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def next_wait(self) -> float:
+        """Seconds until the next try."""
+        wait, self._next = self._next, min(self._next * 2, self._longest)
+        return wait * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """It worked: the next failure is a first one again."""
+        self._next = self._first
+
+
+class StartedOnce:
+    """Tells whoever started a task that it may go on; further calls are harmless."""
+
+    def __init__(self, task_status: TaskStatus[None]) -> None:
+        self._task_status = task_status
+        self._told = False
+
+    def tell(self) -> None:
+        if not self._told:
+            self._told = True
+            self._task_status.started()
 
 
 class Stop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_worker.intake.grid.reactions import Backoff, Verdict, react
+from trt_worker.intake.grid.reactions import Verdict, react
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,6 @@ def test_a_retired_model_is_named() -> None:
     reaction = react(4003, "Retired model identity: flux.1-krea-dev, flux.1-krea-dev-fp8")
 
     assert (reaction.verdict, reaction.models) == (Verdict.RETIRED, ("flux.1-krea-dev", "flux.1-krea-dev-fp8"))
-
-
-def test_waits_double_up_to_the_longest_and_start_again_after_success() -> None:
-    backoff = Backoff(1.0, 60.0)
-
-    waits = [backoff.next_wait() for _ in range(10)]
-    backoff.reset()
-
-    assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits[:6]))
-    assert all(45 <= wait <= 75 for wait in waits[6:])
-    assert backoff.next_wait() <= 1.25
 
 
 def test_what_the_grid_says_is_one_short_line_and_every_retired_name_is_still_heard() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_worker.intake.horde.pace import Backoff, Pace
+from trt_worker.intake.horde.pace import Pace
 
 
 def a_pace() -> Pace:
@@ -54,12 +54,3 @@ def test_failures_wait_longer_and_longer_and_start_over_after_an_answer() -> Non
     assert 0.5 <= waits[0] <= 1.0
     assert 30.0 <= waits[-1] <= 60.0
     assert pace.failure(0.0) <= 1.0
-
-
-def test_a_backoff_is_reset() -> None:
-    backoff = Backoff(1.0, 8.0)
-    for _ in range(6):
-        last = backoff.next_wait()
-    assert 4.0 <= last <= 8.0
-    backoff.reset()
-    assert backoff.next_wait() <= 1.0

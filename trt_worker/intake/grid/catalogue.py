@@ -13,9 +13,9 @@ from loguru import logger
 
 from trt_engines.model import Model
 from trt_worker.capped import read_capped
+from trt_worker.concurrency import Backoff
 from trt_worker.errors import AnswerTooLarge
 from trt_worker.intake.grid.frames import UNREADABLE
-from trt_worker.intake.grid.reactions import Backoff
 from trt_worker.intake.grid.recipe import refusal
 from trt_worker.intake.grid.settings import GridSettings
 from trt_worker.intake.transport import Gate

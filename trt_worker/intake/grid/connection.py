@@ -11,9 +11,9 @@ import anyio
 from loguru import logger
 
 from trt_engines.model import Model
-from trt_worker.concurrency import Stop, first_leaf
+from trt_worker.concurrency import Backoff, Stop, first_leaf
 from trt_worker.intake.grid import frames
-from trt_worker.intake.grid.reactions import Backoff, Reaction, Verdict, react
+from trt_worker.intake.grid.reactions import Reaction, Verdict, react
 from trt_worker.intake.grid.session import Leaving, Session, Shop
 from trt_worker.sessions import why_unreached
 

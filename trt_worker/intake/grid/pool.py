@@ -10,6 +10,7 @@ from anyio.abc import ObjectSendStream, TaskStatus
 from loguru import logger
 from yarl import URL
 
+from trt_worker.concurrency import StartedOnce
 from trt_worker.delivery import Offer
 from trt_worker.errors import TransportClosed
 from trt_worker.intake.grid.catalogue import Catalogue
@@ -65,7 +66,7 @@ class GridTransport:
 
         Raises: TransportClosed: not one of the names can be used any more; says what to change.
         """
-        started = _StartedOnce(task_status)
+        started = StartedOnce(task_status)
         async with open_session(connections=0) as http, open_guarded_session(self._host) as sources:
             with anyio.CancelScope() as self._opening:
                 await self._catalogue.check(http)
@@ -118,7 +119,7 @@ class GridTransport:
         http: aiohttp.ClientSession,
         sources: aiohttp.ClientSession,
         offers: ObjectSendStream[Offer],
-        started: _StartedOnce,
+        started: StartedOnce,
     ) -> None:
         shop = self._shop = Shop(
             settings=self._settings,
@@ -167,16 +168,3 @@ class GridTransport:
             logger.info("Grid {}: other models are offered; each connection registers them in its next gap", self._host)
             for connection in self._connections:
                 connection.refresh()
-
-
-class _StartedOnce:
-    """Tells the caller of `run` that it may go on; further calls are harmless."""
-
-    def __init__(self, task_status: TaskStatus[None]) -> None:
-        self._task_status = task_status
-        self._told = False
-
-    def tell(self) -> None:
-        if not self._told:
-            self._told = True
-            self._task_status.started()

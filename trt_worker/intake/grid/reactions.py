@@ -6,7 +6,6 @@ retired model, so there the message decides.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -81,21 +80,3 @@ def _refused(said: str, told: str) -> Reaction:
         if mark in lower:
             return Reaction(verdict=Verdict.FATAL, sentence=f"{told}: {advice}")
     return Reaction(verdict=Verdict.RETRY, sentence=told)
-
-
-class Backoff:
-    """Waits that double from one failure to the next, in seconds, with jitter: many workers must not come at once."""
-
-    def __init__(self, first: float, longest: float) -> None:
-        self._first = first
-        self._longest = longest
-        self._next = first
-
-    def next_wait(self) -> float:
-        """Seconds until the next try."""
-        wait, self._next = self._next, min(self._next * 2, self._longest)
-        return wait * random.uniform(0.75, 1.25)
-
-    def reset(self) -> None:
-        """It worked: the next failure is a first one again."""
-        self._next = self._first

@@ -12,12 +12,12 @@ import anyio
 from loguru import logger
 from yarl import URL
 
+from trt_worker.concurrency import Backoff
 from trt_worker.delivery import EncodedImage, IntakeEnd, Receipt, Settlement, UploadSlot
 from trt_worker.errors import TransportError
 from trt_worker.intake.horde.client import HordeClient
 from trt_worker.intake.horde.ledger import Ledger
 from trt_worker.intake.horde.messages import Metadata, PoppedJob, Submission, read_reward
-from trt_worker.intake.horde.pace import Backoff
 from trt_worker.intake.horde.reactions import Endpoint, Reaction, Verdict, react
 from trt_worker.job import JobSpec
 

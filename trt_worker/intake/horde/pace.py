@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import random
 
+from trt_worker.concurrency import Backoff
+
 LONGEST_RETRY_WAIT = 60.0
 """Seconds between two tries of a call that keeps failing."""
 
 _IDLE_GROWTH = 1.5
 _JITTER = 0.25
 """Share of a wait that is added at random: workers that were refused together must not come back together."""
-
-
-class Backoff:
-    """Waits that double from one failure to the next, in seconds."""
-
-    def __init__(self, first: float, longest: float = LONGEST_RETRY_WAIT) -> None:
-        self._first = first
-        self._longest = longest
-        self._next = first
-
-    def next_wait(self) -> float:
-        """Seconds until the next try."""
-        wait, self._next = self._next, min(self._next * 2, self._longest)
-        return wait * random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        """It worked: the next failure is a first one again."""
-        self._next = self._first
 
 
 class Pace:
@@ -37,7 +21,7 @@ class Pace:
         self._first_idle_wait = first_idle_wait
         self._longest_idle_wait = longest_idle_wait
         self._idle_wait = first_idle_wait
-        self._failures = Backoff(first_retry_wait)
+        self._failures = Backoff(first_retry_wait, LONGEST_RETRY_WAIT)
         self.not_before = 0.0
         self.probing = True
         """The last pop brought nothing: one pop at a time is enough to notice that work has come."""

@@ -13,7 +13,7 @@ from loguru import logger
 from yarl import URL
 
 from trt_engines.model import Model
-from trt_worker.concurrency import Clock, Stop, first_leaf
+from trt_worker.concurrency import Backoff, Clock, StartedOnce, Stop, first_leaf
 from trt_worker.delivery import Offer, handed_back
 from trt_worker.errors import BadJob, TransportClosed, TransportError, UnservableJob
 from trt_worker.intake.horde.client import Answer, HordeClient
@@ -29,7 +29,7 @@ from trt_worker.intake.horde.messages import (
     read_user,
     read_worker,
 )
-from trt_worker.intake.horde.pace import Backoff, Pace
+from trt_worker.intake.horde.pace import LONGEST_RETRY_WAIT, Pace
 from trt_worker.intake.horde.reactions import Endpoint, Reaction, Verdict, react
 from trt_worker.intake.horde.settings import FIXED, HordeSettings
 from trt_worker.intake.horde.source import fetch_source
@@ -96,7 +96,7 @@ class HordeTransport:
         """
         async with open_session() as session, open_guarded_session(self._host) as sources:
             client = HordeClient(session, self._settings)
-            await self._sign_in(client, _StartedOnce(task_status))
+            await self._sign_in(client, StartedOnce(task_status))
             async with anyio.create_task_group() as jobs:
                 lines = _Lines(sources=sources, client=client, offers=offers, jobs=jobs)
                 for _ in range(self._settings.open_pops):
@@ -141,7 +141,7 @@ class HordeTransport:
 
     # Signing in
 
-    async def _sign_in(self, client: HordeClient, ready: _StartedOnce) -> None:
+    async def _sign_in(self, client: HordeClient, ready: StartedOnce) -> None:
         answer = await self._insist(Endpoint.FIND_USER, client.find_user, ready)
         if answer is None:
             return
@@ -163,9 +163,9 @@ class HordeTransport:
             )
         if self._settings.remove_maintenance_on_init:
             await self._leave_maintenance(client, ready)
-        ready.started()
+        ready.tell()
 
-    async def _leave_maintenance(self, client: HordeClient, ready: _StartedOnce) -> None:
+    async def _leave_maintenance(self, client: HordeClient, ready: StartedOnce) -> None:
         name = self._settings.worker_name
         answer = await self._insist(Endpoint.WORKER, lambda: client.find_worker(name), ready)
         if answer is None:
@@ -181,10 +181,10 @@ class HordeTransport:
                 logger.info("Horde {}: took worker {!r} out of maintenance", self._host, name)
 
     async def _insist(
-        self, endpoint: Endpoint, call: Callable[[], Awaitable[Answer]], ready: _StartedOnce
+        self, endpoint: Endpoint, call: Callable[[], Awaitable[Answer]], ready: StartedOnce
     ) -> Answer | None:
         """The answer to a call, tried until there is one; None: the server will not have it, or we are stopping."""
-        backoff = Backoff(self._settings.first_retry_wait)
+        backoff = Backoff(self._settings.first_retry_wait, LONGEST_RETRY_WAIT)
         while not self._stop.requested:
             answer, reaction = await _ask(endpoint, call)
             if reaction.verdict is Verdict.DONE:
@@ -196,10 +196,10 @@ class HordeTransport:
                 return None
             wait = reaction.seconds or backoff.next_wait()
             logger.warning("Horde {}: {}; next try in {:.1f} s", self._host, reaction.sentence, wait)
-            ready.started()
+            ready.tell()
             with self._stop.ends():
                 await anyio.sleep(wait)
-        ready.started()
+        ready.tell()
         return None
 
     # Taking jobs
@@ -447,16 +447,3 @@ async def _ask(endpoint: Endpoint, call: Callable[[], Awaitable[Answer]]) -> tup
     except TransportError as error:
         return None, Reaction(verdict=Verdict.RETRY, sentence=str(error))
     return answer, react(endpoint, answer.status, answer.body, answer.retry_after)
-
-
-class _StartedOnce:
-    """Tells the caller of `run` that it may go on; further calls are harmless."""
-
-    def __init__(self, task_status: TaskStatus[None]) -> None:
-        self._task_status = task_status
-        self._told = False
-
-    def started(self) -> None:
-        if not self._told:
-            self._told = True
-            self._task_status.started()
