@@ -303,3 +303,14 @@ def _call(name: str, *arguments: ast.expr) -> ast.Call:
 def numbers(*, device: bool) -> Iterator[int]:
     """Points of one of the two processes."""
     return (number for number, point in enumerate(points) if (point.module in DEVICE) is device)
+
+
+def a_surprise() -> Exception:
+    """What nobody foresees anywhere."""
+    return ZeroDivisionError("thrown at a point of a job's way")
+
+
+def arm(where: str, errors: list[Exception]) -> None:
+    """Throw errors the next times that the first point is passed which is called so. Args: where: a pattern."""
+    number = next(number for number, point in enumerate(points) if re.search(where, str(point)))
+    armed[number] = errors

@@ -1,46 +1,35 @@
-"""Every point of a job's way thrown at while other jobs are under way. For `unexpected`, which compiles them first."""
+"""Every point of a job's way in the supervisor thrown at, with other jobs under way. For `unexpected`, which compiles
+them first."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import Any, cast
 
 import anyio
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from trt_engines.backends.rowwise import rowwise_backend
-from trt_engines.errors import EngineRefused, OutOfMemory
-from trt_engines.model import find_models
-from trt_engines.residency import Memory
+from trt_engines.errors import EngineRefused
 from trt_perf.robustness import points
+from trt_perf.robustness.customers import EXPECTED, JOBS, ended, image_to_image, unreadable
 from trt_worker import frames, networks
 from trt_worker.app import Worker, open_worker
 from trt_worker.config.schema import Config
-from trt_worker.device.loop import DeviceLoop
 from trt_worker.errors import BadJob, LateJob, TransportError
-from trt_worker.job import MAX_ID_CHARACTERS, ImageSeed, JobSpec
 from trt_worker.local_grid.faults import Fault, Faults
-from trt_worker.local_grid.payload import build_payload
-from trt_worker.local_grid.recipe import Recipe, choose_recipe, shipped_recipes
-from trt_worker.local_grid.requests import HordeRequest, HordeResult, ImageRequest
+from trt_worker.local_grid.recipe import shipped_recipes
 from trt_worker.local_grid.server import LocalGrid
 from trt_worker.local_grid.settings import GridSettings, HordeSettings
 from trt_worker.networks import Network
 from trt_worker.supervisor.device_link import JobFailed
 
-SIDE = 64
 CONNECTIONS = 6
 ROUND_SECONDS = 30.0
 GRACE_SECONDS = 2.0
@@ -48,100 +37,6 @@ ATTEMPTS = 3
 """Rounds for a point: whether some are passed is a matter of which job is faster."""
 KEY = "0x" + "11" * 32
 """Of nobody: it signs results on this machine."""
-
-Picture = NDArray[np.uint8]
-
-
-def a_surprise() -> Exception:
-    """What nobody foresees anywhere."""
-    return ZeroDivisionError("thrown at a point of a job's way")
-
-
-# The device process
-
-
-def device_half(notes: list[str]) -> int:
-    """Throw at each of its points, with three jobs aboard. Returns: others that were not made, or made otherwise."""
-    alone = {run.job.id: _device_pictures([run])[run.job.id] for run in _device_runs()}
-    lost = 0
-    for number in list(points.numbers(device=True)):
-        points.armed.clear()
-        text = str(points.points[number])
-        for provoked, (where, errors) in DEVICE_PROVOKED.items():
-            if re.search(provoked, text):
-                _arm(where, [error() for error in errors])
-        points.armed.setdefault(number, []).append(a_surprise())
-        made = _device_pictures(_device_runs())
-        wrong = [job for job, picture in alone.items() if job not in made or not np.array_equal(made[job], picture)]
-        if len(wrong) > 1:
-            lost += len(wrong) - 1
-            notes.append(f"{text}: {', '.join(wrong)} not made")
-    points.armed.clear()
-    return lost
-
-
-def _full() -> Exception:
-    return OutOfMemory("thrown so that room is made")
-
-
-DEVICE_PROVOKED: dict[str, tuple[str, tuple[Callable[[], Exception], ...]]] = {
-    r"_step_alone:\d+ stage batch\.step": (r"_put_step:\d+ stage batch\.step", (a_surprise,)),
-    r"batch\.release_engines": (r"stage decoder\.begin", (_full, _full)),
-}
-"""What has to be thrown first, where, so that a point is passed at all."""
-
-
-def _device_runs() -> list[frames.Run]:
-    source = {"strength": 0.5}
-    return [
-        _device_run("first", sampler="euler_ancestral", guidance=4.0),
-        _device_run("second", sampler="dpmpp_2m_sde", guidance=1.0),
-        _device_run("third", sampler="heun", guidance=4.0, **source),
-    ]
-
-
-def _device_run(job: str, **changes: Any) -> frames.Run:
-    settings: dict[str, Any] = {
-        "id": job,
-        "model": "shapes-tiny",
-        "backend": "rowwise",
-        "prompt": f"the {job} circle",
-        "negative_prompt": f"no {job} square",
-        "width": SIDE,
-        "height": SIDE,
-        "steps": 3,
-        "scheduler": "karras",
-        "seeds": (ImageSeed(value=len(job)),),
-        "received": monotonic(),
-        "due": monotonic() + 600,
-    }
-    fields = settings | changes
-    return frames.Run(backend=fields.pop("backend"), job=JobSpec(**fields))
-
-
-def _device_pictures(runs: Sequence[frames.Run]) -> dict[str, Picture]:
-    pictures: dict[str, Picture] = {}
-
-    def emit(header: frames.FromDevice, body: Picture | None) -> None:
-        if isinstance(header, frames.Pixels) and body is not None:
-            pictures[header.id] = body.copy()
-
-    backend = rowwise_backend()
-    loop = DeviceLoop(
-        {"shapes-tiny": find_models()["shapes-tiny"]},
-        {backend.name: backend},
-        max_rows=4,
-        budgets=dict.fromkeys(Memory, 2**31),
-        emit=emit,
-    )
-    for run in runs:
-        loop.take(run, a_source() if run.job.strength < 1 else b"")
-    while loop.busy:
-        loop.step()
-    return pictures
-
-
-# The supervisor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +84,7 @@ TRIALS: Sequence[tuple[str, Trial]] = (
     (r"Service\._serve:.*fail\(error\.public\)", Trial(first=_made(lambda: BadJob("thrown")))),
     (r"Service\._serve:.*fail\(COULD_NOT\)", Trial(first=_made(lambda: LateJob("thrown")))),
     (r"Service\._serve:.*give_back", Trial(first=_made(_refused))),
-    (r"delivery:handed_back", Trial(first=_made(a_surprise))),
+    (r"delivery:handed_back", Trial(first=_made(points.a_surprise))),
     (r"GridDelivery\.fail", Trial(first=_made(lambda: BadJob("thrown")), jobs=GRID)),
     (r"HordeDelivery\.fail", Trial(first=_made(lambda: BadJob("thrown")), jobs=HORDE)),
     (r"HordeDelivery\.give_back", Trial(first=_made(_refused), jobs=HORDE)),
@@ -228,7 +123,7 @@ TRIALS: Sequence[tuple[str, Trial]] = (
     ),
     (
         r"HordeDelivery\._hand_back",
-        Trial(first=((r"hand_in:\d+ await self\._hand_in", (a_surprise,)),), jobs=HORDE),
+        Trial(first=((r"hand_in:\d+ await self\._hand_in", (points.a_surprise,)),), jobs=HORDE),
     ),
     (r"HordeDelivery\._hand_in:.*sleep", Trial(faults=Faults(submit_error=Fault()), jobs=HORDE)),
     (r"source:fetch_source|_understood:.*fetch_source", Trial(jobs=("start", "inline", "start"))),
@@ -258,13 +153,13 @@ async def _supervisor_half(notes: list[str]) -> int:
         key = _written_key(Path(folder, "rig.json"))
         _wait_little()
         recipes = shipped_recipes()
-        listed = unreadable(_image_to_image(recipes))
+        listed = unreadable(image_to_image(recipes))
         async with (
             LocalGrid(settings, recipes=[*recipes, listed]) as grid,
             open_worker(_config(grid, key), log_directory=Path(folder)) as worker,
         ):
             await grid.connected(CONNECTIONS)
-            alone = {name: (await _ended(ask, grid))[0] for name, ask in JOBS.items() if name in EXPECTED}
+            alone = {name: (await ended(ask, grid))[0] for name, ask in JOBS.items() if name in EXPECTED}
             if any(picture is None for picture in alone.values()):
                 raise RuntimeError(f"an ordinary job fails alone: {alone}")
             for link in worker.links:
@@ -293,12 +188,12 @@ async def _try(
     await grid.connected(CONNECTIONS)
     points.armed.clear()
     for where, errors in trial.first:
-        _arm(where, [error() for error in errors])
-    points.armed.setdefault(number, []).append(a_surprise())
+        points.arm(where, [error() for error in errors])
+    points.armed.setdefault(number, []).append(points.a_surprise())
     wrong = list(trial.jobs)
 
     async def one(name: str) -> None:
-        if (await _ended(JOBS[name], grid))[0] == alone[name]:
+        if (await ended(JOBS[name], grid))[0] == alone[name]:
             wrong.remove(name)
         if len(wrong) <= 1:  # the last one may be that which was thrown at, and lost with its connection
             others.cancel_scope.deadline = min(others.cancel_scope.deadline, anyio.current_time() + GRACE_SECONDS)
@@ -322,11 +217,6 @@ async def _try(
     if lost:
         notes.append(f"{text}: {', '.join(wrong)} lost")
     return lost
-
-
-def _arm(where: str, errors: list[Exception]) -> None:
-    number = next(number for number, point in enumerate(points.points) if re.search(where, str(point)))
-    points.armed[number] = errors
 
 
 def _wait_little() -> None:
@@ -362,140 +252,3 @@ def _config(grid: LocalGrid, key: Path) -> Config:
             "stats_output_frequency": 0,
         }
     )
-
-
-# What customers ask for
-
-Ask = Callable[[LocalGrid], Awaitable[Any]]
-
-
-def _from_grid(**changes: Any) -> Ask:
-    settings: dict[str, Any] = {"width": SIDE, "height": SIDE, "steps": 3, "seed": 7, "ext": "png"}
-    request = ImageRequest(**(settings | changes))
-    return lambda grid: grid.submit_grid(request)
-
-
-def _from_horde(**changes: Any) -> Ask:
-    settings: dict[str, Any] = {"width": SIDE, "height": SIDE, "steps": 3, "seed": "7"}
-    request = HordeRequest(**(settings | changes))
-    return lambda grid: grid.submit_horde(request)
-
-
-def _raw(**changes: Any) -> Ask:
-    async def ask(grid: LocalGrid) -> Any:
-        request = ImageRequest(width=SIDE, height=SIDE, steps=3)
-        payload = build_payload(request, None, seed=1, size=(SIDE, SIDE), source_url=None) | changes
-        return grid.coordinator.submit(model=request.model, payload=payload, probe=False)
-
-    return ask
-
-
-def _drawn_by(change: Callable[[Recipe], Recipe], **changes: Any) -> Ask:
-    """A job of the image-to-image recipe in another form."""
-
-    async def ask(grid: LocalGrid) -> Any:
-        request = ImageRequest(width=SIDE, height=SIDE, steps=3)
-        recipe = change(_image_to_image(grid.recipes))
-        key = f"sources/{grid.coordinator.new_id()}.png"
-        grid.storage.add(key, a_source(), "image/png")
-        url = grid.storage.address(key, seconds=600)
-        payload = build_payload(request, recipe, seed=1, size=(SIDE, SIDE), source_url=url) | changes
-        return grid.coordinator.submit(model=request.model, payload=payload, probe=False)
-
-    return ask
-
-
-def _image_to_image(recipes: Sequence[Recipe]) -> Recipe:
-    recipe = choose_recipe(recipes, "shapes-tiny", name=None, with_image=True)
-    assert recipe is not None  # it ships with the local grid
-    return recipe
-
-
-def _node(recipe: Recipe, kind: str) -> str:
-    return next(number for number, node in recipe.spec.items() if node["class_type"] == kind)
-
-
-def unscaled(recipe: Recipe) -> Recipe:
-    """A recipe that draws at its source image's own size."""
-    encode, load = _node(recipe, "VAEEncode"), _node(recipe, "LoadImage")
-    node = recipe.spec[encode]
-    inputs = node["inputs"] | {"pixels": [load, 0]}
-    return dataclasses.replace(recipe, spec={**recipe.spec, encode: node | {"inputs": inputs}})
-
-
-def unreadable(recipe: Recipe) -> Recipe:
-    """A recipe with a node that this worker does not know, which the grid's list has as well."""
-    encode = _node(recipe, "VAEEncode")
-    spec = {**recipe.spec, encode: recipe.spec[encode] | {"class_type": "NobodysEncode"}}
-    return dataclasses.replace(recipe, name="unreadable", root="0x" + "ab" * 32, spec=spec)
-
-
-def withheld(recipe: Recipe) -> Recipe:
-    """A job of the root that is not served, defective in another way."""
-    return dataclasses.replace(recipe, root=unreadable(recipe).root)
-
-
-async def _long_id(grid: LocalGrid) -> Any:
-    request = ImageRequest(width=SIDE, height=SIDE, steps=3)
-    payload = build_payload(request, None, seed=1, size=(SIDE, SIDE), source_url=None)
-    job_id = f"{grid.coordinator.new_id()}{'x' * MAX_ID_CHARACTERS}"
-    return grid.coordinator.submit(model=request.model, payload=payload, probe=False, job_id=job_id)
-
-
-async def _other_model(grid: LocalGrid) -> Any:
-    """A job of a model that no connection lists, which the real coordinator bounces between them."""
-    request = ImageRequest(width=SIDE, height=SIDE, steps=3)
-    payload = build_payload(request, None, seed=1, size=(SIDE, SIDE), source_url=None)
-    for taker in grid.coordinator.takers:
-        taker.models |= {"somebody's model"}
-    return grid.coordinator.submit(model="somebody's model", payload=payload, probe=False)
-
-
-async def _address(grid: LocalGrid) -> Any:
-    request = ImageRequest(width=SIDE, height=SIDE, steps=3)
-    recipe = choose_recipe(grid.recipes, request.model, name=None, with_image=True)
-    payload = build_payload(request, recipe, seed=1, size=(SIDE, SIDE), source_url="http://xn--a/")
-    return grid.coordinator.submit(model=request.model, payload=payload, probe=False)
-
-
-async def _pause(grid: LocalGrid) -> None:
-    await anyio.sleep(2 * grid.settings.ping_seconds)
-
-
-def a_source() -> bytes:
-    """A source image, as a PNG."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (SIDE, SIDE), (40, 90, 200)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-EXPECTED = ("grid", "two", "source", "unscaled", "inline", "start")
-JOBS: dict[str, Ask] = {
-    "grid": _from_grid(),
-    "two": _from_grid(n=2),
-    "source": _from_grid(source_image=a_source(), denoise=0.5),
-    "inline": _from_horde(extra={"r2": False}),
-    "start": _from_horde(
-        source_image=a_source(), source_processing="img2img", params={"denoising_strength": 0.5}, extra={"r2": False}
-    ),
-    "unscaled": _drawn_by(unscaled),
-    "slow": _raw(steps=500),
-    "surrogate": _raw(prompt="half of a pair: \ud800"),
-    "long id": _long_id,
-    "other model": _other_model,
-    "unreadable": _drawn_by(unreadable),
-    "withheld": _drawn_by(withheld, n=17),
-    "sampler": _raw(sampler_name="nobody's"),
-    "endless": _raw(width=3072, height=3072, steps=500, n=4, seeds=[1, 2, 3, 4]),
-    "address": _address,
-    "pause": _pause,
-}
-
-
-async def _ended(ask: Ask, grid: LocalGrid) -> tuple[list[bytes] | None, Any]:
-    """A job's pictures once it has ended; None: it has none."""
-    result = await (await ask(grid)).result()
-    if isinstance(result, HordeResult):
-        pictures = [image.data for image in result.images if image.data is not None]
-        return (None if result.faulted or not pictures else pictures), result
-    return ([image.data for image in result.images] if result.status == 200 else None), result

@@ -1,7 +1,7 @@
 """What an unexpected exception at any place of a job's way costs the other jobs, in both processes.
 
-The places are found by walking the source (`points`), and each is made to throw (`strikes`), in a process of its own:
-its modules are compiled with their points.
+The places are found by walking the source (`points`), and each is made to throw (`device_strikes`, `strikes`), in a
+process of its own: its modules are compiled with their points.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ def main() -> None:
     points.instrument()
     for module in points.modules_on_the_way(ROOT):
         import_module(module)
-    strikes = import_module("trt_perf.robustness.strikes")
+    device_half = import_module("trt_perf.robustness.device_strikes").device_half
+    supervisor_half = import_module("trt_perf.robustness.strikes").supervisor_half
     logger.remove()
     notes: list[str] = []
     lost, tried = 0, list[int]()
     for half in sys.argv[1:]:
         tried += points.numbers(device=half == "device")
-        lost += strikes.device_half(notes) if half == "device" else strikes.supervisor_half(notes)
+        lost += device_half(notes) if half == "device" else supervisor_half(notes)
     missing = [str(points.points[number]) for number in tried if number not in points.fired]
     notes += [f"not tried: {point}" for point in missing]
     figures = {
