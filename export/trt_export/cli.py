@@ -50,8 +50,8 @@ def random_checkpoint(
 ) -> None:
     """Write a checkpoint of random weights in the architecture's original layout."""
     from trt_engines.store.files import megabytes
-    from trt_export.architectures.registry import architecture
     from trt_export.checkpoints.random_checkpoint import TYPES, random_tensors, write_random
+    from trt_export.modules.registry import architecture
 
     if dtype not in TYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(TYPES)}", param_hint="--dtype")
@@ -69,10 +69,10 @@ def random_checkpoint(
 def _errors() -> Iterator[None]:
     """End with what went wrong in one sentence, for what people can do something about."""
     from trt_engines.errors import EngineError
-    from trt_export.architectures.registry import UnknownArchitecture
     from trt_export.checkpoints.random_checkpoint import NoLayout
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
     from trt_export.child import PhaseFailed
+    from trt_export.modules.registry import UnknownArchitecture
 
     try:
         yield

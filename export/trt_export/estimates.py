@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trt_engines.builders.footprint import build_memory, build_seconds
-from trt_export.architectures.architecture import ComponentSpec
 from trt_export.checkpoints.binding import StoredWeights
+from trt_export.modules.architecture import ComponentSpec
 from trt_export.samples import sample_flops
 
 PHASES = ("export", "bind", "parse", "build", "certify")

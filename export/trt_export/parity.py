@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from trt_export.architectures.architecture import ComponentSpec, Kind, Quantity, Tensor
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.safetensors_file import read_header
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import TYPES, parameters
+from trt_export.modules.architecture import ComponentSpec, Kind, Quantity, Tensor
 
 Sizes = Mapping[Quantity, int]
 

@@ -12,7 +12,6 @@ from trt_engines.profiles.cost import Budgets, NetworkCost
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.estimates import (
     BYTES,
@@ -25,6 +24,7 @@ from trt_export.estimates import (
     seconds_together,
     weights_of,
 )
+from trt_export.modules.architecture import Architecture, ComponentSpec, Quantity, Role
 
 Stored = Mapping[str, StoredWeights]
 """What a model's files hold of its networks, by component."""

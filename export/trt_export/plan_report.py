@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from trt_engines.bucket import Bucket
 from trt_engines.profiles.histogram import Histogram
 from trt_engines.profiles.profile import Profile
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
+from trt_export.modules.architecture import Architecture, ComponentSpec, Quantity, Role
 from trt_export.plan import BuildPlan, EnginePlan, heaviest, network_cost
 
 SIZES = 5

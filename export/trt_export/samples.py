@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trt_engines.bucket import Bucket
-from trt_export.architectures.architecture import ComponentSpec
+from trt_export.modules.architecture import ComponentSpec
 
 SAMPLES = (
     Bucket(width=192, height=256, rows=1, tokens=77),

@@ -26,8 +26,6 @@ from trt_engines.machine_memory import machine_memory
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.profile import Profile, Range
 from trt_engines.store.files import require_room
-from trt_export.architectures.architecture import Architecture, ComponentSpec
-from trt_export.architectures.registry import architecture, networks
 from trt_export.building.compiling import compile_plan
 from trt_export.building.order import input_ranges
 from trt_export.building.phases import export_by_name
@@ -38,6 +36,8 @@ from trt_export.checkpoints.random_checkpoint import random_tensors, write_rando
 from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import parameters
+from trt_export.modules.architecture import Architecture, ComponentSpec
+from trt_export.modules.registry import architecture, networks
 from trt_export.plan import precision_of
 from trt_perf.network_key import network_key
 from trt_perf.progress import Progress

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from trt_export.architectures.architecture import ComponentSpec
+from trt_export.modules.architecture import ComponentSpec
 
 
 def network_key(component: ComponentSpec, config: Mapping[str, Any], *decides: object) -> str:

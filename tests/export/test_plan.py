@@ -10,7 +10,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from trt_engines.profiles.histogram import Demand, Histogram, write_histogram
-from trt_export.architectures.architecture import (
+from trt_export.checkpoints.binding import StoredWeights
+from trt_export.cli import app
+from trt_export.estimates import COMMAND_SECONDS, PHASES
+from trt_export.modules.architecture import (
     Architecture,
     Axis,
     ComponentSpec,
@@ -19,9 +22,6 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
-from trt_export.checkpoints.binding import StoredWeights
-from trt_export.cli import app
-from trt_export.estimates import COMMAND_SECONDS, PHASES
 from trt_export.plan import (
     BuildPlan,
     Limits,

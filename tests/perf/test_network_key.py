@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trt_export.architectures.registry import ARCHITECTURES
+from trt_export.modules.registry import ARCHITECTURES
 from trt_perf.network_key import network_key
 
 

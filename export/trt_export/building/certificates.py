@@ -16,7 +16,7 @@ from trt_engines.store.manifest import Certificate
 from trt_export.graphs.cache import code_digest
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime-gpu")
-SOURCES = ("architectures", "network.py", "samples.py", "building/certificate.py", "graphs/widening.py")
+SOURCES = ("modules", "samples.py", "building/certificate.py", "graphs/widening.py")
 """Parts of this package that a certificate depends on, besides those that its graph does."""
 
 

@@ -20,7 +20,6 @@ from trt_engines.store.locks import hold
 from trt_engines.store.manifest import GRAPH, PLAN, Certificate, DeviceMemory
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
-from trt_export.architectures.registry import architecture
 from trt_export.building.certificates import CertificateCache
 from trt_export.building.compiling import BUILDERS, compile_plan
 from trt_export.building.obstacles import compute_precision
@@ -33,6 +32,7 @@ from trt_export.child import Tell, run_phase
 from trt_export.graphs.bound import BoundGraph, bind_graph, link_files
 from trt_export.graphs.cache import GraphCache
 from trt_export.graphs.exporter import parameters
+from trt_export.modules.registry import architecture
 
 SIDE = "side.safetensors"
 

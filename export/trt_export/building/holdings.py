@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from trt_export.architectures.measure import meta_module
 from trt_export.building.source import Source
 from trt_export.checkpoints.binding import StoredWeights, WeightsMissing, check, tensors_of
 from trt_export.checkpoints.checkpoint import Checkpoint
@@ -15,6 +14,7 @@ from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.published import published_file
 from trt_export.checkpoints.quantised import quantisation, refusal
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.modules.measure import meta_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

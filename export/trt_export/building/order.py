@@ -14,11 +14,11 @@ from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.histogram import Histogram
 from trt_engines.profiles.profile import Profile
 from trt_engines.store.identity import InputRange
-from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
 from trt_export.building.compiling import BUILDERS
 from trt_export.building.source import Source
 from trt_export.estimates import Weights, memory_of, seconds_of
 from trt_export.graphs.cache import GraphCache
+from trt_export.modules.architecture import Axis, ComponentSpec, Quantity
 from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, Stored, make_plan
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
+from trt_export.modules.architecture import ComponentSpec
+from trt_export.modules.registry import architecture
 from trt_export.samples import SAMPLES
 
 

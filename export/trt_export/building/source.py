@@ -10,15 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from trt_export.architectures.architecture import Architecture, ComponentSpec
-from trt_export.architectures.measure import fitted, meta_module
-from trt_export.architectures.registry import architecture
 from trt_export.building.located import Located, locate
 from trt_export.checkpoints.binding import holds
 from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.recognition import recognise
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.modules.architecture import Architecture, ComponentSpec
+from trt_export.modules.measure import fitted, meta_module
+from trt_export.modules.registry import architecture
 
 CONFIG = "config.json"
 

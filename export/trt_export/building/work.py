@@ -10,7 +10,6 @@ from trt_engines.builders.preflight import Machine
 from trt_engines.errors import EngineError
 from trt_engines.profiles.histogram import read_histogram
 from trt_engines.store.store import Store
-from trt_export.architectures.registry import UnknownArchitecture
 from trt_export.building.asked import Asked
 from trt_export.building.engine import Built, build_engine
 from trt_export.building.holdings import holdings
@@ -22,6 +21,7 @@ from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.child import Tell
+from trt_export.modules.registry import UnknownArchitecture
 from trt_export.plan import Limits, default_for
 
 

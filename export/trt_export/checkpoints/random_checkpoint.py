@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from trt_engines.store.files import megabytes, whole_file
-from trt_export.architectures.architecture import Architecture, ComponentSpec
 from trt_export.checkpoints.binding import PREFIX
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.safetensors_file import SIZES, encode_header
+from trt_export.modules.architecture import Architecture, ComponentSpec
 
 TYPES = {
     "float32": ("F32", torch.float32),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.prediction import V, predicts_velocity, said
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 from trt_export.checkpoints.signatures import detect, unsaid
+from trt_export.modules.registry import architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from trt_engines.store.files import write_whole
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
-SOURCES = ("architectures", "graphs", "network.py")
+SOURCES = ("modules", "graphs")
 """Parts of this package that a graph depends on."""
 
 

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import torch
 from torch._subclasses import FakeTensorMode
 
-from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
-from trt_export.architectures.examples import example_inputs
 from trt_export.graphs.optimisation import optimise
+from trt_export.modules.architecture import Axis, ComponentSpec, Quantity
+from trt_export.modules.examples import example_inputs
 
 OPSET = 20
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from trt_export.architectures.measure import meta_module
 from trt_export.building.holdings import stored_weights
 from trt_export.building.located import Located
 from trt_export.building.source import open_located
 from trt_export.checkpoints.binding import WeightsMissing
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.modules.measure import meta_module
 from trt_perf.robustness.checkpoint_cases import CASES, Case
 
 

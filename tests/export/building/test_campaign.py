@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.registry import architecture
 from trt_export.building.board import LiveBoard, PlainBoard
 from trt_export.building.campaign import Outcome, Task, admitted, run_campaign
 from trt_export.building.engine import Built, CannotBuild
@@ -18,6 +17,7 @@ from trt_export.building.order import Order
 from trt_export.building.progress import Outlook, Planned
 from trt_export.child import Stopped, Tell
 from trt_export.estimates import first_of, weights_of
+from trt_export.modules.registry import architecture
 
 GB = 10**9
 

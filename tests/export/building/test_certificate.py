@@ -17,11 +17,11 @@ from torch import nn
 
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
-from trt_export.architectures.registry import architecture
 from trt_export.building.certificate import Reference, certify, compare, float32_values, seeded_inputs
 from trt_export.checkpoints.binding import BoundTensor, Piece, bind
 from trt_export.checkpoints.safetensors_file import read_header
+from trt_export.modules.architecture import ROWS, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.modules.registry import architecture
 from trt_export.parity import BUCKETS as BUCKETS_OF_ALL
 from trt_export.parity import inputs_of, lively_module
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from trt_export.architectures.registry import architecture
 from trt_export.building.holdings import holdings
 from trt_export.building.located import Located
 from trt_export.building.source import Source, open_located
 from trt_export.checkpoints.random_checkpoint import describe, random_tensors
 from trt_export.checkpoints.safetensors_file import SIZES
 from trt_export.estimates import weights_of
+from trt_export.modules.registry import architecture
 
 Described = dict[str, tuple[str, tuple[int, ...]]]
 

@@ -13,7 +13,6 @@ from trt_engines.builders.builder import Progress
 from trt_engines.builders.preflight import Machine
 from trt_engines.model import BUILT_IN
 from trt_engines.profiles.histogram import Demand, write_histogram
-from trt_export.architectures.registry import architecture
 from trt_export.building.asked import Asked
 from trt_export.building.compiling import Shares
 from trt_export.building.located import Located, locate
@@ -21,6 +20,7 @@ from trt_export.building.targets import named_target
 from trt_export.building.work import Work, work_for
 from trt_export.checkpoints.random_checkpoint import describe, random_tensors
 from trt_export.checkpoints.safetensors_file import Values, encode
+from trt_export.modules.registry import architecture
 
 GB = 10**9
 LARGE = Machine(memory_bytes=64 * GB, disk_bytes=500 * GB)

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
@@ -25,6 +24,7 @@ from trt_export.checkpoints.random_checkpoint import (
     write_random,
 )
 from trt_export.cli import app
+from trt_export.modules.registry import architecture
 
 
 def a_tensor(*shape: int) -> Published:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from trt_export.architectures.registry import ARCHITECTURES, architecture
 from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint
 from trt_export.checkpoints.signatures import SIGNATURES, TWINS, detect
+from trt_export.modules.registry import ARCHITECTURES, architecture
 
 DETECTED = {twin: name for name, twins in TWINS.items() for twin in twins}
 

@@ -13,11 +13,11 @@ from onnx import TensorProto
 from trt_engines.builders.builder import BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.profiles.profile import Profile, Range
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import architecture, networks
 from trt_export.building.order import input_ranges
 from trt_export.graphs.exporter import export_graph
 from trt_export.graphs.widening import widen
+from trt_export.modules.architecture import ComponentSpec
+from trt_export.modules.registry import architecture, networks
 from trt_export.parity import lively_module, worst_difference, write_bound
 
 ROUNDING = {"float32": 0.0, "float16": 2**-11, "bfloat16": 2**-8}

@@ -14,14 +14,14 @@ import torch
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from safetensors.torch import load_file
 
-from trt_export.architectures.architecture import Quantity
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import random_tensors, write_random
 from trt_export.graphs.bound import bind_graph
 from trt_export.graphs.exporter import export_graph, parameters
+from trt_export.modules.architecture import Quantity
+from trt_export.modules.registry import architecture
 from trt_export.parity import inputs_of
 
 KLEIN = architecture("flux2_klein_4b")

@@ -16,10 +16,10 @@ from diffusers.loaders.single_file_utils import (
     convert_z_image_transformer_checkpoint_to_diffusers,
 )
 
-from trt_export.architectures.registry import ARCHITECTURES, architecture
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
+from trt_export.modules.registry import ARCHITECTURES, architecture
 
 FLOWS = [entry.name for entry in ARCHITECTURES if entry.prediction == "flow"]
 CONVERTERS = {

@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import architecture
-from trt_export.architectures.text_encoders import bucket_edges
+from trt_export.modules.architecture import ComponentSpec
+from trt_export.modules.registry import architecture
+from trt_export.modules.text_encoders import bucket_edges
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -1,6 +1,6 @@
 """What one evaluation of a network costs, counted without computing it: the source of every entry's `Cost`.
 
-    python -m trt_export.architectures.measure [ARCHITECTURE...]
+    python -m trt_export.modules.measure [ARCHITECTURE...]
 
 prints the constants of each component. Modules live on the meta device, so a full-size one takes no memory.
 """
@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trt_export.architectures.architecture import ComponentSpec, Cost, Quantity
-from trt_export.architectures.examples import example_inputs
+from trt_export.modules.architecture import ComponentSpec, Cost, Quantity
+from trt_export.modules.examples import example_inputs
 
 
 class _Live(TorchDispatchMode):
@@ -143,7 +143,7 @@ def _activations(component: ComponentSpec, module: torch.nn.Module) -> dict[str,
 
 def main() -> None:
     """Print the constants of the named architectures, of all without a name."""
-    from trt_export.architectures.registry import ARCHITECTURES, architecture
+    from trt_export.modules.registry import ARCHITECTURES, architecture
 
     parser = argparse.ArgumentParser(description="Count what networks cost.")
     parser.add_argument("names", nargs="*")

@@ -9,7 +9,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import (
+from trt_export.modules.architecture import (
     ROWS,
     TOKENS,
     Architecture,
@@ -20,11 +20,11 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
-from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.architectures.patches import attend, pack, unpack
-from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.architectures.text_encoders import CLIP_L_POOLED, T5_XXL
-from trt_export.network import Network
+from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import attend, pack, unpack
+from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_export.modules.text_encoders import CLIP_L_POOLED, T5_XXL
 
 TIME_UNITS = 1000
 """Flux embeds times and guidance in thousandths."""
@@ -85,7 +85,7 @@ def joint_rotation(
     return rotation(positions, axes, theta)
 
 
-class FluxDenoiser(Network):
+class FluxDenoiser(LibraryModule):
     """Velocity of a Flux.1 network: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself),

@@ -10,13 +10,13 @@ from diffusers import Krea2Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
-from trt_export.architectures.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
-from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIME_UNITS, TIMESTEP, joint_rotation
-from trt_export.architectures.patches import attend, key_mask, pack, unpack
-from trt_export.architectures.rotary import Rotation, rotate_pairs, sinusoid
-from trt_export.architectures.text_encoders import qwen3_vl_4b
-from trt_export.network import Network
+from trt_export.modules.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.modules.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
+from trt_export.modules.flux import NOISE_PRED, SAMPLE, TIME_UNITS, TIMESTEP, joint_rotation
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import attend, key_mask, pack, unpack
+from trt_export.modules.rotary import Rotation, rotate_pairs, sinusoid
+from trt_export.modules.text_encoders import qwen3_vl_4b
 
 TEMPLATE_TOKENS = 34
 """Tokens of the system prompt that the encoder reads and the denoiser does not look at."""
@@ -62,7 +62,7 @@ class ZeroCentredNorm(nn.Module):
         return (wide * scale * (self.weight.float() + 1)).to(states.dtype)
 
 
-class Krea2Denoiser(Network):
+class Krea2Denoiser(LibraryModule):
     """Velocity of Krea 2: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from trt_export.architectures import measure
-from trt_export.architectures.architecture import Architecture, Axis, ComponentSpec, Quantity, Role
-from trt_export.architectures.registry import ARCHITECTURES, UnknownArchitecture, architecture
-from trt_export.architectures.stable_cascade import STABLE_CASCADE
+from trt_export.modules import measure
+from trt_export.modules.architecture import Architecture, Axis, ComponentSpec, Quantity, Role
+from trt_export.modules.registry import ARCHITECTURES, UnknownArchitecture, architecture
+from trt_export.modules.stable_cascade import STABLE_CASCADE
 
 NETWORKS = {
     (component.make, repr(component.config)): pytest.param(component, id=f"{entry.name}-{component.name}")

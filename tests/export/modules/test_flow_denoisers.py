@@ -15,9 +15,9 @@ from diffusers import (
 )
 from torch import nn
 
-from trt_export.architectures.krea2 import TEMPLATE_TOKENS
-from trt_export.architectures.patches import pack, unpack
-from trt_export.architectures.registry import architecture
+from trt_export.modules.krea2 import TEMPLATE_TOKENS
+from trt_export.modules.patches import pack, unpack
+from trt_export.modules.registry import architecture
 
 HEIGHT, WIDTH = 8, 12  # latent positions
 TIMES = torch.tensor([0.25, 0.875])  # exact in float32, so that 1 - t is too

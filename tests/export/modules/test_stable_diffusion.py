@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import architecture
+from trt_export.modules.architecture import ComponentSpec
+from trt_export.modules.registry import architecture
 
 TIMES = torch.tensor([1.0, 999.0])
 SIDES = ((8, 6), (9, 17), (1, 3))

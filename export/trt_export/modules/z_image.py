@@ -9,13 +9,13 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
-from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.architectures.flux import NOISE_PRED, SAMPLE, TIMESTEP
-from trt_export.architectures.patches import attend, key_mask, pack_channels_last, unpack_channels_last
-from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.architectures.text_encoders import qwen3_4b
-from trt_export.network import Network
+from trt_export.modules.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
+from trt_export.modules.flux import NOISE_PRED, SAMPLE, TIMESTEP
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import attend, key_mask, pack_channels_last, unpack_channels_last
+from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_export.modules.text_encoders import qwen3_4b
 
 GROUP = 32
 """Text and image are each filled up to a multiple of so many tokens, with a learned token that is looked at."""
@@ -44,7 +44,7 @@ class SelfAttention:
         return mixed
 
 
-class ZImageDenoiser(Network):
+class ZImageDenoiser(LibraryModule):
     """Velocity of Z-Image: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself: the

@@ -11,9 +11,9 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost
-from trt_export.architectures.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.architectures.flux import (
+from trt_export.modules.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost
+from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
+from trt_export.modules.flux import (
     CONTEXT,
     NOISE_PRED,
     SAMPLE,
@@ -23,13 +23,13 @@ from trt_export.architectures.flux import (
     joint_rotation,
     limit_half,
 )
-from trt_export.architectures.patches import key_mask, pack, unpack
-from trt_export.architectures.rotary import falling_frequencies, sinusoid
-from trt_export.architectures.text_encoders import T5_XXL
-from trt_export.network import Network
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import key_mask, pack, unpack
+from trt_export.modules.rotary import falling_frequencies, sinusoid
+from trt_export.modules.text_encoders import T5_XXL
 
 
-class ChromaDenoiser(Network):
+class ChromaDenoiser(LibraryModule):
     """Velocity of Chroma: denoised = sample - timestep * noise_pred.
 
     sample [rows, 16, h, w] (h, w even), timestep [rows] flow time in 0..1 (1 is noise; the noise level itself),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from trt_export.architectures.architecture import Architecture, ComponentSpec
-from trt_export.architectures.chroma import CHROMA
-from trt_export.architectures.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
-from trt_export.architectures.flux2 import FLUX2_KLEIN_4B
-from trt_export.architectures.krea2 import KREA_2_TURBO
-from trt_export.architectures.stable_cascade import STABLE_CASCADE
-from trt_export.architectures.stable_diffusion import (
+from trt_export.modules.architecture import Architecture, ComponentSpec
+from trt_export.modules.chroma import CHROMA
+from trt_export.modules.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
+from trt_export.modules.flux2 import FLUX2_KLEIN_4B
+from trt_export.modules.krea2 import KREA_2_TURBO
+from trt_export.modules.stable_cascade import STABLE_CASCADE
+from trt_export.modules.stable_diffusion import (
     SDXL,
     STABLE_DIFFUSION_1,
     STABLE_DIFFUSION_1_INPAINTING,
@@ -18,7 +18,7 @@ from trt_export.architectures.stable_diffusion import (
     STABLE_DIFFUSION_2_INPAINTING,
     STABLE_DIFFUSION_2_V,
 )
-from trt_export.architectures.z_image import Z_IMAGE_TURBO
+from trt_export.modules.z_image import Z_IMAGE_TURBO
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     STABLE_DIFFUSION_1,

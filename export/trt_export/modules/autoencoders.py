@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
-from trt_export.architectures.patches import PATCH, attend
-from trt_export.network import Network
+from trt_export.modules.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import PATCH, attend
 
 
-class KlDecoder(Network):
+class KlDecoder(LibraryModule):
     """latent [rows, channels, h, w] -> pixels [rows, 3, 8h, 8w] in -1..1."""
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ class KlDecoder(Network):
         return pixels
 
 
-class KlEncoder(Network):
+class KlEncoder(LibraryModule):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, channels, h/8, w/8]: the posterior's mode."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ class KlEncoder(Network):
         return (mean - (config.shift_factor or 0.0)) * config.scaling_factor
 
 
-class Flux2Decoder(Network):
+class Flux2Decoder(LibraryModule):
     """latent [rows, 128, h, w], whitened 2x2 patches of the VAE's 32 channels -> pixels [rows, 3, 16h, 16w] in -1..1.
 
     Whitening is the autoencoder's BatchNorm; channel 4c + 2y + x is the patch's (c, y, x).
@@ -48,7 +48,7 @@ class Flux2Decoder(Network):
         return pixels
 
 
-class Flux2Encoder(Network):
+class Flux2Encoder(LibraryModule):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 128, h/16, w/16]: the posterior's mode, patched and whitened."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def _statistics(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return mean[:, None, None], torch.sqrt(variance + norm.eps)[:, None, None]
 
 
-class QwenImageDecoder(Network):
+class QwenImageDecoder(LibraryModule):
     """latent [rows, 16, h, w] -> pixels [rows, 3, 8h, 8w] in -1..1: one frame of a video autoencoder.
 
     A frame without a past meets zeros in every causal convolution but in the kernel's last slice, so the convolutions
@@ -92,7 +92,7 @@ class QwenImageDecoder(Network):
         return _flat(decoder.conv_out, functional.silu(_norm(decoder.norm_out, states))).clamp(-1, 1)
 
 
-class QwenImageEncoder(Network):
+class QwenImageEncoder(LibraryModule):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 16, h/8, w/8]: the posterior's mode; flat as the decoder."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

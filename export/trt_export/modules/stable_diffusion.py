@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from trt_export.architectures.architecture import (
+from trt_export.modules.architecture import (
     ROWS,
     TOKENS,
     Architecture,
@@ -22,19 +22,19 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
-from trt_export.architectures.autoencoders import (
+from trt_export.modules.autoencoders import (
     SDXL_VAE_DECODER,
     SDXL_VAE_ENCODER,
     STABLE_DIFFUSION_VAE_DECODER,
     STABLE_DIFFUSION_VAE_ENCODER,
 )
-from trt_export.architectures.text_encoders import (
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.text_encoders import (
     CLIP_L_LAYERS,
     CLIP_L_UNNORMED,
     OPEN_CLIP_BIGG,
     OPEN_CLIP_H,
 )
-from trt_export.network import Network
 
 LATENT_CHANNELS = 4
 TIME_IDS = 6
@@ -45,7 +45,7 @@ ANY_SIDE = 31
 """Halvings that no side is a multiple of."""
 
 
-class Denoiser(Network):
+class Denoiser(LibraryModule):
     """The library's U-Net for latents of any size.
 
     A level of n positions has ceil(n / 2) below it. The library brings what comes up to the size of what was kept on

@@ -9,7 +9,7 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from trt_export.architectures.architecture import (
+from trt_export.modules.architecture import (
     ROWS,
     TOKENS,
     Architecture,
@@ -19,12 +19,12 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
-from trt_export.architectures.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
-from trt_export.architectures.flux import TIME_UNITS, TIMESTEP, JointAttention
-from trt_export.architectures.patches import attend
-from trt_export.architectures.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.architectures.text_encoders import qwen3_4b
-from trt_export.network import Network
+from trt_export.modules.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
+from trt_export.modules.flux import TIME_UNITS, TIMESTEP, JointAttention
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import attend
+from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_export.modules.text_encoders import qwen3_4b
 
 
 class ParallelAttention:
@@ -47,7 +47,7 @@ class ParallelAttention:
         return mixed
 
 
-class Flux2Denoiser(Network):
+class Flux2Denoiser(LibraryModule):
     """Velocity of FLUX.2 Klein: denoised = sample - timestep * noise_pred.
 
     sample [rows, 128, h, w]: one position is a whitened 2x2 patch of the autoencoder's 32 channels, 16 pixels wide,

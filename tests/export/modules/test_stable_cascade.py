@@ -12,10 +12,10 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import P
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from trt_export.architectures.architecture import Quantity
-from trt_export.architectures.efficientnet import EFFICIENTNET_V2_S, make_encoder
-from trt_export.architectures.registry import architecture
-from trt_export.architectures.stable_cascade import STABLE_CASCADE
+from trt_export.modules.architecture import Quantity
+from trt_export.modules.efficientnet import EFFICIENTNET_V2_S, make_encoder
+from trt_export.modules.registry import architecture
+from trt_export.modules.stable_cascade import STABLE_CASCADE
 
 TIMES = torch.tensor([0.25, 0.875])
 

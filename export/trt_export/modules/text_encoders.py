@@ -21,7 +21,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trt_export.architectures.architecture import (
+from trt_export.modules.architecture import (
     CONTEXT_MASK,
     ROWS,
     TOKENS,
@@ -31,19 +31,19 @@ from trt_export.architectures.architecture import (
     Ports,
     Tensor,
 )
-from trt_export.architectures.patches import attend
-from trt_export.architectures.rotary import rotate_halves, rotation
-from trt_export.network import Network
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.patches import attend
+from trt_export.modules.rotary import rotate_halves, rotation
 
 
-class PooledClip(Network):
+class PooledClip(LibraryModule):
     """input_ids int64 [rows, 77] -> pooled [rows, width]: the last layer, normed, at the first end token."""
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return _pooled(self.model, input_ids, _clip_layers(self.model, input_ids)[-1])
 
 
-class ClipLayers(Network):
+class ClipLayers(LibraryModule):
     """input_ids int64 [rows, 77] -> context [layers, rows, 77, width].
 
     Entry k - 1 is what a clip skip of k asks for: the state after all but the last k - 1 layers.
@@ -62,7 +62,7 @@ class ClipLayers(Network):
         return torch.stack([*states[:1] * self.absent, *states])
 
 
-class ClipLayersAndPooled(Network):
+class ClipLayersAndPooled(LibraryModule):
     """input_ids int64 [rows, 77] -> context [layers, rows, 77, width], not normed, and pooled [rows, projected].
 
     Context is that of `ClipLayers`; pooled is the last layer, normed, at the first end token, projected.
@@ -74,7 +74,7 @@ class ClipLayersAndPooled(Network):
         return torch.stack(states), self.model.text_projection(_pooled(text, input_ids, states[0]))
 
 
-class ClipLastAndPooled(Network):
+class ClipLastAndPooled(LibraryModule):
     """input_ids int64 [rows, 77] -> context [rows, 77, width], not normed, and pooled [rows, projected].
 
     Context is the last layer; pooled is that, normed, at the first end token, projected. Tokens past the first end
@@ -129,7 +129,7 @@ def _clip_attention(attention: Any, states: torch.Tensor, mask: torch.Tensor | N
     return projected
 
 
-class T5Encoder(Network):
+class T5Encoder(LibraryModule):
     """input_ids int64 [rows, tokens] -> context [rows, tokens, width] of the last layer, normed; no mask.
 
     Padding is looked at, as the models that use it were trained and as ComfyUI does.
@@ -181,7 +181,7 @@ def _t5_attention(attention: Any, states: torch.Tensor, bias: torch.Tensor) -> t
     return projected
 
 
-class QwenTaps(Network):
+class QwenTaps(LibraryModule):
     """input_ids int64 [rows, tokens], context_mask bool [rows, tokens] -> context [rows, tokens, taps * width].
 
     A tap k is the state after k layers, without the last norm; taps of one token lie side by side. Layers past the

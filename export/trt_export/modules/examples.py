@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from trt_export.architectures.architecture import ComponentSpec, Kind, Quantity
+from trt_export.modules.architecture import ComponentSpec, Kind, Quantity
 
 
 def example_inputs(

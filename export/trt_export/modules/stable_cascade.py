@@ -21,7 +21,7 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import P
 from torch import nn
 from torch.nn import functional
 
-from trt_export.architectures.architecture import (
+from trt_export.modules.architecture import (
     ROWS,
     TOKENS,
     Architecture,
@@ -33,9 +33,9 @@ from trt_export.architectures.architecture import (
     Quantity,
     Tensor,
 )
-from trt_export.architectures.efficientnet import EFFICIENTNET_V2_S, SMALL_EFFICIENTNET, make_encoder
-from trt_export.architectures.text_encoders import OPEN_CLIP_BIGG_LAST
-from trt_export.network import Network
+from trt_export.modules.efficientnet import EFFICIENTNET_V2_S, SMALL_EFFICIENTNET, make_encoder
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.text_encoders import OPEN_CLIP_BIGG_LAST
 
 STAGE_C_SCALE = Fraction(128, 3)
 """Pixels per position of stage C's latent: 24 for 1024. The library writes 42.67 and rounds up, as an axis does."""
@@ -46,7 +46,7 @@ EFFNET_SCALE = 32
 """Pixels per position of what the image encoder makes: pictures are scaled to fit stage C's latent before."""
 
 
-class CascadeDenoiser(Network):
+class CascadeDenoiser(LibraryModule):
     """What both stages have in common: embedded times, and layers that engines can compute in half precision."""
 
     def __init__(self, model: Any) -> None:
@@ -165,7 +165,7 @@ class StageB(CascadeDenoiser):
         return self.predicted(states, self.times(timestep, sample.dtype), clip)
 
 
-class StageADecoder(Network):
+class StageADecoder(LibraryModule):
     """latent [rows, 4, h, w] -> pixels [rows, 3, 4h, 4w] in -1..1."""
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -173,7 +173,7 @@ class StageADecoder(Network):
         return pixels * 2 - 1
 
 
-class StageAEncoder(Network):
+class StageAEncoder(LibraryModule):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 4, h/4, w/4], not quantized."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

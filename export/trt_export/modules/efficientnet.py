@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from trt_export.network import Network
+from trt_export.modules.library_module import LibraryModule
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pictures, red, green and blue in 0..1."""
 
 
-class EfficientNetEncoder(Network):
+class EfficientNetEncoder(LibraryModule):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, channels, h/32, w/32], each channel whitened."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
