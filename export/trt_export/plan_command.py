@@ -28,8 +28,8 @@ from trt_export.options import (
 )
 
 if TYPE_CHECKING:
+    from trt_engines.architectures.architecture import Architecture
     from trt_export.building.holdings import Holdings
-    from trt_export.modules.architecture import Architecture
 
 BAD_REQUEST = 2
 """Exit code where a name or a file is wrong."""
@@ -56,6 +56,7 @@ def plan(
     json: Json = None,
 ) -> None:
     """Say what a build would give, before anything is built: engines, sizes, times, memory, what fits and what not."""
+    from trt_engines.architectures.registry import ARCHITECTURES, UnknownArchitecture
     from trt_engines.errors import EngineError
     from trt_engines.figures import write_figures
     from trt_engines.machine_memory import machine_memory
@@ -64,7 +65,6 @@ def plan(
     from trt_export.building.holdings import Holdings
     from trt_export.building.targets import targets
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-    from trt_export.modules.registry import ARCHITECTURES, UnknownArchitecture
     from trt_export.plan import Limits, default_for, make_plan
     from trt_export.plan_report import figures, render
 
@@ -102,10 +102,10 @@ def _subject(
     model: str, models: Path | None, family: str | None, networks: Mapping[str, Path]
 ) -> tuple[Architecture, Holdings]:
     """The architecture of that name, or that of a model with the model's own sizes and what its files hold."""
+    from trt_engines.architectures.registry import ARCHITECTURES
     from trt_export.building.holdings import Holdings, holdings
     from trt_export.building.source import open_source
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-    from trt_export.modules.registry import ARCHITECTURES
 
     for known in ARCHITECTURES:
         if known.name == model:

@@ -31,12 +31,11 @@ def holdings(source: Source, components: Collection[str] = ()) -> Holdings:
     Args: components: to look for, by name; all without any.
     """
     stored, problems = {}, {}
-    for component in source.architecture.components:
-        name = component.name
+    for name, module in source.modules.items():
         if components and name not in components:
             continue
         try:
-            stored[name] = stored_weights(source.architecture.name, name, meta_module(component), source.checkpoint)
+            stored[name] = stored_weights(source.architecture.name, name, meta_module(module), source.checkpoint)
         except (UnreadableCheckpoint, WeightsMissing) as exc:
             problems[name] = str(exc)
     return Holdings(stored=stored, problems=problems)

@@ -22,7 +22,7 @@ def obstacles_of(order: Order, stored: StoredWeights, machine: Machine) -> tuple
     request = order.request(Path(), compute_precision(order, stored.types))
     product = None
     if request.precision == "float32":
-        modules = meta_module(order.component).named_modules()
+        modules = meta_module(order.module).named_modules()
         product = next((name for name, part in modules if isinstance(part, nn.Linear)), None)
     return obstacles(BUILDERS[order.library], request, order.needs, machine, product)
 

@@ -10,8 +10,10 @@ from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from torch import nn
 from torch.nn import functional
 
-from trt_export.modules.architecture import ROWS, Axis, ComponentSpec, Cost, Quantity, Tensor
+from trt_engines.architectures import autoencoders as facts
+from trt_engines.architectures.network import Network
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import PATCH, attend
 
 
@@ -193,48 +195,16 @@ def _without_time(model: Any) -> Any:
     return model
 
 
-OVERFLOWING = ("bfloat16", "float32")
-"""Types of networks that pass half precision's largest value in their widest blocks for some pictures."""
-
-
 def _pair(
+    networks: tuple[Network, Network],
     makers: tuple[Any, Any],
     config: Mapping[str, Any],
     small: Mapping[str, Any],
-    *,
-    channels: int,
-    scale: int,
-    parameters: tuple[int, int],
-    costs: tuple[Cost, Cost],
-    precisions: tuple[str, ...] = OVERFLOWING,
-) -> tuple[ComponentSpec, ComponentSpec]:
-    """Decoder and encoder of one autoencoder whose latents have `scale` pixels per position."""
-    latent_axes = (
-        Axis(name="height", quantity=Quantity.HEIGHT, unit=scale),
-        Axis(name="width", quantity=Quantity.WIDTH, unit=scale),
-    )
-    pixel_axes = (
-        Axis(name="pixel_height", quantity=Quantity.HEIGHT, multiple=scale),
-        Axis(name="pixel_width", quantity=Quantity.WIDTH, multiple=scale),
-    )
-    latent = Tensor(name="latent", shape=(ROWS, channels, *latent_axes))
-    pixels = Tensor(name="pixels", shape=(ROWS, 3, *pixel_axes))
+) -> tuple[ModuleSpec, ModuleSpec]:
+    """Decoder and encoder of one autoencoder."""
     decoder, encoder = (
-        ComponentSpec(
-            name=name,
-            make=make,
-            config=config,
-            small_config=small,
-            inputs=(source,),
-            outputs=(target,),
-            parameters=count,
-            cost=cost,
-            precisions=precisions,
-        )
-        for name, make, source, target, count, cost in (
-            ("vae_decoder", makers[0], latent, pixels, parameters[0], costs[0]),
-            ("vae_encoder", makers[1], pixels, latent, parameters[1], costs[1]),
-        )
+        ModuleSpec(network=network, make=make, config=config, small_config=small)
+        for network, make in zip(networks, makers, strict=True)
     )
     return decoder, encoder
 
@@ -254,94 +224,36 @@ _FLUX_VAE = _KL | {
     "use_post_quant_conv": False,
 }
 FLUX_VAE_DECODER, FLUX_VAE_ENCODER = _pair(
+    (facts.FLUX_VAE_DECODER, facts.FLUX_VAE_ENCODER),
     (make_kl_decoder, make_kl_encoder),
     _FLUX_VAE,
     _FLUX_VAE | _SMALL_KL,
-    channels=16,
-    scale=8,
-    parameters=(49_545_475, 34_274_208),
-    costs=(
-        Cost(
-            cell=8,
-            per_cell=605_618_176.0,
-            per_cell_squared=2_048.0,
-            activation_bytes_per_cell=98_336.0,
-        ),
-        Cost(
-            cell=8,
-            per_cell=264_454_144.0,
-            per_cell_squared=2_048.0,
-            activation_bytes_per_cell=81_920.0,
-        ),
-    ),
 )
 
 
-def _four_channels(scaling_factor: float, precisions: tuple[str, ...]) -> tuple[ComponentSpec, ComponentSpec]:
-    """The autoencoder of Stable Diffusion 1, 2 and XL, which differ in their weights."""
+def _four_channels(networks: tuple[Network, Network], scaling_factor: float) -> tuple[ModuleSpec, ModuleSpec]:
+    """The autoencoder of Stable Diffusion 1, 2 and XL, which differ in their weights and their scale."""
     config = _KL | {"latent_channels": 4, "scaling_factor": scaling_factor}
-    return _pair(
-        (make_kl_decoder, make_kl_encoder),
-        config,
-        config | _SMALL_KL,
-        channels=4,
-        scale=8,
-        parameters=(49_490_199, 34_163_664),
-        costs=(
-            Cost(cell=8, per_cell=605_507_616.0, per_cell_squared=2_048.0, activation_bytes_per_cell=98_320.0),
-            Cost(cell=8, per_cell=264_233_088.0, per_cell_squared=2_048.0, activation_bytes_per_cell=81_920.0),
-        ),
-        precisions=precisions,
-    )
+    return _pair(networks, (make_kl_decoder, make_kl_encoder), config, config | _SMALL_KL)
 
 
-STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER = _four_channels(0.18215, ("float16", "bfloat16", "float32"))
-SDXL_VAE_DECODER, SDXL_VAE_ENCODER = _four_channels(0.13025, OVERFLOWING)
+STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER = _four_channels(
+    (facts.STABLE_DIFFUSION_VAE_DECODER, facts.STABLE_DIFFUSION_VAE_ENCODER), 0.18215
+)
+SDXL_VAE_DECODER, SDXL_VAE_ENCODER = _four_channels((facts.SDXL_VAE_DECODER, facts.SDXL_VAE_ENCODER), 0.13025)
 
 _FLUX2_VAE = _KL | {"latent_channels": 32, "batch_norm_eps": 1e-4}
 FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER = _pair(
+    (facts.FLUX2_VAE_DECODER, facts.FLUX2_VAE_ENCODER),
     (make_flux2_decoder, make_flux2_encoder),
     _FLUX2_VAE,
     _FLUX2_VAE | _SMALL_KL,
-    channels=128,
-    scale=16,
-    parameters=(49_620_259, 34_425_856),
-    costs=(
-        Cost(
-            cell=16,
-            per_cell=2_423_070_720.0,
-            per_cell_squared=32_768.0,
-            activation_bytes_per_cell=393_984.0,
-        ),
-        Cost(
-            cell=16,
-            per_cell=1_059_028_992.0,
-            per_cell_squared=32_768.0,
-            activation_bytes_per_cell=327_680.0,
-        ),
-    ),
 )
 
 _QWEN_IMAGE_VAE: dict[str, Any] = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER = _pair(
+    (facts.QWEN_IMAGE_VAE_DECODER, facts.QWEN_IMAGE_VAE_ENCODER),
     (make_qwen_image_decoder, make_qwen_image_encoder),
     _QWEN_IMAGE_VAE,
     _QWEN_IMAGE_VAE | {"base_dim": 8, "num_res_blocks": 1},
-    channels=16,
-    scale=8,
-    parameters=(71_524_595, 53_043_392),
-    costs=(
-        Cost(
-            cell=8,
-            per_cell=262_324_736.0,
-            per_cell_squared=1_536.0,
-            activation_bytes_per_cell=79_872.0,
-        ),
-        Cost(
-            cell=8,
-            per_cell=148_895_744.0,
-            per_cell_squared=1_536.0,
-            activation_bytes_per_cell=73_984.0,
-        ),
-    ),
 )

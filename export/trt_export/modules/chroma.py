@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,19 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from torch import nn
 
-from trt_export.modules.architecture import CONTEXT_MASK, Architecture, ComponentSpec, Cost
+from trt_engines.architectures.chroma import CHROMA
 from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.modules.flux import (
-    CONTEXT,
-    NOISE_PRED,
-    SAMPLE,
     TIME_UNITS,
-    TIMESTEP,
     JointAttention,
     joint_rotation,
     limit_half,
 )
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import key_mask, pack, unpack
 from trt_export.modules.rotary import falling_frequencies, sinusoid
-from trt_export.modules.text_encoders import T5_XXL
+from trt_export.modules.text_encoders import t5_xxl
 
 
 class ChromaDenoiser(LibraryModule):
@@ -103,52 +99,21 @@ _CONFIG: dict[str, Any] = {
     "approximator_layers": 5,
 }
 
-CHROMA = Architecture(
-    name="chroma",
-    title="Chroma",
-    prediction="flow",
-    timesteps=1,
-    latent_channels=16,
-    latent_scale=8,
-    native_pixels=1024 * 1024,
-    tokens=(64, 128, 256, 512),
-    components=(
-        replace(T5_XXL, name="text_encoder"),
-        ComponentSpec(
-            name="denoiser",
-            make=make_denoiser,
-            config=_CONFIG,
-            small_config=_CONFIG
-            | {
-                "num_layers": 1,
-                "num_single_layers": 1,
-                "attention_head_dim": 32,
-                "num_attention_heads": 2,
-                "axes_dims_rope": (8, 12, 12),
-                "approximator_hidden_dim": 32,
-                "approximator_layers": 2,
-            },
-            inputs=(SAMPLE, TIMESTEP, CONTEXT, CONTEXT_MASK),
-            outputs=(NOISE_PRED,),
-            parameters=8_899_983_424,
-            cost=Cost(
-                cell=16,
-                fixed=191_401_820_160.0,
-                per_cell=12_910_854_144.0,
-                per_cell_squared=700_416.0,
-                per_token=12_935_233_536.0,
-                per_cell_token=1_400_832.0,
-                per_token_squared=700_416.0,
-                activation_bytes_per_cell=107_373.0,
-                activation_bytes_per_token=113_153.0,
-            ),
-            precisions=("bfloat16", "float16", "float32"),
-        ),
+_SMALL: dict[str, Any] = _CONFIG | {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "axes_dims_rope": (8, 12, 12),
+    "approximator_hidden_dim": 32,
+    "approximator_layers": 2,
+}
+
+MODULES = {
+    "chroma": (
+        t5_xxl(CHROMA.network("text_encoder")),
+        ModuleSpec(network=CHROMA.network("denoiser"), make=make_denoiser, config=_CONFIG, small_config=_SMALL),
         FLUX_VAE_DECODER,
         FLUX_VAE_ENCODER,
-    ),
-    notes={
-        "text": "ComfyUI gives T5's tokens unpadded: the mask is all True, or False for what fills a row up to the"
-        " length of its call. T5 itself has no mask, so encode each prompt at its own length",
-    },
-)
+    )
+}

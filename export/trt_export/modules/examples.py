@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
-from trt_export.modules.architecture import ComponentSpec, Kind, Quantity
+from trt_engines.architectures.axis import Sizes
+from trt_engines.architectures.tensor import Kind
+from trt_export.modules.module_spec import ModuleSpec
 
 
-def example_inputs(
-    component: ComponentSpec, sizes: Mapping[Quantity, int], dtype: torch.dtype
-) -> tuple[torch.Tensor, ...]:
+def example_inputs(spec: ModuleSpec, sizes: Sizes, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Inputs of a bucket without meaning: ones, which are true where a tensor is a mask; on the default device."""
     kinds = {Kind.REAL: dtype, Kind.FLOAT32: torch.float32, Kind.INT64: torch.int64, Kind.BOOL: torch.bool}
-    return tuple(torch.ones(tensor.at(sizes), dtype=kinds[tensor.kind]) for tensor in component.inputs)
+    return tuple(torch.ones(tensor.at(sizes), dtype=kinds[tensor.kind]) for tensor in spec.inputs)

@@ -9,22 +9,15 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from trt_export.modules.architecture import (
-    ROWS,
-    TOKENS,
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Quantity,
-    Tensor,
-)
+from trt_engines.architectures import flux as facts
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.text_encoders import T5_XXL
 from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import attend, pack, unpack
 from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.modules.text_encoders import CLIP_L_POOLED, T5_XXL
+from trt_export.modules.text_encoders import CLIP_L_POOLED, t5_xxl
 
 TIME_UNITS = 1000
 """Flux embeds times and guidance in thousandths."""
@@ -143,15 +136,6 @@ def make_denoiser(config: Mapping[str, Any]) -> nn.Module:
     return FluxDenoiser(model).eval()
 
 
-HEIGHT = Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=2)
-WIDTH = Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=2)
-SAMPLE = Tensor(name="sample", shape=(ROWS, 16, HEIGHT, WIDTH))
-TIMESTEP = Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32)
-CONTEXT = Tensor(name="context", shape=(ROWS, TOKENS, 4096))
-POOLED = Tensor(name="pooled", shape=(ROWS, 768))
-GUIDANCE = Tensor(name="guidance", shape=(ROWS,), kind=Kind.FLOAT32)
-NOISE_PRED = Tensor(name="noise_pred", shape=(ROWS, 16, HEIGHT, WIDTH))
-
 _CONFIG: dict[str, Any] = {
     "in_channels": 64,
     "num_layers": 19,
@@ -169,62 +153,21 @@ _SMALL: dict[str, Any] = _CONFIG | {
     "num_attention_heads": 2,
     "axes_dims_rope": (8, 12, 12),
 }
-_COST = Cost(
-    cell=16,
-    fixed=6_557_270_016.0,
-    per_cell=12_910_854_144.0,
-    per_cell_squared=700_416.0,
-    per_token=12_935_233_536.0,
-    per_cell_token=1_400_832.0,
-    per_token_squared=700_416.0,
-    activation_bytes_per_cell=81_902.0,
-    activation_bytes_per_token=88_576.0,
-)
-
-_SCHNELL = ComponentSpec(
-    name="denoiser",
-    make=make_denoiser,
-    config=_CONFIG | {"guidance_embeds": False},
-    small_config=_SMALL | {"guidance_embeds": False},
-    inputs=(SAMPLE, TIMESTEP, CONTEXT, POOLED),
-    outputs=(NOISE_PRED,),
-    parameters=11_891_178_560,
-    cost=_COST,
-    precisions=("bfloat16", "float16", "float32"),  # trained in bfloat16; half precision needs `limit_half`
-)
-_DEV = ComponentSpec(
-    name="denoiser",
-    make=make_denoiser,
-    config=_CONFIG | {"guidance_embeds": True},
-    small_config=_SMALL | {"guidance_embeds": True},
-    inputs=(SAMPLE, TIMESTEP, CONTEXT, POOLED, GUIDANCE),
-    outputs=(NOISE_PRED,),
-    parameters=11_901_408_320,
-    cost=_COST,
-    precisions=("bfloat16", "float16", "float32"),
-)
 
 
-def _flux(name: str, title: str, denoiser: ComponentSpec, note: str) -> Architecture:
-    return Architecture(
-        name=name,
-        title=title,
-        prediction="flow",
-        timesteps=1,
-        latent_channels=16,
-        latent_scale=8,
-        native_pixels=1024 * 1024,
-        tokens=(256, 512),
-        components=(CLIP_L_POOLED, T5_XXL, denoiser, FLUX_VAE_DECODER, FLUX_VAE_ENCODER),
-        guidance_rows=1,
-        notes={
-            "text": "T5 tokens are padded with 0 to 256 at least and looked at without a mask, as ComfyUI does; rows"
-            " of different lengths cannot share a call",
-            "guidance": note,
-        },
+def _modules(architecture: Architecture, *, guidance_embeds: bool) -> tuple[ModuleSpec, ...]:
+    own = {"guidance_embeds": guidance_embeds}
+    denoiser = ModuleSpec(
+        network=architecture.network("denoiser"),
+        make=make_denoiser,
+        config=_CONFIG | own,
+        small_config=_SMALL | own,
     )
+    return CLIP_L_POOLED, t5_xxl(T5_XXL), denoiser, FLUX_VAE_DECODER, FLUX_VAE_ENCODER
 
 
-FLUX_SCHNELL = _flux("flux_schnell", "Flux.1 schnell", _SCHNELL, "distilled: one row per image, no guidance input")
-FLUX_DEV = _flux("flux_dev", "Flux.1 dev", _DEV, "distilled: an input, 3.5 by default, one row per image")
-FLUX_KREA_DEV = _flux("flux_krea_dev", "Flux.1 Krea dev", _DEV, "as Flux.1 dev, whose graphs it shares")
+MODULES = {
+    "flux_schnell": _modules(facts.FLUX_SCHNELL, guidance_embeds=False),
+    "flux_dev": _modules(facts.FLUX_DEV, guidance_embeds=True),
+    "flux_krea_dev": _modules(facts.FLUX_KREA_DEV, guidance_embeds=True),
+}

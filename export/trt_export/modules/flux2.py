@@ -9,19 +9,11 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from trt_export.modules.architecture import (
-    ROWS,
-    TOKENS,
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Quantity,
-    Tensor,
-)
+from trt_engines.architectures.flux2 import FLUX2_KLEIN_4B, TAPS
 from trt_export.modules.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
-from trt_export.modules.flux import TIME_UNITS, TIMESTEP, JointAttention
+from trt_export.modules.flux import TIME_UNITS, JointAttention
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import attend
 from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
 from trt_export.modules.text_encoders import qwen3_4b
@@ -110,71 +102,19 @@ _CONFIG: dict[str, Any] = {
     "rope_theta": 2000,
     "guidance_embeds": False,
 }
-_LATENT = (
-    ROWS,
-    128,
-    Axis(name="height", quantity=Quantity.HEIGHT, unit=16),
-    Axis(name="width", quantity=Quantity.WIDTH, unit=16),
-)
+_SMALL: dict[str, Any] = _CONFIG | {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "axes_dims_rope": (8, 8, 8, 8),
+}
 
-_TEXT_COST = Cost(
-    cell=0,
-    per_token=5_449_973_760.0,
-    per_token_squared=442_368.0,
-    activation_bytes_per_token=111_369.0,
-)
-
-FLUX2_KLEIN_4B = Architecture(
-    name="flux2_klein_4b",
-    title="FLUX.2 Klein 4B",
-    prediction="flow",
-    timesteps=1,
-    latent_channels=128,
-    latent_scale=16,
-    native_pixels=1024 * 1024,
-    tokens=(512,),
-    components=(
-        qwen3_4b((9, 18, 27), (1, 2, 3), parameters=3_114_088_192, cost=_TEXT_COST),
-        ComponentSpec(
-            name="denoiser",
-            make=make_denoiser,
-            config=_CONFIG,
-            small_config=_CONFIG
-            | {
-                "num_layers": 1,
-                "num_single_layers": 1,
-                "attention_head_dim": 32,
-                "num_attention_heads": 2,
-                "axes_dims_rope": (8, 8, 8, 8),
-            },
-            inputs=(
-                Tensor(name="sample", shape=_LATENT),
-                TIMESTEP,
-                Tensor(name="context", shape=(ROWS, TOKENS, 7680)),
-            ),
-            outputs=(Tensor(name="noise_pred", shape=_LATENT),),
-            parameters=3_875_544_576,
-            cost=Cost(
-                cell=16,
-                fixed=341_311_488.0,
-                per_cell=6_135_742_464.0,
-                per_cell_squared=307_200.0,
-                per_token=6_181_355_520.0,
-                per_cell_token=614_400.0,
-                per_token_squared=307_200.0,
-                activation_bytes_per_cell=138_320.0,
-                activation_bytes_per_token=151_040.0,
-            ),
-            precisions=("bfloat16", "float16", "float32"),
-        ),
+MODULES = {
+    "flux2_klein_4b": (
+        qwen3_4b(FLUX2_KLEIN_4B.network("text_encoder"), TAPS, (1, 2, 3)),
+        ModuleSpec(network=FLUX2_KLEIN_4B.network("denoiser"), make=make_denoiser, config=_CONFIG, small_config=_SMALL),
         FLUX2_VAE_DECODER,
         FLUX2_VAE_ENCODER,
-    ),
-    guidance_rows=1,
-    notes={
-        "latents": "128 channels at a sixteenth of the pixels, as ComfyUI and diffusers draw them: the same seed gives"
-        " the same noise. The autoencoder's 32 channels at an eighth exist only inside its two graphs",
-        "text": "Qwen3-4B's states after layers 9, 18 and 27, side by side; chat template with thinking off, padded to"
-        " 512 tokens, which the encoder masks and the denoiser looks at",
-    },
-)
+    )
+}

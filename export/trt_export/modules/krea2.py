@@ -10,18 +10,17 @@ from diffusers import Krea2Transformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from trt_export.modules.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_engines.architectures.krea2 import KREA_2_TURBO, TAPS, TEMPLATE
 from trt_export.modules.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
-from trt_export.modules.flux import NOISE_PRED, SAMPLE, TIME_UNITS, TIMESTEP, joint_rotation
+from trt_export.modules.flux import TIME_UNITS, joint_rotation
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import attend, key_mask, pack, unpack
 from trt_export.modules.rotary import Rotation, rotate_pairs, sinusoid
 from trt_export.modules.text_encoders import qwen3_vl_4b
 
-TEMPLATE_TOKENS = 34
+TEMPLATE_TOKENS = TEMPLATE.cut
 """Tokens of the system prompt that the encoder reads and the denoiser does not look at."""
-
-_TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS, least=TEMPLATE_TOKENS + 2)
 
 
 class GroupedAttention:
@@ -132,74 +131,27 @@ _CONFIG: dict[str, Any] = {
     "axes_dims_rope": (32, 48, 48),
     "rope_theta": 1000.0,
 }
-_WIDTH = 12 * 2560
+_SMALL: dict[str, Any] = _CONFIG | {
+    "num_layers": 1,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 64,
+    "text_hidden_dim": 128,  # 240 narrow taps are as wide as 12 wide ones
+    "num_text_layers": 240,
+    "text_num_attention_heads": 2,
+    "text_num_key_value_heads": 2,
+    "text_intermediate_size": 32,
+    "num_layerwise_text_blocks": 1,
+    "num_refiner_text_blocks": 1,
+    "axes_dims_rope": (8, 12, 12),
+}
 
-_TEXT_COST = Cost(
-    cell=0,
-    per_token=7_064_780_800.0,
-    per_token_squared=573_440.0,
-    activation_bytes_per_token=157_449.0,
-)
-
-KREA_2_TURBO = Architecture(
-    name="krea_2_turbo",
-    title="Krea 2 Turbo",
-    prediction="flow",
-    timesteps=1,
-    latent_channels=16,
-    latent_scale=8,
-    native_pixels=1024 * 1024,
-    tokens=(512 + TEMPLATE_TOKENS,),
-    components=(
-        qwen3_vl_4b(tuple(range(2, 36, 3)), (1, 2, 3), parameters=3_921_534_720, cost=_TEXT_COST),
-        ComponentSpec(
-            name="denoiser",
-            make=make_denoiser,
-            config=_CONFIG,
-            small_config=_CONFIG
-            | {
-                "num_layers": 1,
-                "attention_head_dim": 32,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 1,
-                "intermediate_size": 64,
-                "text_hidden_dim": 128,  # 240 narrow taps are as wide as 12 wide ones
-                "num_text_layers": 240,
-                "text_num_attention_heads": 2,
-                "text_num_key_value_heads": 2,
-                "text_intermediate_size": 32,
-                "num_layerwise_text_blocks": 1,
-                "num_refiner_text_blocks": 1,
-                "axes_dims_rope": (8, 12, 12),
-            },
-            inputs=(
-                SAMPLE,
-                TIMESTEP,
-                Tensor(name="context", shape=(ROWS, _TOKENS, _WIDTH)),
-                Tensor(name="context_mask", shape=(ROWS, _TOKENS), kind=Kind.BOOL),
-            ),
-            outputs=(NOISE_PRED,),
-            parameters=12_820_073_036,
-            cost=Cost(
-                cell=16,
-                fixed=-980_720_984_064.0,
-                per_cell=24_264_966_144.0,
-                per_cell_squared=688_128.0,
-                per_token=28_836_278_272.0,
-                per_cell_token=1_376_256.0,
-                per_token_squared=708_608.0,
-                activation_bytes_per_cell=162_558.0,
-                activation_bytes_per_token=221_698.0,
-            ),
-            precisions=("bfloat16", "float32"),  # nothing keeps its residual stream inside half precision
-        ),
+MODULES = {
+    "krea_2_turbo": (
+        qwen3_vl_4b(KREA_2_TURBO.network("text_encoder"), TAPS, (1, 2, 3)),
+        ModuleSpec(network=KREA_2_TURBO.network("denoiser"), make=make_denoiser, config=_CONFIG, small_config=_SMALL),
         QWEN_IMAGE_VAE_DECODER,
         QWEN_IMAGE_VAE_ENCODER,
-    ),
-    guidance_rows=1,
-    notes={
-        "text": "template of 34 tokens, prompt padded to 507, then 5 closing tokens: 546; states after layers 2, 5, ..,"
-        " 35 of Qwen3-VL-4B's language model, the taps of a token side by side",
-        "guidance": "the base model's true guidance is c + g * (c - u), so g is one less than elsewhere",
-    },
-)
+    )
+}

@@ -1,66 +1,47 @@
-"""Every architecture there is, by name."""
+"""Every module there is, by architecture and network.
+
+A file of this package that has `MODULES`, by name of the architecture, adds them: a further architecture is a further
+file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 
-from trt_export.modules.architecture import Architecture, ComponentSpec
-from trt_export.modules.chroma import CHROMA
-from trt_export.modules.flux import FLUX_DEV, FLUX_KREA_DEV, FLUX_SCHNELL
-from trt_export.modules.flux2 import FLUX2_KLEIN_4B
-from trt_export.modules.krea2 import KREA_2_TURBO
-from trt_export.modules.stable_cascade import STABLE_CASCADE
-from trt_export.modules.stable_diffusion import (
-    SDXL,
-    STABLE_DIFFUSION_1,
-    STABLE_DIFFUSION_1_INPAINTING,
-    STABLE_DIFFUSION_2,
-    STABLE_DIFFUSION_2_INPAINTING,
-    STABLE_DIFFUSION_2_V,
-)
-from trt_export.modules.z_image import Z_IMAGE_TURBO
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.registry import ARCHITECTURES, architecture
+from trt_export import modules as package
+from trt_export.modules.module_spec import ModuleSpec
 
-ARCHITECTURES: tuple[Architecture, ...] = (
-    STABLE_DIFFUSION_1,
-    STABLE_DIFFUSION_1_INPAINTING,
-    STABLE_DIFFUSION_2,
-    STABLE_DIFFUSION_2_V,
-    STABLE_DIFFUSION_2_INPAINTING,
-    SDXL,
-    STABLE_CASCADE,
-    FLUX_SCHNELL,
-    FLUX_DEV,
-    FLUX_KREA_DEV,
-    CHROMA,
-    Z_IMAGE_TURBO,
-    FLUX2_KLEIN_4B,
-    KREA_2_TURBO,
-)
+Modules = Mapping[str, tuple[ModuleSpec, ...]]
 
 
-class UnknownArchitecture(KeyError):
-    """No architecture has that name."""
+def _all() -> Iterator[tuple[str, tuple[ModuleSpec, ...]]]:
+    for name in sorted(found.name for found in iter_modules(package.__path__)):
+        if name != "registry":
+            own: Modules = getattr(import_module(f"{package.__name__}.{name}"), "MODULES", {})
+            yield from own.items()
 
-    def __str__(self) -> str:
-        return str(self.args[0])  # KeyError's own would quote the sentence
+
+MODULES: Modules = dict(_all())
+"""The modules of each architecture, in the order of its networks."""
 
 
-def architecture(name: str) -> Architecture:
-    """The architecture called `name`.
+def module_of(family: str, name: str) -> ModuleSpec:
+    """The module of a network.
 
-    Raises: UnknownArchitecture: there is none; the message names those there are.
+    Raises: UnknownArchitecture; KeyError: the architecture has no network of that name.
     """
-    for known in ARCHITECTURES:
-        if known.name == name:
-            return known
-    names = ", ".join(known.name for known in ARCHITECTURES)
-    raise UnknownArchitecture(f"there is no architecture {name!r}; known are {names}")
+    network = architecture(family).network(name)
+    return next(one for one in MODULES[family] if one.name == network.name)
 
 
-def networks(key: Callable[[ComponentSpec], Hashable]) -> dict[Hashable, tuple[Architecture, ComponentSpec]]:
-    """The first network of each key, and the architecture it is from: text encoders and autoencoders are shared."""
-    found: dict[Hashable, tuple[Architecture, ComponentSpec]] = {}
+def networks(key: Callable[[ModuleSpec], Hashable]) -> dict[Hashable, tuple[Architecture, ModuleSpec]]:
+    """The first module of each key, and the architecture it is from: text encoders and autoencoders are shared."""
+    found: dict[Hashable, tuple[Architecture, ModuleSpec]] = {}
     for entry in ARCHITECTURES:
-        for component in entry.components:
-            found.setdefault(key(component), (entry, component))
+        for one in MODULES[entry.name]:
+            found.setdefault(key(one), (entry, one))
     return found

@@ -7,7 +7,6 @@ scripts/convert_stable_cascade.py for the configurations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -21,29 +20,14 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import P
 from torch import nn
 from torch.nn import functional
 
-from trt_export.modules.architecture import (
-    ROWS,
-    TOKENS,
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Ports,
-    Quantity,
-    Tensor,
-)
+from trt_engines.architectures import stable_cascade as facts
+from trt_engines.architectures.ports import Ports
 from trt_export.modules.efficientnet import EFFICIENTNET_V2_S, SMALL_EFFICIENTNET, make_encoder
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.text_encoders import OPEN_CLIP_BIGG_LAST
 
-STAGE_C_SCALE = Fraction(128, 3)
-"""Pixels per position of stage C's latent: 24 for 1024. The library writes 42.67 and rounds up, as an axis does."""
-
-STAGE_B_SCALE = 4
-STAGE_C_CHANNELS, STAGE_B_CHANNELS = 16, 4
-EFFNET_SCALE = 32
-"""Pixels per position of what the image encoder makes: pictures are scaled to fit stage C's latent before."""
+STAGE_C_CHANNELS, STAGE_B_CHANNELS = facts.STAGE_C_LATENT.channels, facts.STAGE_B_LATENT.channels
 
 
 class CascadeDenoiser(LibraryModule):
@@ -207,37 +191,12 @@ def _without(model: Any, *parts: str) -> Any:
     return model
 
 
-def _sides(prefix: str, unit: int | Fraction, multiple: int = 1) -> tuple[Axis, Axis]:
-    """Height and width."""
-    return (
-        Axis(name=f"{prefix}height", quantity=Quantity.HEIGHT, unit=unit, multiple=multiple),
-        Axis(name=f"{prefix}width", quantity=Quantity.WIDTH, unit=unit, multiple=multiple),
-    )
+def _stage_c_ports(config: Mapping[str, Any]) -> Ports:
+    return facts.stage_c_ports(config["clip_text_in_channels"], config["clip_text_pooled_in_channels"])
 
 
-_TIMESTEP = Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32)
-
-
-def _stage_c_tensors(config: Mapping[str, Any]) -> Ports:
-    latent = (ROWS, STAGE_C_CHANNELS, *_sides("", STAGE_C_SCALE))
-    inputs = (
-        Tensor(name="sample", shape=latent),
-        _TIMESTEP,
-        Tensor(name="context", shape=(ROWS, TOKENS, config["clip_text_in_channels"])),
-        Tensor(name="pooled", shape=(ROWS, config["clip_text_pooled_in_channels"])),
-    )
-    return inputs, (Tensor(name="noise_pred", shape=latent),)
-
-
-def _stage_b_tensors(config: Mapping[str, Any]) -> Ports:
-    latent = (ROWS, STAGE_B_CHANNELS, *_sides("", STAGE_B_SCALE, config["patch_size"]))
-    inputs = (
-        Tensor(name="sample", shape=latent),
-        _TIMESTEP,
-        Tensor(name="effnet", shape=(ROWS, STAGE_C_CHANNELS, *_sides("effnet_", STAGE_C_SCALE))),
-        Tensor(name="pooled", shape=(ROWS, config["clip_text_pooled_in_channels"])),
-    )
-    return inputs, (Tensor(name="noise_pred", shape=latent),)
+def _stage_b_ports(config: Mapping[str, Any]) -> Ports:
+    return facts.stage_b_ports(config["clip_text_pooled_in_channels"], config["patch_size"])
 
 
 _CONVOLVED = ("SDCascadeResBlock", "SDCascadeTimestepBlock")
@@ -297,113 +256,29 @@ _STAGE_A: dict[str, Any] = {"scale_factor": 0.43}
 _SMALL_STAGE_A: dict[str, Any] = _STAGE_A | {"bottleneck_blocks": 2, "embed_dim": 16}
 
 
-def _denoiser(
-    name: str, make: Any, tensors: Any, config: Mapping[str, Any], small: Mapping[str, Any], **more: Any
-) -> ComponentSpec:
-    inputs, outputs = tensors(config)
-    return ComponentSpec(
-        name=name,
-        make=make,
-        config=config,
-        small_config=small,
-        inputs=inputs,
-        outputs=outputs,
-        tensors=tensors,
-        **more,
+STAGE_C = ModuleSpec(
+    network=facts.STAGE_C, make=make_stage_c, config=_STAGE_C, small_config=_SMALL_STAGE_C, ports=_stage_c_ports
+)
+STAGE_B = ModuleSpec(
+    network=facts.STAGE_B, make=make_stage_b, config=_STAGE_B, small_config=_SMALL_STAGE_B, ports=_stage_b_ports
+)
+STAGE_A_DECODER = ModuleSpec(
+    network=facts.STAGE_A_DECODER, make=make_stage_a_decoder, config=_STAGE_A, small_config=_SMALL_STAGE_A
+)
+STAGE_A_ENCODER = ModuleSpec(
+    network=facts.STAGE_A_ENCODER, make=make_stage_a_encoder, config=_STAGE_A, small_config=_SMALL_STAGE_A
+)
+EFFNET_ENCODER = ModuleSpec(
+    network=facts.EFFNET_ENCODER, make=make_encoder, config=EFFICIENTNET_V2_S, small_config=SMALL_EFFICIENTNET
+)
+
+MODULES = {
+    "stable_cascade": (
+        OPEN_CLIP_BIGG_LAST,
+        STAGE_C,
+        STAGE_B,
+        STAGE_A_DECODER,
+        STAGE_A_ENCODER,
+        EFFNET_ENCODER,
     )
-
-
-STAGE_C = _denoiser(
-    "denoiser",
-    make_stage_c,
-    _stage_c_tensors,
-    _STAGE_C,
-    _SMALL_STAGE_C,
-    parameters=3_589_103_632,
-    cost=Cost(
-        cell=float(STAGE_C_SCALE),
-        fixed=13_019_119_616.0,
-        per_cell=6_499_467_264.0,
-        per_cell_squared=524_288.0,
-        per_token=1_615_855_616.0,
-        per_cell_token=524_288.0,
-        activation_bytes_per_cell=74_618.0,
-        activation_bytes_per_token=6_656.0,
-    ),
-    precisions=("bfloat16", "float32"),  # its residual stream passes half precision's largest value: black pictures
-)
-STAGE_B = _denoiser(
-    "denoiser_stage_b",
-    make_stage_b,
-    _stage_b_tensors,
-    _STAGE_B,
-    _SMALL_STAGE_B,
-    parameters=1_562_941_136,
-    cost=Cost(
-        cell=8,
-        fixed=5_457_681_920.0,
-        per_cell=339_310_400.0,
-        per_cell_squared=2_270.0,
-        activation_bytes_per_cell=11_433.0,
-    ),
-    precisions=("bfloat16", "float16", "float32"),  # published in bfloat16; the library's example runs it in half
-    guided=False,
-)
-
-_LATENT = Tensor(name="latent", shape=(ROWS, STAGE_B_CHANNELS, *_sides("", STAGE_B_SCALE)))
-_PIXELS = Tensor(name="pixels", shape=(ROWS, 3, *_sides("pixel_", 1, STAGE_B_SCALE)))
-STAGE_A_DECODER = ComponentSpec(
-    name="vae_decoder",
-    make=make_stage_a_decoder,
-    config=_STAGE_A,
-    small_config=_SMALL_STAGE_A,
-    inputs=(_LATENT,),
-    outputs=(_PIXELS,),
-    parameters=15_706_842,
-    cost=Cost(cell=STAGE_B_SCALE, per_cell=33_148_416.0, activation_bytes_per_cell=16_904.0),
-    precisions=("float16", "float32"),  # of bfloat16 TensorRT-RTX 1.7 compiles no transposed convolution
-)
-STAGE_A_ENCODER = ComponentSpec(
-    name="vae_encoder",
-    make=make_stage_a_encoder,
-    config=_STAGE_A,
-    small_config=_SMALL_STAGE_A,
-    inputs=(_PIXELS,),
-    outputs=(_LATENT,),
-    parameters=2_667_284,
-    cost=Cost(cell=STAGE_B_SCALE, per_cell=7_120_128.0, activation_bytes_per_cell=16_992.0),
-)
-EFFNET_ENCODER = ComponentSpec(
-    name="effnet_encoder",
-    make=make_encoder,
-    config=EFFICIENTNET_V2_S,
-    small_config=SMALL_EFFICIENTNET,
-    inputs=(Tensor(name="pixels", shape=(ROWS, 3, *_sides("pixel_", STAGE_C_SCALE / EFFNET_SCALE, EFFNET_SCALE))),),
-    outputs=(Tensor(name="latent", shape=(ROWS, STAGE_C_CHANNELS, *_sides("", STAGE_C_SCALE))),),
-    parameters=20_197_968,
-    cost=Cost(cell=float(STAGE_C_SCALE), fixed=7_329_792.0, per_cell=116_161_408.0, activation_bytes_per_cell=73_731.0),
-    precisions=("bfloat16", "float32"),  # nobody runs it in half precision
-)
-
-STABLE_CASCADE = Architecture(
-    name="stable_cascade",
-    title="Stable Cascade",
-    prediction="epsilon",
-    latent_channels=STAGE_C_CHANNELS,
-    latent_scale=STAGE_C_SCALE,
-    native_pixels=1024 * 1024,
-    tokens=(77, 154, 231),
-    timesteps=1,
-    components=(OPEN_CLIP_BIGG_LAST, STAGE_C, STAGE_B, STAGE_A_DECODER, STAGE_A_ENCODER, EFFNET_ENCODER),
-    notes={
-        "stages": "stage C runs two rows for a guided picture and about two thirds of the steps, stage B one row and"
-        " the rest; stage B's effnet input is stage C's result",
-        "sizes": "the engines' latents are ceil(pixels * 3 / 128) for stage C, as in the library, and pixels / 4 for"
-        " stage B; ComfyUI divides by 42 and rounds down, which is one position less for some sizes, and by 32 in its"
-        " two-pass graph, which is up to a third more",
-        "image to image": "effnet_encoder takes the picture scaled to 32 pixels per position of stage C's latent;"
-        " vae_encoder is stage A's, for what starts stage B from a picture",
-        "text": "stage C attends to text, pooled text and the latent in one softmax, so that repeating a context to a"
-        " common length is not exact, though ComfyUI does it",
-    },
-)
+}

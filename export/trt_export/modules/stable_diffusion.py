@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from trt_export.modules.architecture import (
-    ROWS,
-    TOKENS,
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Ports,
-    Quantity,
-    Tensor,
-)
+from trt_engines.architectures import stable_diffusion as facts
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.ports import Ports
 from trt_export.modules.autoencoders import (
     SDXL_VAE_DECODER,
     SDXL_VAE_ENCODER,
@@ -29,17 +19,8 @@ from trt_export.modules.autoencoders import (
     STABLE_DIFFUSION_VAE_ENCODER,
 )
 from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.text_encoders import (
-    CLIP_L_LAYERS,
-    CLIP_L_UNNORMED,
-    OPEN_CLIP_BIGG,
-    OPEN_CLIP_H,
-)
-
-LATENT_CHANNELS = 4
-TIME_IDS = 6
-"""SDXL's: original height and width, top and left of the crop, target height and width, in pixels."""
-
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.text_encoders import CLIP_L_LAYERS, CLIP_L_UNNORMED, OPEN_CLIP_BIGG, OPEN_CLIP_H
 
 ANY_SIDE = 31
 """Halvings that no side is a multiple of."""
@@ -139,60 +120,17 @@ def make_sdxl_denoiser(config: Mapping[str, Any]) -> nn.Module:
     return SdxlDenoiser(UNet2DConditionModel(**config)).eval()
 
 
-def _latent(name: str, channels: int) -> Tensor:
-    """A latent of any size."""
-    sides = (
-        Axis(name="height", quantity=Quantity.HEIGHT, unit=8),
-        Axis(name="width", quantity=Quantity.WIDTH, unit=8),
-    )
-    return Tensor(name=name, shape=(ROWS, channels, *sides))
+def _ports(config: Mapping[str, Any]) -> Ports:
+    return facts.unet_ports(config["cross_attention_dim"])
 
 
-def _tensors(config: Mapping[str, Any]) -> Ports:
-    inputs = (
-        _latent("sample", LATENT_CHANNELS),
-        Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32),
-        Tensor(name="context", shape=(ROWS, TOKENS, config["cross_attention_dim"])),
-    )
-    return inputs, (_latent("noise_pred", LATENT_CHANNELS),)
+def _inpainting_ports(config: Mapping[str, Any]) -> Ports:
+    return facts.inpainting_ports(config["cross_attention_dim"])
 
 
-def _inpainting_tensors(config: Mapping[str, Any]) -> Ports:
-    inputs, outputs = _tensors(config)
-    more = (_latent("mask", 1), _latent("masked_latent", LATENT_CHANNELS))
-    return (*inputs, *more), outputs
-
-
-def _sdxl_tensors(config: Mapping[str, Any]) -> Ports:
-    inputs, outputs = _tensors(config)
-    pooled = config["projection_class_embeddings_input_dim"] - TIME_IDS * config["addition_time_embed_dim"]
-    more = (
-        Tensor(name="pooled", shape=(ROWS, pooled)),
-        Tensor(name="time_ids", shape=(ROWS, TIME_IDS), kind=Kind.FLOAT32),
-    )
-    return (*inputs, *more), outputs
-
-
-def _denoiser(
-    make: Callable[[Mapping[str, Any]], nn.Module],
-    tensors: Callable[[Mapping[str, Any]], Ports],
-    config: Mapping[str, Any],
-    small: Mapping[str, Any],
-    parameters: int,
-    cost: Cost,
-) -> ComponentSpec:
-    inputs, outputs = tensors(config)
-    return ComponentSpec(
-        name="denoiser",
-        make=make,
-        config=config,
-        small_config={**config, **small},
-        inputs=inputs,
-        outputs=outputs,
-        tensors=tensors,
-        parameters=parameters,
-        cost=cost,
-    )
+def _sdxl_ports(config: Mapping[str, Any]) -> Ports:
+    pooled = config["projection_class_embeddings_input_dim"] - facts.TIME_IDS * config["addition_time_embed_dim"]
+    return facts.sdxl_ports(config["cross_attention_dim"], pooled)
 
 
 _SD1: dict[str, Any] = {"cross_attention_dim": 768, "block_out_channels": (320, 640, 1280, 1280)}
@@ -236,97 +174,69 @@ _SMALL_SDXL: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 32 + 6 * 8,
 }
 
-_SD1_COST = Cost(
-    cell=8,
-    fixed=55_705_600.0,
-    per_cell=164_602_880.0,
-    per_cell_squared=7_301.0,
-    per_token=38_338_560.0,
-    per_cell_token=11_280.0,
-    activation_bytes_per_cell=16_646.0,
-    activation_bytes_per_token=1_536.0,
-)
-_SD2_COST = replace(_SD1_COST, per_token=51_118_080.0, activation_bytes_per_token=2_048.0)
-_SDXL_COST = Cost(
-    cell=8,
-    fixed=49_807_360.0,
-    per_cell=361_620_480.0,
-    per_cell_squared=2_800.0,
-    per_token=681_574_400.0,
-    per_cell_token=25_600.0,
-    activation_bytes_per_cell=10_097.0,
-    activation_bytes_per_token=4_096.0,
-)
 
-
-def _stable_diffusion(
-    name: str,
-    title: str,
-    denoiser: ComponentSpec,
-    text_encoder: ComponentSpec,
-    *,
-    side: int = 512,
-    prediction: str = "epsilon",
-) -> Architecture:
-    return Architecture(
-        name=name,
-        title=title,
-        prediction=prediction,
-        latent_channels=LATENT_CHANNELS,
-        latent_scale=8,
-        native_pixels=side * side,
-        tokens=(77, 154, 231),
-        components=(text_encoder, denoiser, STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER),
+def _denoiser(
+    architecture: Architecture,
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    ports: Callable[[Mapping[str, Any]], Ports],
+    config: Mapping[str, Any],
+    small: Mapping[str, Any],
+) -> ModuleSpec:
+    return ModuleSpec(
+        network=architecture.network("denoiser"),
+        make=make,
+        config=config,
+        small_config={**config, **small},
+        ports=ports,
     )
 
 
-_SD1_DENOISER = _denoiser(make_denoiser, _tensors, _SD1, _SMALL, 859_520_964, _SD1_COST)
-_SD2_DENOISER = _denoiser(make_denoiser, _tensors, _SD2, _SMALL, 865_910_724, _SD2_COST)
+_VAE = (STABLE_DIFFUSION_VAE_DECODER, STABLE_DIFFUSION_VAE_ENCODER)
+_SMALL_PAINTER = _SMALL | _INPAINTING
 
-STABLE_DIFFUSION_1 = _stable_diffusion("stable_diffusion_1", "Stable Diffusion 1.5", _SD1_DENOISER, CLIP_L_LAYERS)
-STABLE_DIFFUSION_1_INPAINTING = _stable_diffusion(
-    "stable_diffusion_1_inpainting",
-    "Stable Diffusion 1.5 Inpainting",
-    _denoiser(
-        make_inpainting_denoiser, _inpainting_tensors, _SD1 | _INPAINTING, _SMALL | _INPAINTING, 859_535_364, _SD1_COST
+MODULES = {
+    "stable_diffusion_1": (
+        CLIP_L_LAYERS,
+        _denoiser(facts.STABLE_DIFFUSION_1, make_denoiser, _ports, _SD1, _SMALL),
+        *_VAE,
     ),
-    CLIP_L_LAYERS,
-)
-STABLE_DIFFUSION_2 = _stable_diffusion("stable_diffusion_2", "Stable Diffusion 2.1 (512)", _SD2_DENOISER, OPEN_CLIP_H)
-STABLE_DIFFUSION_2_V = _stable_diffusion(
-    "stable_diffusion_2_v",
-    "Stable Diffusion 2.1 (768)",
-    _SD2_DENOISER,
-    OPEN_CLIP_H,
-    side=768,
-    prediction="v_prediction",
-)
-STABLE_DIFFUSION_2_INPAINTING = _stable_diffusion(
-    "stable_diffusion_2_inpainting",
-    "Stable Diffusion 2 Inpainting",
-    _denoiser(
-        make_inpainting_denoiser, _inpainting_tensors, _SD2 | _INPAINTING, _SMALL | _INPAINTING, 865_925_124, _SD2_COST
+    "stable_diffusion_1_inpainting": (
+        CLIP_L_LAYERS,
+        _denoiser(
+            facts.STABLE_DIFFUSION_1_INPAINTING,
+            make_inpainting_denoiser,
+            _inpainting_ports,
+            _SD1 | _INPAINTING,
+            _SMALL_PAINTER,
+        ),
+        *_VAE,
     ),
-    OPEN_CLIP_H,
-)
-SDXL = Architecture(
-    name="sdxl",
-    title="Stable Diffusion XL",
-    prediction="epsilon",
-    latent_channels=LATENT_CHANNELS,
-    latent_scale=8,
-    native_pixels=1024 * 1024,
-    tokens=(77, 154, 231),
-    components=(
+    "stable_diffusion_2": (
+        OPEN_CLIP_H,
+        _denoiser(facts.STABLE_DIFFUSION_2, make_denoiser, _ports, _SD2, _SMALL),
+        *_VAE,
+    ),
+    "stable_diffusion_2_v": (
+        OPEN_CLIP_H,
+        _denoiser(facts.STABLE_DIFFUSION_2_V, make_denoiser, _ports, _SD2, _SMALL),
+        *_VAE,
+    ),
+    "stable_diffusion_2_inpainting": (
+        OPEN_CLIP_H,
+        _denoiser(
+            facts.STABLE_DIFFUSION_2_INPAINTING,
+            make_inpainting_denoiser,
+            _inpainting_ports,
+            _SD2 | _INPAINTING,
+            _SMALL_PAINTER,
+        ),
+        *_VAE,
+    ),
+    "sdxl": (
         CLIP_L_UNNORMED,
         OPEN_CLIP_BIGG,
-        _denoiser(make_sdxl_denoiser, _sdxl_tensors, _SDXL, _SMALL_SDXL, 2_567_463_684, _SDXL_COST),
+        _denoiser(facts.SDXL, make_sdxl_denoiser, _sdxl_ports, _SDXL, _SMALL_SDXL),
         SDXL_VAE_DECODER,
         SDXL_VAE_ENCODER,
     ),
-    notes={
-        "text": "context is both encoders' side by side, 768 + 1280 wide, of the same layer; the last but one unless a"
-        " clip skip says otherwise",
-        "vae": "half precision overflows in the decoder's widest blocks and gives black pictures",
-    },
-)
+}

@@ -21,17 +21,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trt_export.modules.architecture import (
-    CONTEXT_MASK,
-    ROWS,
-    TOKENS,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Ports,
-    Tensor,
-)
+from trt_engines.architectures import text_encoders as facts
+from trt_engines.architectures.network import Network
+from trt_engines.architectures.ports import Ports
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import attend
 from trt_export.modules.rotary import rotate_halves, rotation
 
@@ -293,8 +287,62 @@ def _tapped(model_class: Any, config_class: Any, config: Mapping[str, Any], *, c
     return QwenTaps(model, config["taps"], counts_kept=counts_kept).eval()
 
 
-CLIP_L_POOLED = ComponentSpec(
-    name="text_encoder",
+def _clip_config(width: int, layers: int, heads: int, activation: str, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": 49408,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": facts.CHUNK,
+        "hidden_act": activation,
+        "bos_token_id": 49406,
+        "eos_token_id": facts.CLIP_END,
+        **more,
+    }
+
+
+_SMALL_CLIP: dict[str, Any] = {
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "bos_token_id": 1022,
+    "eos_token_id": 1023,
+}
+
+
+def _layers_ports(config: Mapping[str, Any]) -> Ports:
+    return facts.clip_layers_ports(config["num_hidden_layers"], config["hidden_size"])
+
+
+def _open_clip_h_ports(config: Mapping[str, Any]) -> Ports:
+    return facts.clip_layers_ports(config["num_hidden_layers"] + _absent(config), config["hidden_size"])
+
+
+def _layers_and_pooled_ports(config: Mapping[str, Any]) -> Ports:
+    layers, width, projected = (config[key] for key in ("num_hidden_layers", "hidden_size", "projection_dim"))
+    return facts.clip_layers_and_pooled_ports(layers, width, projected)
+
+
+def _last_and_pooled_ports(config: Mapping[str, Any]) -> Ports:
+    return facts.clip_last_and_pooled_ports(config["hidden_size"], config["projection_dim"])
+
+
+def _clip(
+    network: Network,
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    ports: Callable[[Mapping[str, Any]], Ports],
+    config: Mapping[str, Any],
+    lacking: tuple[str, Mapping[str, Any]] | None = None,
+) -> ModuleSpec:
+    small = {**config, **_SMALL_CLIP} | ({"projection_dim": 32} if "projection_dim" in config else {})
+    return ModuleSpec(network=network, make=make, config=config, small_config=small, ports=ports, lacking=lacking)
+
+
+CLIP_L_POOLED = ModuleSpec(
+    network=facts.CLIP_L_POOLED,
     make=make_clip,
     config={
         "vocab_size": 49408,
@@ -317,107 +365,18 @@ CLIP_L_POOLED = ComponentSpec(
         "bos_token_id": 1022,
         "eos_token_id": 1023,
     },
-    inputs=(Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64),),
-    outputs=(Tensor(name="pooled", shape=(ROWS, 768)),),
-    parameters=123_060_480,
-    cost=Cost(
-        cell=0,
-        fixed=13_298_621_952.0,
-    ),
 )
-
-
-def _clip_config(width: int, layers: int, heads: int, activation: str, **more: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": 49408,
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": 77,
-        "hidden_act": activation,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        **more,
-    }
-
-
-_SMALL_CLIP: dict[str, Any] = {
-    "vocab_size": 1024,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "bos_token_id": 1022,
-    "eos_token_id": 1023,
-}
-_INPUT_IDS = Tensor(name="input_ids", shape=(ROWS, 77), kind=Kind.INT64)
-
-
-def _layers_tensors(config: Mapping[str, Any]) -> Ports:
-    shape = (config["num_hidden_layers"], ROWS, 77, config["hidden_size"])
-    return (_INPUT_IDS,), (Tensor(name="context", shape=shape),)
-
-
-def _open_clip_h_tensors(config: Mapping[str, Any]) -> Ports:
-    return _layers_tensors({**config, "num_hidden_layers": config["num_hidden_layers"] + _absent(config)})
-
-
-def _layers_and_pooled_tensors(config: Mapping[str, Any]) -> Ports:
-    inputs, outputs = _layers_tensors(config)
-    return inputs, (*outputs, Tensor(name="pooled", shape=(ROWS, config["projection_dim"])))
-
-
-def _last_and_pooled_tensors(config: Mapping[str, Any]) -> Ports:
-    context = Tensor(name="context", shape=(ROWS, 77, config["hidden_size"]))
-    return (_INPUT_IDS,), (context, Tensor(name="pooled", shape=(ROWS, config["projection_dim"])))
-
-
-def _clip(
-    name: str,
-    make: Callable[[Mapping[str, Any]], nn.Module],
-    tensors: Callable[[Mapping[str, Any]], Ports],
-    config: Mapping[str, Any],
-    *,
-    parameters: int,
-    flops: float,
-    lacking: tuple[str, Mapping[str, Any]] | None = None,
-) -> ComponentSpec:
-    small = {**config, **_SMALL_CLIP} | ({"projection_dim": 32} if "projection_dim" in config else {})
-    inputs, outputs = tensors(config)
-    return ComponentSpec(
-        name=name,
-        make=make,
-        config=config,
-        small_config=small,
-        inputs=inputs,
-        outputs=outputs,
-        tensors=tensors,
-        parameters=parameters,
-        cost=Cost(cell=0, fixed=flops),
-        lacking=lacking,
-    )
-
 
 _CLIP_L = _clip_config(768, 12, 12, "quick_gelu")
-CLIP_L_LAYERS = _clip(
-    "text_encoder",
-    make_clip_layers,
-    _layers_tensors,
-    _CLIP_L,
-    parameters=123_060_480,
-    flops=13_298_503_680.0,
-)
+CLIP_L_LAYERS = _clip(facts.CLIP_L_LAYERS, make_clip_layers, _layers_ports, _CLIP_L)
 """Stable Diffusion 1's."""
 
 OPEN_CLIP_H_LAYERS = 24
 OPEN_CLIP_H = _clip(
-    "text_encoder",
+    facts.OPEN_CLIP_H,
     make_open_clip_h,
-    _open_clip_h_tensors,
+    _open_clip_h_ports,
     _clip_config(1024, OPEN_CLIP_H_LAYERS, 16, "gelu"),
-    parameters=352_984_064,
-    flops=47_089_287_168.0,
     lacking=(
         f"encoder.layers.{OPEN_CLIP_H_LAYERS - 1}.layer_norm1.weight",
         {"num_hidden_layers": OPEN_CLIP_H_LAYERS - 1},
@@ -425,75 +384,50 @@ OPEN_CLIP_H = _clip(
 )
 """Stable Diffusion 2's."""
 
-CLIP_L_UNNORMED = _clip(
-    "text_encoder",
-    make_clip_unnormed_layers,
-    _layers_tensors,
-    _CLIP_L,
-    parameters=123_060_480,
-    flops=13_298_503_680.0,
-)
+CLIP_L_UNNORMED = _clip(facts.CLIP_L_LAYERS, make_clip_unnormed_layers, _layers_ports, _CLIP_L)
 """SDXL's first."""
 
 _OPEN_CLIP_BIGG = _clip_config(1280, 32, 20, "gelu", projection_dim=1280)
-OPEN_CLIP_BIGG = _clip(
-    "text_encoder_2",
-    make_clip_layers_and_pooled,
-    _layers_and_pooled_tensors,
-    _OPEN_CLIP_BIGG,
-    parameters=694_659_840,
-    flops=97_863_303_680.0,
-)
+OPEN_CLIP_BIGG = _clip(facts.OPEN_CLIP_BIGG, make_clip_layers_and_pooled, _layers_and_pooled_ports, _OPEN_CLIP_BIGG)
 """SDXL's second."""
 
 OPEN_CLIP_BIGG_LAST = _clip(
-    "text_encoder",
-    make_clip_last_and_pooled,
-    _last_and_pooled_tensors,
-    _OPEN_CLIP_BIGG,
-    parameters=694_659_840,
-    flops=97_863_303_680.0,
+    facts.OPEN_CLIP_BIGG_LAST, make_clip_last_and_pooled, _last_and_pooled_ports, _OPEN_CLIP_BIGG
 )
 """Stable Cascade's."""
 
-T5_XXL = ComponentSpec(
-    name="text_encoder_2",
-    make=make_t5,
-    config={
-        "vocab_size": 32128,
-        "d_model": 4096,
-        "d_kv": 64,
-        "d_ff": 10240,
-        "num_layers": 24,
-        "num_heads": 64,
-        "feed_forward_proj": "gated-gelu",
-        "dropout_rate": 0.0,
-    },
-    small_config={
-        "vocab_size": 1024,
-        "d_model": 4096,
-        "d_kv": 16,
-        "d_ff": 32,
-        "num_layers": 2,
-        "num_heads": 2,
-        "feed_forward_proj": "gated-gelu",
-        "dropout_rate": 0.0,
-    },
-    inputs=(Tensor(name="input_ids", shape=(ROWS, TOKENS), kind=Kind.INT64),),
-    outputs=(Tensor(name="context", shape=(ROWS, TOKENS, 4096)),),
-    parameters=4_762_310_656,
-    cost=Cost(
-        cell=0,
-        per_token=9_261_023_232.0,
-        per_token_squared=393_216.0,
-        activation_bytes_per_token=196_608.0,
-    ),
-    precisions=("bfloat16", "float32"),  # its feed-forward layers pass 65504, half precision's largest value
-)
+
+def t5_xxl(network: Network) -> ModuleSpec:
+    """T5-XXL as a model's text encoder."""
+    return ModuleSpec(
+        network=network,
+        make=make_t5,
+        config={
+            "vocab_size": 32128,
+            "d_model": 4096,
+            "d_kv": 64,
+            "d_ff": 10240,
+            "num_layers": 24,
+            "num_heads": 64,
+            "feed_forward_proj": "gated-gelu",
+            "dropout_rate": 0.0,
+        },
+        small_config={
+            "vocab_size": 1024,
+            "d_model": 4096,
+            "d_kv": 16,
+            "d_ff": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "feed_forward_proj": "gated-gelu",
+            "dropout_rate": 0.0,
+        },
+    )
+
 
 _QWEN3_4B: dict[str, Any] = {
     "vocab_size": 151936,
-    "hidden_size": 2560,
+    "hidden_size": facts.QWEN3_4B_WIDTH,
     "intermediate_size": 9728,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
@@ -508,18 +442,13 @@ _SMALL_QWEN3: dict[str, Any] = _QWEN3_4B | {
     "num_key_value_heads": 1,
     "head_dim": 16,
 }
-_QWEN_INPUTS = (
-    Tensor(name="input_ids", shape=(ROWS, TOKENS), kind=Kind.INT64),
-    CONTEXT_MASK,
-)
 
 
 def _wide(taps: tuple[int, ...], small_taps: tuple[int, ...]) -> int:
-    width: int = _QWEN3_4B["hidden_size"] * len(taps) // len(small_taps)
-    return width
+    return facts.QWEN3_4B_WIDTH * len(taps) // len(small_taps)
 
 
-def qwen3_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameters: int, cost: Cost) -> ComponentSpec:
+def qwen3_4b(network: Network, taps: tuple[int, ...], small_taps: tuple[int, ...]) -> ModuleSpec:
     """Qwen3-4B up to its last tap, as a model's text encoder.
 
     Args:
@@ -527,16 +456,11 @@ def qwen3_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameters: 
         small_taps: the same of the small configuration, whose states are so wide that the context is as wide as in the
             full one.
     """
-    return ComponentSpec(
-        name="text_encoder",
+    return ModuleSpec(
+        network=network,
         make=make_qwen3,
         config=_QWEN3_4B | {"taps": taps},
         small_config=_SMALL_QWEN3 | {"taps": small_taps, "hidden_size": _wide(taps, small_taps)},
-        inputs=_QWEN_INPUTS,
-        outputs=(Tensor(name="context", shape=(ROWS, TOKENS, len(taps) * _QWEN3_4B["hidden_size"])),),
-        parameters=parameters,
-        cost=cost,
-        precisions=("bfloat16", "float32"),  # single values of its residual stream pass half precision's largest
     )
 
 
@@ -544,17 +468,12 @@ _VL_ROPE = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20,
 _SMALL_VL_ROPE = _VL_ROPE | {"mrope_section": [4, 2, 2]}
 
 
-def qwen3_vl_4b(taps: tuple[int, ...], small_taps: tuple[int, ...], *, parameters: int, cost: Cost) -> ComponentSpec:
+def qwen3_vl_4b(network: Network, taps: tuple[int, ...], small_taps: tuple[int, ...]) -> ModuleSpec:
     """The language model of Qwen3-VL-4B up to its last tap; for text its three position axes are one."""
-    return ComponentSpec(
-        name="text_encoder",
+    return ModuleSpec(
+        network=network,
         make=make_qwen3_vl,
         config=_QWEN3_4B | {"taps": taps, "rope_parameters": _VL_ROPE},
         small_config=_SMALL_QWEN3
         | {"taps": small_taps, "rope_parameters": _SMALL_VL_ROPE, "hidden_size": _wide(taps, small_taps)},
-        inputs=_QWEN_INPUTS,
-        outputs=(Tensor(name="context", shape=(ROWS, TOKENS, len(taps) * _QWEN3_4B["hidden_size"])),),
-        parameters=parameters,
-        cost=cost,
-        precisions=("bfloat16", "float32"),
     )

@@ -1,6 +1,6 @@
 """How many kernels a network starts and what they read and write, counted without computing it.
 
-    python -m trt_export.modules.traffic NAME COMPONENT
+    python -m trt_export.modules.traffic ARCHITECTURE NETWORK
 
 prints the constants of `trt_engines.costs.work`.
 """
@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trt_export.modules.architecture import ComponentSpec
 from trt_export.modules.measure import meta_inputs, meta_module
+from trt_export.modules.module_spec import ModuleSpec
 
 _FUSION_ENDS = frozenset(
     {"convolution", "addmm", "mm", "bmm", "baddbmm", "native_group_norm", "native_layer_norm", "_fused_rms_norm"}
@@ -82,10 +82,10 @@ class _Operations(TorchDispatchMode):
         return result
 
 
-def traffic(component: ComponentSpec, module: torch.nn.Module, *, width: int, height: int, tokens: int) -> Traffic:
+def traffic(spec: ModuleSpec, module: torch.nn.Module, *, width: int, height: int, tokens: int) -> Traffic:
     """Count one row. Args: module: of `measure.meta_module`. width, height: pixels."""
     weights = {_storage(weight) for weight in (*module.parameters(), *module.buffers())}
-    inputs = meta_inputs(component, width=width, height=height, tokens=tokens)
+    inputs = meta_inputs(spec, width=width, height=height, tokens=tokens)
     with torch.no_grad(), _Attention() as attention, _Operations(weights) as counted:
         module(*inputs)
     return Traffic(
@@ -133,18 +133,18 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def main() -> None:
     """Print the constants of one network."""
-    from trt_export.modules.registry import architecture
+    from trt_export.modules.registry import module_of
 
     parser = argparse.ArgumentParser(description="Count what a network moves.")
-    parser.add_argument("name")
-    parser.add_argument("component")
+    parser.add_argument("architecture")
+    parser.add_argument("network")
     options = parser.parse_args()
-    component = architecture(options.name).component(options.component)
-    module = meta_module(component)
-    small, large = (traffic(component, module, width=side, height=side, tokens=77) for side in (512, 1024))
+    spec = module_of(options.architecture, options.network)
+    made = meta_module(spec)
+    small, large = (traffic(spec, made, width=side, height=side, tokens=77) for side in (512, 1024))
     sys.stdout.write(f"kernels={small.kernels}, operations={small.operations}, bytes={small.bytes}, ")
     sys.stdout.write(f"unfused_bytes={small.unfused_bytes}\n")
-    if cell := component.cost.cell:
+    if cell := spec.network.cost.cell:
         line = linear_in_cells(small, large, ((512 / cell) ** 2, (1024 / cell) ** 2))
         sys.stdout.write(", ".join(f"{name}={value:_.0f}" for name, value in line.items()) + "\n")
 

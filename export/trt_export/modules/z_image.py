@@ -9,16 +9,13 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import nn
 
-from trt_export.modules.architecture import ROWS, Architecture, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
+from trt_engines.architectures.z_image import GROUP, TAPS, Z_IMAGE_TURBO
 from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.modules.flux import NOISE_PRED, SAMPLE, TIMESTEP
 from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.modules.patches import attend, key_mask, pack_channels_last, unpack_channels_last
 from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
 from trt_export.modules.text_encoders import qwen3_4b
-
-GROUP = 32
-"""Text and image are each filled up to a multiple of so many tokens, with a learned token that is looked at."""
 
 _PATCHING = "2-1"  # the library's key of 2x2 patches of one frame
 
@@ -137,66 +134,20 @@ _CONFIG: dict[str, Any] = {
     "axes_dims": [32, 48, 48],
     "axes_lens": [1024, 512, 512],
 }
-_TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS, multiple=GROUP)
+_SMALL: dict[str, Any] = _CONFIG | {
+    "dim": 64,
+    "n_layers": 1,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "axes_dims": [8, 12, 12],
+}
 
-_TEXT_COST = Cost(
-    cell=0,
-    per_token=7_064_780_800.0,
-    per_token_squared=573_440.0,
-    activation_bytes_per_token=101_129.0,
-)
-
-Z_IMAGE_TURBO = Architecture(
-    name="z_image_turbo",
-    title="Z-Image Turbo",
-    prediction="flow",
-    timesteps=1,
-    latent_channels=16,
-    latent_scale=8,
-    native_pixels=1024 * 1024,
-    tokens=(64, 128, 256, 512),
-    components=(
-        qwen3_4b((35,), (2,), parameters=3_921_534_720, cost=_TEXT_COST),
-        ComponentSpec(
-            name="denoiser",
-            make=make_denoiser,
-            config=_CONFIG,
-            small_config=_CONFIG
-            | {
-                "dim": 64,
-                "n_layers": 1,
-                "n_refiner_layers": 1,
-                "n_heads": 2,
-                "n_kv_heads": 2,
-                "axes_dims": [8, 12, 12],
-            },
-            inputs=(
-                SAMPLE,
-                TIMESTEP,
-                Tensor(name="context", shape=(ROWS, _TOKENS, 2560)),
-                Tensor(name="context_mask", shape=(ROWS, _TOKENS), kind=Kind.BOOL),
-            ),
-            outputs=(NOISE_PRED,),
-            parameters=6_154_908_736,
-            cost=Cost(
-                cell=16,
-                fixed=363_145_854_976.0,
-                per_cell=11_357_061_120.0,
-                per_cell_squared=491_520.0,
-                per_token=11_373_772_800.0,
-                per_cell_token=921_600.0,
-                per_token_squared=491_520.0,
-                activation_bytes_per_cell=124_334.0,
-                activation_bytes_per_token=121_351.0,
-            ),
-            precisions=("bfloat16", "float32"),  # its residual stream passes half precision's largest value
-        ),
+MODULES = {
+    "z_image_turbo": (
+        qwen3_4b(Z_IMAGE_TURBO.network("text_encoder"), TAPS, (2,)),
+        ModuleSpec(network=Z_IMAGE_TURBO.network("denoiser"), make=make_denoiser, config=_CONFIG, small_config=_SMALL),
         FLUX_VAE_DECODER,
         FLUX_VAE_ENCODER,
-    ),
-    guidance_rows=1,
-    notes={
-        "text": "Qwen3-4B's state after 35 of 36 layers; chat template with thinking on, at most 512 tokens; padding"
-        " comes last and never changes the tokens before it",
-    },
-)
+    )
+}

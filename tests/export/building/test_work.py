@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from trt_engines.architectures.registry import architecture
 from trt_engines.builders.builder import Progress
 from trt_engines.builders.preflight import Machine
 from trt_engines.model import BUILT_IN
@@ -20,7 +21,6 @@ from trt_export.building.targets import named_target
 from trt_export.building.work import Work, work_for
 from trt_export.checkpoints.random_checkpoint import describe, random_tensors
 from trt_export.checkpoints.safetensors_file import Values, encode
-from trt_export.modules.registry import architecture
 
 GB = 10**9
 LARGE = Machine(memory_bytes=64 * GB, disk_bytes=500 * GB)
@@ -168,7 +168,7 @@ def test_a_network_whose_weights_are_not_all_there_is_told_once_and_the_others_a
     (problem,) = found.problems
     assert problem.startswith("model vae_decoder: ")
     assert "decoder.conv_out.weight' (3, 128, 3, 3) is missing" in problem
-    assert {order.component.name for order in found.orders} == {"text_encoder", "denoiser", "vae_encoder"}
-    (denoiser,) = (order for order in found.orders if order.component.name == "denoiser")
+    assert {order.module.name for order in found.orders} == {"text_encoder", "denoiser", "vae_encoder"}
+    (denoiser,) = (order for order in found.orders if order.module.name == "denoiser")
     assert denoiser.weights.stored_bytes == 2 * denoiser.weights.engine_bytes
     assert denoiser.needs.disk_bytes < 2 * GB < denoiser.needs.memory_bytes

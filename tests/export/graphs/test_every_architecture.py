@@ -16,15 +16,15 @@ from trt_engines.profiles.profile import Profile, Range
 from trt_export.building.order import input_ranges
 from trt_export.graphs.exporter import export_graph
 from trt_export.graphs.widening import widen
-from trt_export.modules.architecture import ComponentSpec
-from trt_export.modules.registry import architecture, networks
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import module_of, networks
 from trt_export.parity import lively_module, worst_difference, write_bound
 
 ROUNDING = {"float32": 0.0, "float16": 2**-11, "bfloat16": 2**-8}
 """The largest relative error of a constant."""
 
 
-def _small(key: Callable[[ComponentSpec], Hashable]) -> list[Any]:
+def _small(key: Callable[[ModuleSpec], Hashable]) -> list[Any]:
     """The first network of each key, in its small configuration."""
     return [
         pytest.param(component.small, id=f"{entry.name}-{component.name}")
@@ -34,11 +34,11 @@ def _small(key: Callable[[ComponentSpec], Hashable]) -> list[Any]:
 
 @pytest.mark.parametrize("component", _small(lambda one: (one.make, repr(one.small_config))))
 def test_a_graph_in_its_best_precision_is_parsed_by_tensorrt_rtx_and_computes_what_pytorch_computes(
-    component: ComponentSpec, tmp_path: Path
+    component: ModuleSpec, tmp_path: Path
 ) -> None:
     """At other sizes and rows than it was traced at, and in float32, where rounding hides little: only constants, as a
     latent's scale, are those of the narrow type. (`bench build` compares graphs that were exported in float32.)"""
-    precision = component.precisions[0]
+    precision = component.network.precisions[0]
     graph, module = export_graph(component, precision), lively_module(component)
 
     assert not _refusals(write_bound(graph, module, precision, tmp_path))
@@ -58,7 +58,7 @@ def _refusals(graph: Path) -> list[str]:
 
 
 def test_tensorrt_rtx_builds_a_unet_for_sides_that_no_level_halves(tmp_path: Path) -> None:
-    component = architecture("stable_diffusion_1").component("denoiser").small
+    component = module_of("stable_diffusion_1", "denoiser").small
     graph = write_bound(export_graph(component, "float16"), lively_module(component), "float16", tmp_path)
     profile = Profile(
         width=Range(min=64, opt=72, max=200),
@@ -66,7 +66,7 @@ def test_tensorrt_rtx_builds_a_unet_for_sides_that_no_level_halves(tmp_path: Pat
         rows=Range(min=1, opt=2, max=2),
         tokens=Range(min=77, opt=77, max=77),
     )
-    ranges = input_ranges(component, profile)
+    ranges = input_ranges(component.network, profile)
     sample = next(one for one in ranges if one.name == "sample")
     assert (sample.min[2:], sample.opt[2:], sample.max[2:]) == ((8, 8), (17, 9), (25, 25))
 

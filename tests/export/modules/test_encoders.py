@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from trt_export.modules.architecture import ComponentSpec
-from trt_export.modules.registry import architecture
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import module_of
 from trt_export.modules.text_encoders import bucket_edges
 
 
@@ -32,15 +32,15 @@ def ids(rows: int, tokens: int) -> torch.Tensor:
     return torch.randint(0, 1000, (rows, tokens), generator=torch.Generator().manual_seed(tokens))
 
 
-def made(component: ComponentSpec, **changes: Any) -> Any:
+def made(spec: ModuleSpec, **changes: Any) -> Any:
     torch.manual_seed(5)
-    return component.make({**component.small_config, **changes})
+    return spec.make({**spec.small_config, **changes})
 
 
 def test_pooled_clip_is_the_state_at_the_first_end_token() -> None:
-    component = architecture("flux_dev").component("text_encoder")
-    ours = made(component)
-    theirs = CLIPTextModel(CLIPTextConfig(**component.small_config)).eval()
+    spec = module_of("flux_dev", "text_encoder")
+    ours = made(spec)
+    theirs = CLIPTextModel(CLIPTextConfig(**spec.small_config)).eval()
     theirs.load_state_dict(ours.model.state_dict())
     tokens = ids(2, 77)
     tokens[0, 9:] = tokens[1, 76:] = 1023
@@ -49,9 +49,9 @@ def test_pooled_clip_is_the_state_at_the_first_end_token() -> None:
 
 
 def test_t5_gives_the_librarys_states_at_every_distance_of_two_tokens() -> None:
-    component = architecture("flux_dev").component("text_encoder_2")
-    ours = made(component)
-    theirs = T5EncoderModel(T5Config(**component.small_config)).eval()
+    spec = module_of("flux_dev", "text_encoder_2")
+    ours = made(spec)
+    theirs = T5EncoderModel(T5Config(**spec.small_config)).eval()
     theirs.load_state_dict(ours.model.state_dict())
     tokens = ids(2, 200)
 
@@ -66,9 +66,9 @@ def test_bucket_edges_are_where_the_librarys_bucket_numbers_rise() -> None:
 
 
 def test_klein_context_is_what_its_pipeline_stacks() -> None:
-    component = architecture("flux2_klein_4b").component("text_encoder")
-    ours = made(component)
-    theirs = _qwen(Qwen3Model, Qwen3Config, component, ours)
+    spec = module_of("flux2_klein_4b", "text_encoder")
+    ours = made(spec)
+    theirs = _qwen(Qwen3Model, Qwen3Config, spec, ours)
     tokens, mask = ids(2, 24), torch.ones(2, 24, dtype=torch.bool)
     mask[1, 15:] = False
 
@@ -89,9 +89,9 @@ def test_klein_context_is_what_its_pipeline_stacks() -> None:
 
 
 def test_z_image_context_is_the_librarys_state_before_the_last_layer() -> None:
-    component = architecture("z_image_turbo").component("text_encoder")
-    ours = made(component)
-    theirs = _qwen(Qwen3Model, Qwen3Config, component, ours)
+    spec = module_of("z_image_turbo", "text_encoder")
+    ours = made(spec)
+    theirs = _qwen(Qwen3Model, Qwen3Config, spec, ours)
     tokens, mask = ids(2, 24), torch.ones(2, 24, dtype=torch.bool)
 
     states = theirs(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -100,9 +100,9 @@ def test_z_image_context_is_the_librarys_state_before_the_last_layer() -> None:
 
 
 def test_krea_2_context_counts_positions_past_padding_in_the_middle() -> None:
-    component = architecture("krea_2_turbo").component("text_encoder")
-    ours = made(component)
-    theirs = _qwen(Qwen3VLTextModel, Qwen3VLTextConfig, component, ours)
+    spec = module_of("krea_2_turbo", "text_encoder")
+    ours = made(spec)
+    theirs = _qwen(Qwen3VLTextModel, Qwen3VLTextConfig, spec, ours)
     tokens, mask = ids(2, 24), torch.ones(2, 24, dtype=torch.bool)
     mask[1, 10:19] = False
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0).unsqueeze(0).expand(3, -1, -1)
@@ -114,20 +114,24 @@ def test_krea_2_context_counts_positions_past_padding_in_the_middle() -> None:
     assert close(ours(tokens, mask)[mask], torch.cat([states[k] for k in (1, 2, 3)], dim=-1)[mask])
 
 
-def _qwen(model_class: Any, config_class: Any, component: ComponentSpec, ours: Any) -> Any:
+def _qwen(model_class: Any, config_class: Any, spec: ModuleSpec, ours: Any) -> Any:
     """The library's model with one layer more, so that no tap is its normed last state."""
-    config = {key: value for key, value in component.small_config.items() if key != "taps"}
-    layers = max(component.small_config["taps"]) + 1
+    config = {key: value for key, value in spec.small_config.items() if key != "taps"}
+    layers = max(spec.small_config["taps"]) + 1
     theirs = model_class(config_class(**config, num_hidden_layers=layers)).eval()
     missing = theirs.load_state_dict(ours.model.state_dict(), strict=False)
     assert not missing.unexpected_keys
     return theirs
 
 
+def halves(family: str) -> tuple[Any, Any]:
+    """The decoder and the encoder."""
+    return made(module_of(family, "vae_decoder")), made(module_of(family, "vae_encoder"))
+
+
 def test_flux_autoencoder_has_the_denoisers_units_on_both_sides() -> None:
-    parts = architecture("flux_dev")
-    decoder, encoder = made(parts.component("vae_decoder")), made(parts.component("vae_encoder"))
-    reference = _autoencoder(AutoencoderKL, parts, decoder, encoder)
+    decoder, encoder = halves("flux_dev")
+    reference = _autoencoder(AutoencoderKL, "flux_dev", decoder, encoder)
     latent, pixels = torch.randn(2, 16, 4, 6), torch.rand(2, 3, 32, 48) * 2 - 1
 
     assert close(decoder(latent), reference.decode(latent / 0.3611 + 0.1159).sample)
@@ -135,12 +139,11 @@ def test_flux_autoencoder_has_the_denoisers_units_on_both_sides() -> None:
 
 
 def test_klein_autoencoder_patches_and_whitens_as_its_pipeline_does() -> None:
-    parts = architecture("flux2_klein_4b")
-    decoder, encoder = made(parts.component("vae_decoder")), made(parts.component("vae_encoder"))
+    decoder, encoder = halves("flux2_klein_4b")
     for part in (decoder, encoder):
         part.model.bn.running_mean.copy_(torch.linspace(-1, 1, 128))
         part.model.bn.running_var.copy_(torch.linspace(0.5, 2, 128))
-    reference = _autoencoder(AutoencoderKLFlux2, parts, decoder, encoder)
+    reference = _autoencoder(AutoencoderKLFlux2, "flux2_klein_4b", decoder, encoder)
     latent, pixels = torch.randn(2, 128, 2, 3), torch.rand(2, 3, 32, 48) * 2 - 1
     mean = torch.linspace(-1, 1, 128).view(1, -1, 1, 1)
     deviation = torch.sqrt(torch.linspace(0.5, 2, 128).view(1, -1, 1, 1) + 1e-4)
@@ -152,9 +155,8 @@ def test_klein_autoencoder_patches_and_whitens_as_its_pipeline_does() -> None:
 
 
 def test_qwen_image_autoencoder_is_the_librarys_for_a_single_frame() -> None:
-    parts = architecture("krea_2_turbo")
-    decoder, encoder = made(parts.component("vae_decoder")), made(parts.component("vae_encoder"))
-    reference = _autoencoder(AutoencoderKLQwenImage, parts, decoder, encoder)
+    decoder, encoder = halves("krea_2_turbo")
+    reference = _autoencoder(AutoencoderKLQwenImage, "krea_2_turbo", decoder, encoder)
     latent, pixels = torch.randn(2, 16, 4, 6), torch.rand(2, 3, 32, 48) * 2 - 1
     mean = torch.tensor(reference.config.latents_mean).view(1, -1, 1, 1)
     deviation = torch.tensor(reference.config.latents_std).view(1, -1, 1, 1)
@@ -165,8 +167,8 @@ def test_qwen_image_autoencoder_is_the_librarys_for_a_single_frame() -> None:
     assert close(encoder(pixels), (encoded - mean) / deviation)
 
 
-def _autoencoder(model_class: Any, parts: Any, decoder: Any, encoder: Any) -> Any:
-    reference = model_class(**parts.component("vae_decoder").small_config).eval()
+def _autoencoder(model_class: Any, family: str, decoder: Any, encoder: Any) -> Any:
+    reference = model_class(**module_of(family, "vae_decoder").small_config).eval()
     for part in (decoder, encoder):
         assert not reference.load_state_dict(part.model.state_dict(), strict=False).unexpected_keys
     return reference

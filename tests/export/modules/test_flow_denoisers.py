@@ -17,7 +17,7 @@ from torch import nn
 
 from trt_export.modules.krea2 import TEMPLATE_TOKENS
 from trt_export.modules.patches import pack, unpack
-from trt_export.modules.registry import architecture
+from trt_export.modules.registry import module_of
 
 HEIGHT, WIDTH = 8, 12  # latent positions
 TIMES = torch.tensor([0.25, 0.875])  # exact in float32, so that 1 - t is too
@@ -33,9 +33,9 @@ def lively(module: nn.Module) -> nn.Module:
 
 def pair(name: str, reference: Any, **deeper: int) -> tuple[nn.Module, Any]:
     """Our denoiser and the library's with the same weights."""
-    component = architecture(name).component("denoiser")
-    config = {**component.small_config, **deeper}
-    ours = lively(component.make(config))
+    spec = module_of(name, "denoiser")
+    config = {**spec.small_config, **deeper}
+    ours = lively(spec.make(config))
     theirs = reference(**config).eval()
     theirs.load_state_dict(ours.model.state_dict())
     return ours, theirs

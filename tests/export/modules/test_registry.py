@@ -1,91 +1,66 @@
-"""The entries: found by name, consistent, and as costly as they say."""
+"""The modules: one for each network, and as costly as its entry says."""
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.registry import ARCHITECTURES, UnknownArchitecture
 from trt_export.modules import measure
-from trt_export.modules.architecture import Architecture, Axis, ComponentSpec, Quantity, Role
-from trt_export.modules.registry import ARCHITECTURES, UnknownArchitecture, architecture
-from trt_export.modules.stable_cascade import STABLE_CASCADE
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import MODULES, module_of, networks
 
-NETWORKS = {
-    (component.make, repr(component.config)): pytest.param(component, id=f"{entry.name}-{component.name}")
-    for entry in reversed(ARCHITECTURES)  # the first to have a network names it
-    for component in entry.components
-}
+EACH = [
+    pytest.param(spec, id=f"{entry.name}-{spec.name}")
+    for entry, spec in networks(lambda one: (one.make, repr(one.config))).values()
+]
 """Each once: architectures share text encoders and autoencoders."""
 
 
-def test_an_architecture_is_found_by_its_name_and_an_unknown_one_names_those_there_are() -> None:
-    assert architecture("flux_dev").title == "Flux.1 dev"
+@pytest.mark.parametrize("entry", ARCHITECTURES, ids=lambda entry: entry.name)
+def test_every_network_of_an_architecture_has_a_module_whose_configuration_gives_its_ports(entry: Architecture) -> None:
+    specs = MODULES[entry.name]
 
-    with pytest.raises(UnknownArchitecture, match=r"no architecture 'flux_pro'; known are .*flux_dev.*krea_2_turbo"):
-        architecture("flux_pro")
-
-
-def test_names_of_architectures_are_used_once() -> None:
-    names = [entry.name for entry in ARCHITECTURES]
-
-    assert len(set(names)) == len(names)
+    assert tuple(spec.network for spec in specs) == entry.networks
+    assert tuple(spec.configured(spec.config) for spec in specs) == specs
 
 
-@pytest.mark.parametrize("component", NETWORKS.values())
-def test_flops_and_parameters_are_what_is_counted(component: ComponentSpec) -> None:
-    module = measure.meta_module(component)
-    counted = measure.flops(component, module, width=768, height=512, tokens=192)  # no latent is rounded up
+def test_a_module_is_found_by_the_names_of_its_architecture_and_network() -> None:
+    assert module_of("flux_dev", "denoiser").config["guidance_embeds"]
 
-    assert sum(weight.numel() for weight in module.parameters()) == component.parameters
-    assert component.cost.flops(width=768, height=512, tokens=192) == pytest.approx(counted, rel=0.05)
+    with pytest.raises(UnknownArchitecture, match="no architecture 'flux_pro'"):
+        module_of("flux_pro", "denoiser")
+    with pytest.raises(KeyError, match="flux_dev has no network 'unet'"):
+        module_of("flux_dev", "unet")
+
+
+@pytest.mark.parametrize("spec", EACH)
+def test_flops_and_parameters_are_what_is_counted(spec: ModuleSpec) -> None:
+    made = measure.meta_module(spec)
+    counted = measure.flops(spec, made, width=768, height=512, tokens=192)  # no latent is rounded up
+
+    assert sum(weight.numel() for weight in made.parameters()) == spec.network.parameters
+    assert spec.network.cost.flops(width=768, height=512, tokens=192) == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize("family", ["stable_diffusion_1", "sdxl"])
 def test_a_unet_computes_little_more_where_each_level_rounds_its_sides_up(family: str) -> None:
-    component = architecture(family).component("denoiser")
-    counted = measure.flops(component, measure.meta_module(component), width=520, height=520, tokens=77)
+    spec = module_of(family, "denoiser")
+    counted = measure.flops(spec, measure.meta_module(spec), width=520, height=520, tokens=77)
 
-    assert 1.0 < counted / component.cost.flops(width=520, height=520, tokens=77) < 1.08
+    assert 1.0 < counted / spec.network.cost.flops(width=520, height=520, tokens=77) < 1.08
 
 
 def test_krea_dev_shares_every_graph_of_dev() -> None:
-    assert architecture("flux_krea_dev").components == architecture("flux_dev").components
+    assert MODULES["flux_krea_dev"] == MODULES["flux_dev"]
 
 
-@pytest.mark.parametrize("component", NETWORKS.values())
-def test_no_network_that_offers_bfloat16_has_a_transposed_convolution(component: ComponentSpec) -> None:
+@pytest.mark.parametrize("spec", EACH)
+def test_no_network_that_offers_bfloat16_has_a_transposed_convolution(spec: ModuleSpec) -> None:
     """TensorRT-RTX 1.7 parses one in bfloat16 and then fails to compile it."""
     with torch.device("meta"):
-        kinds = {type(module) for module in component.make(component.small_config).modules()}
+        kinds = {type(part) for part in spec.make(spec.small_config).modules()}
 
-    assert "bfloat16" not in component.precisions or nn.ConvTranspose2d not in kinds
-
-
-@pytest.mark.parametrize("entry", ARCHITECTURES, ids=lambda entry: entry.name)
-def test_an_architecture_has_a_text_encoder_a_denoiser_and_both_ways_between_pixels_and_latents(
-    entry: Architecture,
-) -> None:
-    roles = {component.role for component in entry.components}
-    names = {component.name for component in entry.components}
-
-    assert roles == set(Role)
-    assert names >= {"denoiser", "vae_decoder", "vae_encoder"}
-    assert entry.component("denoiser") is entry.denoisers[0]
-    assert entry.component("denoiser").inputs[0].shape[1] == entry.latent_channels
-
-
-@pytest.mark.parametrize("entry", ARCHITECTURES, ids=lambda entry: entry.name)
-def test_the_time_of_an_architecture_is_a_ratio_or_a_step_of_training(entry: Architecture) -> None:
-    assert entry.timesteps == (1 if entry.prediction == "flow" or entry is STABLE_CASCADE else 1000)
-
-
-def test_an_axis_is_rounded_up_to_what_its_network_takes() -> None:
-    halved = Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=4)
-    third = Axis(name="height", quantity=Quantity.HEIGHT, unit=Fraction(128, 3))
-
-    assert [halved.elements(size) for size in (32, 64, 65, 96)] == [4, 8, 12, 12]
-    assert [third.elements(size) for size in (128, 129, 170, 171)] == [3, 4, 4, 5]
-    assert (halved.step, third.step) == (32, 1)
+    assert "bfloat16" not in spec.network.precisions or nn.ConvTranspose2d not in kinds

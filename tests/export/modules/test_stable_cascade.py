@@ -12,10 +12,10 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import P
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from trt_export.modules.architecture import Quantity
+from trt_engines.architectures.axis import Quantity
+from trt_engines.architectures.stable_cascade import STABLE_CASCADE
 from trt_export.modules.efficientnet import EFFICIENTNET_V2_S, make_encoder
-from trt_export.modules.registry import architecture
-from trt_export.modules.stable_cascade import STABLE_CASCADE
+from trt_export.modules.registry import module_of
 
 TIMES = torch.tensor([0.25, 0.875])
 
@@ -38,10 +38,10 @@ def lively(module: nn.Module) -> nn.Module:
     return module
 
 
-def pair(component: str, reference: Any) -> tuple[nn.Module, Any]:
+def pair(network: str, reference: Any) -> tuple[nn.Module, Any]:
     """Our network and the library's with the same weights."""
-    config = STABLE_CASCADE.component(component).small_config
-    ours = lively(STABLE_CASCADE.component(component).make(config))
+    config = module_of("stable_cascade", network).small_config
+    ours = lively(module_of("stable_cascade", network).make(config))
     theirs = reference(**config).eval()
     assert not theirs.load_state_dict(ours.model.state_dict(), strict=False).unexpected_keys
     return ours, theirs
@@ -82,9 +82,9 @@ def test_stage_a_has_the_denoisers_units_on_one_side_and_pixels_from_minus_one_o
 
 @pytest.mark.parametrize("length", [9, 76, 77])
 def test_the_text_encoder_hides_padding_as_the_librarys_attention_mask_does(length: int) -> None:
-    component = STABLE_CASCADE.component("text_encoder")
-    ours = lively(component.make(component.small_config))
-    theirs = CLIPTextModelWithProjection(CLIPTextConfig(**component.small_config)).eval()
+    spec = module_of("stable_cascade", "text_encoder")
+    ours = lively(spec.make(spec.small_config))
+    theirs = CLIPTextModelWithProjection(CLIPTextConfig(**spec.small_config)).eval()
     theirs.load_state_dict(ours.model.state_dict())
     tokens = torch.randint(0, 1000, (2, 77), generator=torch.Generator().manual_seed(1))
     tokens[0, length - 1 :] = tokens[1, 76:] = 1023
@@ -152,8 +152,8 @@ EFFNET_LATENT: list[float] = [
 def test_stage_cs_latent_has_the_librarys_size(side: int) -> None:
     sizes = {Quantity.ROWS: 1, Quantity.WIDTH: side, Quantity.HEIGHT: 1024, Quantity.TOKENS: 77}
 
-    sample = STABLE_CASCADE.component("denoiser").inputs[0].at(sizes)
-    pixels = STABLE_CASCADE.component("effnet_encoder").inputs[0].at(sizes)
+    sample = STABLE_CASCADE.network("denoiser").inputs[0].at(sizes)
+    pixels = STABLE_CASCADE.network("effnet_encoder").inputs[0].at(sizes)
 
     assert sample == (1, 16, 24, ceil(side / 42.67))
     assert pixels == (1, 3, 768, 32 * ceil(side / 42.67))
@@ -161,20 +161,15 @@ def test_stage_cs_latent_has_the_librarys_size(side: int) -> None:
 
 def test_stage_b_runs_a_row_for_each_picture_and_stage_c_two() -> None:
     from trt_engines.profiles.histogram import Demand, Histogram
-    from trt_export.plan import component_histogram
+    from trt_export.plan import network_histogram
 
     histogram = Histogram.of([Demand(width=1024, height=1024, rows=8, tokens=77)])
 
     rows = {
-        one.name: component_histogram(one, STABLE_CASCADE, histogram).demands[0].rows
-        for one in STABLE_CASCADE.components
+        one.name: network_histogram(one, STABLE_CASCADE, histogram).demands[0].rows for one in STABLE_CASCADE.networks
     }
 
     assert (rows["denoiser"], rows["denoiser_stage_b"], rows["vae_decoder"], rows["effnet_encoder"]) == (8, 4, 1, 1)
-
-
-def test_it_is_registered() -> None:
-    assert architecture("stable_cascade") is STABLE_CASCADE
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from trt_export.modules.architecture import ComponentSpec
-from trt_export.modules.registry import architecture
+from trt_engines.architectures.registry import architecture
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import module_of
 
 TIMES = torch.tensor([1.0, 999.0])
 SIDES = ((8, 6), (9, 17), (1, 3))
@@ -26,14 +27,14 @@ def values(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape) + shape[1]))
 
 
-def made(component: ComponentSpec) -> Any:
+def made(spec: ModuleSpec) -> Any:
     torch.manual_seed(5)
-    return component.make(component.small_config)
+    return spec.make(spec.small_config)
 
 
-def pair(family: str, component: str, reference: Any) -> tuple[Any, Any]:
+def pair(family: str, network: str, reference: Any) -> tuple[Any, Any]:
     """Our network and the library's with the same weights."""
-    spec = architecture(family).component(component)
+    spec = module_of(family, network)
     ours, theirs = made(spec), reference(spec.small_config).eval()
     assert not theirs.load_state_dict(ours.model.state_dict(), strict=False).unexpected_keys
     return ours, theirs
@@ -99,7 +100,7 @@ def test_each_layer_of_the_text_encoder_is_what_a_clip_skip_asks_for(family: str
 
 
 def test_stable_diffusion_2_has_24_layers_and_of_a_file_with_23_the_last_stands_in_for_the_one_it_lacks() -> None:
-    spec = architecture("stable_diffusion_2").component("text_encoder")
+    spec = module_of("stable_diffusion_2", "text_encoder")
     assert spec.outputs[0].shape[0] == 24
 
     assert spec.lacking is not None
@@ -142,7 +143,7 @@ def test_the_autoencoder_has_the_denoisers_units_on_both_sides(family: str, fact
 
 
 @pytest.mark.parametrize(
-    ("family", "prediction", "pixels"),
+    ("family", "prediction", "side"),
     [
         ("stable_diffusion_1", "epsilon", 512),
         ("stable_diffusion_1_inpainting", "epsilon", 512),
@@ -152,10 +153,10 @@ def test_the_autoencoder_has_the_denoisers_units_on_both_sides(family: str, fact
         ("sdxl", "epsilon", 1024),
     ],
 )
-def test_every_variant_says_what_it_predicts_and_its_own_size(family: str, prediction: str, pixels: int) -> None:
+def test_every_variant_says_what_it_predicts_and_its_own_size(family: str, prediction: str, side: int) -> None:
     entry = architecture(family)
 
-    assert (entry.prediction, entry.native_pixels) == (prediction, pixels * pixels)
+    assert (entry.prediction, entry.native_side) == (prediction, side)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 
 from trt_engines.costs import work
 from trt_export.modules.measure import meta_module
-from trt_export.modules.registry import architecture
+from trt_export.modules.registry import module_of
 from trt_export.modules.traffic import traffic
 
 NETWORKS = [
@@ -18,9 +18,9 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize(("family", "component", "network"), NETWORKS)
-def test_kernels_and_bytes_are_as_counted(family: str, component: str, network: work.NetworkWork) -> None:
-    spec = architecture(family).component(component)
+@pytest.mark.parametrize(("family", "name", "network"), NETWORKS)
+def test_kernels_and_bytes_are_as_counted(family: str, name: str, network: work.NetworkWork) -> None:
+    spec = module_of(family, name)
     counted = traffic(spec, meta_module(spec), width=640, height=512, tokens=77)
     fused, unfused = (network.work(rows=1, width=640, height=512, fused=way) for way in (True, False))
 
@@ -29,12 +29,12 @@ def test_kernels_and_bytes_are_as_counted(family: str, component: str, network: 
     assert unfused.activation_bytes == pytest.approx(counted.unfused_bytes, rel=1e-4)
 
 
-@pytest.mark.parametrize(("family", "component", "network"), NETWORKS)
-def test_flops_and_weights_are_those_of_the_architecture(
-    family: str, component: str, network: work.NetworkWork
-) -> None:
-    spec = architecture(family).component(component)
+@pytest.mark.parametrize(("family", "name", "network"), NETWORKS)
+def test_flops_and_weights_are_those_of_the_architecture(family: str, name: str, network: work.NetworkWork) -> None:
+    spec = module_of(family, name)
 
-    assert network.parameters == spec.parameters
+    assert network.parameters == spec.network.parameters
     names = ("cell", "fixed", "per_cell", "per_token", "per_cell_squared", "per_cell_token")
-    assert {name: getattr(network, name) for name in names} == {name: getattr(spec.cost, name) for name in names}
+    assert {name: getattr(network, name) for name in names} == {
+        name: getattr(spec.network.cost, name) for name in names
+    }
