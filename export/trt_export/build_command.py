@@ -204,7 +204,7 @@ def _foretold(works: Sequence[Work], outlook: Outlook, store: Store, seconds: fl
     return [
         {
             "label": order.label,
-            "component": order.component.name,
+            "component": order.module.name,
             "state": "planned",
             "seconds": round(sum(planned.expected.values()), 1),
             "phases": {name: round(phase, 1) for name, phase in planned.expected.items()},
@@ -251,7 +251,7 @@ def _sum_up(outcomes: Sequence[Outcome], problems: Sequence[str], interrupted: I
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {"label": outcome.order.label, "component": outcome.order.component.name}
+    row: dict[str, Any] = {"label": outcome.order.label, "component": outcome.order.module.name}
     if outcome.built is None:
         return row | {"state": "stopped" if outcome.stopped else "failed", "problem": outcome.problem}
     built = outcome.built

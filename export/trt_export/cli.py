@@ -49,16 +49,16 @@ def random_checkpoint(
     ] = None,
 ) -> None:
     """Write a checkpoint of random weights in the architecture's original layout."""
+    from trt_engines.architectures.registry import architecture
     from trt_engines.store.files import megabytes
-    from trt_export.architectures.registry import architecture
     from trt_export.checkpoints.random_checkpoint import TYPES, random_tensors, write_random
 
     if dtype not in TYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(TYPES)}", param_hint="--dtype")
     with _errors():
         family = architecture(name)
-        if unknown := set(network or ()) - {component.name for component in family.components}:
-            known = ", ".join(component.name for component in family.components)
+        if unknown := set(network or ()) - {one.name for one in family.networks}:
+            known = ", ".join(one.name for one in family.networks)
             raise typer.BadParameter(f"{', '.join(sorted(unknown))}: networks are {known}", param_hint="--network")
         tensors = random_tensors(family, small=small, networks=network or ())
         size = write_random(target, tensors, seed=seed, dtype=dtype)
@@ -68,8 +68,8 @@ def random_checkpoint(
 @contextmanager
 def _errors() -> Iterator[None]:
     """End with what went wrong in one sentence, for what people can do something about."""
+    from trt_engines.architectures.registry import UnknownArchitecture
     from trt_engines.errors import EngineError
-    from trt_export.architectures.registry import UnknownArchitecture
     from trt_export.checkpoints.random_checkpoint import NoLayout
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
     from trt_export.child import PhaseFailed

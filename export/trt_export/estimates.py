@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from trt_engines.architectures.network import Network
 from trt_engines.builders.footprint import build_memory, build_seconds
-from trt_export.architectures.architecture import ComponentSpec
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.samples import sample_flops
 
@@ -67,27 +67,27 @@ class Weights:
     engine_bytes: int  # as an engine has them: what the plan file and the card hold
 
 
-def weights_of(component: ComponentSpec, precision: str, stored: StoredWeights | None = None) -> Weights:
+def weights_of(network: Network, precision: str, stored: StoredWeights | None = None) -> Weights:
     """The weights of a network whose engine computes in a type.
 
     An engine keeps float8 weights, and has all others in its own type, however they are stored.
 
     Args: stored: what a checkpoint has of it; None: as if everything were in the engine's type.
     """
-    whole = component.parameters * BYTES[precision]
+    whole = network.parameters * BYTES[precision]
     if stored is None:
-        tensors = min(MOST_TENSORS, int(component.parameters**0.5 / ROOT_PER_TENSOR))
-        return Weights(count=component.parameters, tensors=tensors, stored_bytes=whole, engine_bytes=whole)
+        tensors = min(MOST_TENSORS, int(network.parameters**0.5 / ROOT_PER_TENSOR))
+        return Weights(count=network.parameters, tensors=tensors, stored_bytes=whole, engine_bytes=whole)
     spared = stored.sizes.get(FLOAT8, 0) * (BYTES[precision] - 1)
     return Weights(
-        count=component.parameters,
+        count=network.parameters,
         tensors=stored.tensors,
         stored_bytes=stored.size,
         engine_bytes=whole - spared,
     )
 
 
-def seconds_of(component: ComponentSpec, weights: Weights, profiles: int) -> Mapping[str, float]:
+def seconds_of(network: Network, weights: Weights, profiles: int) -> Mapping[str, float]:
     """Seconds of each phase of a build from nothing; none without a profile."""
     if not profiles:
         return {}
@@ -98,7 +98,7 @@ def seconds_of(component: ComponentSpec, weights: Weights, profiles: int) -> Map
         "build": build_seconds(weights.engine_bytes, profiles),
         "certify": START_SECONDS
         + CERTIFY_SECONDS_PER_WEIGHT * weights.count
-        + sample_flops(component) / FLOPS_PER_SECOND,
+        + sample_flops(network) / FLOPS_PER_SECOND,
     }
 
 

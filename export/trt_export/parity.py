@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from trt_export.architectures.architecture import ComponentSpec, Kind, Quantity, Tensor
+from trt_engines.architectures.axis import Quantity, Sizes
+from trt_engines.architectures.tensor import Kind, Tensor
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.safetensors_file import read_header
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import TYPES, parameters
-
-Sizes = Mapping[Quantity, int]
+from trt_export.modules.module_spec import ModuleSpec
 
 
 def _at(rows: int, width: int, height: int, tokens: int) -> Sizes:
@@ -30,10 +30,10 @@ BUCKETS: tuple[Sizes, ...] = tuple(_at(rows, *size) for size in ((128, 64, 64), 
 and at each level below."""
 
 
-def lively_module(component: ComponentSpec) -> nn.Module:
-    """The network of a component's configuration, seeded, with no weight left at its trivial start."""
+def lively_module(spec: ModuleSpec) -> nn.Module:
+    """The network of a module's configuration, seeded, with no weight left at its trivial start."""
     torch.manual_seed(7)
-    module = component.make(component.config).eval()
+    module = spec.make(spec.config).eval()
     with torch.no_grad():
         for weight in module.parameters():
             spread = min(0.05, weight[0].numel() ** -0.5)
@@ -46,7 +46,7 @@ def lively_module(component: ComponentSpec) -> nn.Module:
     return module
 
 
-def inputs_of(component: ComponentSpec, at: Sizes) -> tuple[torch.Tensor, ...]:
+def inputs_of(spec: ModuleSpec, at: Sizes) -> tuple[torch.Tensor, ...]:
     """Seeded inputs in float32; a mask keeps all tokens of the first row and drops two of the last."""
     generator = torch.Generator().manual_seed(3)
 
@@ -64,11 +64,11 @@ def inputs_of(component: ComponentSpec, at: Sizes) -> tuple[torch.Tensor, ...]:
             case Kind.REAL:
                 return torch.randn(shape, generator=generator)
 
-    return tuple(values(tensor) for tensor in component.inputs)
+    return tuple(values(tensor) for tensor in spec.inputs)
 
 
 def worst_difference(
-    component: ComponentSpec, graph: onnx.ModelProto, module: nn.Module, buckets: Sequence[Sizes] = BUCKETS
+    spec: ModuleSpec, graph: onnx.ModelProto, module: nn.Module, buckets: Sequence[Sizes] = BUCKETS
 ) -> float:
     """Largest error of a float32 graph in ONNX Runtime against the module it came from, with the module's weights.
 
@@ -80,10 +80,10 @@ def worst_difference(
     session = _session(graph, module)
     errors = []
     for sizes in buckets:
-        inputs = inputs_of(component, sizes)
+        inputs = inputs_of(spec, sizes)
         with torch.no_grad():
             expected = module(*inputs)
-        feeds = {tensor.name: value.numpy() for tensor, value in zip(component.inputs, inputs, strict=True)}
+        feeds = {tensor.name: value.numpy() for tensor, value in zip(spec.inputs, inputs, strict=True)}
         outputs = expected if isinstance(expected, tuple) else (expected,)
         for one, other in zip(session.run(None, feeds), outputs, strict=True):
             reference = other.numpy()

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
 
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.axis import Quantity
+from trt_engines.architectures.network import Network, Role
 from trt_engines.profiles.cost import Budgets, NetworkCost
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Demand, Histogram
 from trt_engines.profiles.planner import ProfilePlan, plan_profiles
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.estimates import (
     BYTES,
@@ -27,7 +29,7 @@ from trt_export.estimates import (
 )
 
 Stored = Mapping[str, StoredWeights]
-"""What a model's files hold of its networks, by component."""
+"""What a model's files hold of its networks, by name."""
 
 CONTEXT_BYTES = 500_000_000
 """Estimate: what the driver's context and the loaded kernels take of a card."""
@@ -202,10 +204,10 @@ def make_plan(
         stored: what the model's files hold; a network that is not among them is taken to be stored as it is computed.
     """
     usable = int(card.memory_bytes * (1 - SPARE)) - CONTEXT_BYTES
-    chosen = {one.name: precision_of(one, card) for one in architecture.components}
+    chosen = {one.name: precision_of(one, card) for one in architecture.networks}
     unserved = [card.unsupported] if card.unsupported else []
     unserved += [
-        f"{name}: none of {', '.join(architecture.component(name).precisions)} runs on SM{card.sm}; "
+        f"{name}: none of {', '.join(architecture.network(name).precisions)} runs on SM{card.sm}; "
         "the PyTorch fallback serves it"
         for name, precision in chosen.items()
         if precision is None and not card.unsupported
@@ -260,41 +262,41 @@ def make_plan(
     )
 
 
-def precision_of(component: ComponentSpec, card: Card) -> str | None:
-    """The best type of a component that the card computes in; None: there is none.
+def precision_of(network: Network, card: Card) -> str | None:
+    """The best type of a network that the card computes in; None: there is none.
 
     Cards without tensor cores (GTX 16) compute in float32 where they can: half precision gives NaN pictures on them
     (PyTorch issue 58123) and was no faster (TensorRT issue 892).
     """
-    if not card.tensor_cores and "float32" in component.precisions and "float32" in card.precisions:
+    if not card.tensor_cores and "float32" in network.precisions and "float32" in card.precisions:
         return "float32"
-    return next((name for name in component.precisions if name in card.precisions), None)
+    return next((name for name in network.precisions if name in card.precisions), None)
 
 
-def component_histogram(component: ComponentSpec, architecture: Architecture, histogram: Histogram) -> Histogram:
-    """The histogram in the rows that a component runs.
+def network_histogram(network: Network, architecture: Architecture, histogram: Histogram) -> Histogram:
+    """The histogram in the rows that a network runs.
 
     A text encoder sees the prompts of a job once, however many images it has, and a long text as rows of its own where
     its length is fixed. Images are encoded and decoded one by one: their activations are the largest of all, and what a
     batch would save is small at their sizes.
     """
-    if component.role is Role.AUTOENCODER:
+    if network.role is Role.AUTOENCODER:
         return Histogram.of(replace(one, rows=1) for one in histogram.demands)
-    if component.role is Role.DENOISER:
-        share = 1 if component.guided else architecture.guidance_rows
+    if network.role is Role.DENOISER:
+        share = architecture.rows // architecture.pass_of(network.name).guidance.rows
         return Histogram.of(replace(one, rows=-(-one.rows // share)) for one in histogram.demands)
-    length = _chunk(component, architecture)
+    length = _chunk(network, architecture)
     return Histogram.of(
-        replace(one, rows=min(one.rows, architecture.guidance_rows) * (-(-one.tokens // length) if length else 1))
+        replace(one, rows=min(one.rows, architecture.rows) * (-(-one.tokens // length) if length else 1))
         for one in histogram.demands
     )
 
 
 def network_cost(
-    component: ComponentSpec, architecture: Architecture, precision: str, weights: Weights | None = None
+    network: Network, architecture: Architecture, precision: str, weights: Weights | None = None
 ) -> NetworkCost:
-    """What the planner must know of a component at a precision; its weights are all of that type unless given."""
-    cost, scale = component.cost, BYTES[precision] / 2 if precision != "float8" else 1.0
+    """What the planner must know of a network at a precision; its weights are all of that type unless given."""
+    cost, scale = network.cost, BYTES[precision] / 2 if precision != "float8" else 1.0
 
     def flops(*, width: int, height: int, tokens: int) -> float:
         return max(cost.flops(width=width, height=height, tokens=tokens), 1.0)
@@ -302,13 +304,13 @@ def network_cost(
     def activation_bytes(*, width: int, height: int, tokens: int) -> float:
         return scale * cost.activation_bytes(width=width, height=height, tokens=tokens)
 
-    sizes = [axis.step for axis in component.axes if axis.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
+    sizes = [axis.step for axis in network.axes if axis.quantity in (Quantity.WIDTH, Quantity.HEIGHT)]
     return NetworkCost(
         flops=flops,
         activation_bytes=activation_bytes,
-        weight_bytes=(weights or weights_of(component, precision)).engine_bytes,
+        weight_bytes=(weights or weights_of(network, precision)).engine_bytes,
         sees_size=bool(sizes),
-        sees_tokens=component.sees(Quantity.TOKENS),
+        sees_tokens=network.sees(Quantity.TOKENS),
         size_multiple=math.lcm(*sizes) if sizes else 1,
         token_multiple=math.gcd(*architecture.tokens),
     )
@@ -325,43 +327,41 @@ def _engines(
     *,
     denoisers_only: bool = False,
 ) -> tuple[EnginePlan, ...]:
-    """An engine for each component that has a precision, as planned under one layout."""
-    parts = [one for one in architecture.components if one.name in precisions]
+    """An engine for each network that has a precision, as planned under one layout."""
+    parts = [one for one in architecture.networks if one.name in precisions]
     weights = {one.name: weights_of(one, precisions[one.name], stored.get(one.name)) for one in parts}
     roles = {one.name: one.role for one in parts}
     disk, engines = limits.disk_bytes, []
-    for component in parts:
-        name = component.name
-        if denoisers_only and component.role is not Role.DENOISER:
+    for network in parts:
+        name = network.name
+        if denoisers_only and network.role is not Role.DENOISER:
             continue
         others = sum(weights[other].engine_bytes for other in layout.resident(name, roles) - {name})
-        cost = network_cost(component, architecture, precisions[name], weights[name])
-        demands = component_histogram(component, architecture, histogram)
+        cost = network_cost(network, architecture, precisions[name], weights[name])
+        demands = network_histogram(network, architecture, histogram)
         vram = max(0, usable - others)
-        if layout.streams and component.role is not Role.AUTOENCODER:  # which works on a picture in tiles instead
+        if layout.streams and network.role is not Role.AUTOENCODER:  # which works on a picture in tiles instead
             cost = replace(cost, streamed_bytes=_streamed(cost, demands, vram))
         budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
-        if component.role is not Role.DENOISER:
+        if network.role is not Role.DENOISER:
             budgets = replace(budgets, profiles=min(budgets.profiles, MINOR_PROFILES), least_gain=MINOR_GAIN)
         profiles = plan_profiles(demands, budgets, cost)
-        engine = _engine(component, precisions[name], weights[name], cost.streamed_bytes, profiles)
+        engine = _engine(network, precisions[name], weights[name], cost.streamed_bytes, profiles)
         disk -= engine.profiles.disk_bytes
         engines.append(engine)
     return tuple(engines)
 
 
-def _engine(
-    component: ComponentSpec, precision: str, weights: Weights, streamed: int, profiles: ProfilePlan
-) -> EnginePlan:
+def _engine(network: Network, precision: str, weights: Weights, streamed: int, profiles: ProfilePlan) -> EnginePlan:
     count = len(profiles.profiles)
     return EnginePlan(
-        component=component.name,
-        role=component.role,
+        component=network.name,
+        role=network.role,
         precision=precision,
         weights=weights,
         streamed_bytes=streamed,
         profiles=profiles,
-        seconds=seconds_of(component, weights, count),
+        seconds=seconds_of(network, weights, count),
         build_bytes=memory_of(weights, count),
     )
 
@@ -447,9 +447,9 @@ def _unbuildable(engines: Iterable[EnginePlan], limits: Limits) -> Iterator[str]
             )
 
 
-def _chunk(component: ComponentSpec, architecture: Architecture) -> int | None:
+def _chunk(network: Network, architecture: Architecture) -> int | None:
     """Text tokens of one row where long texts are cut into rows of a fixed length; None: a text is one row."""
-    shape = component.inputs[0].shape
+    shape = network.inputs[0].shape
     length = shape[1] if len(shape) > 1 else None
     if not isinstance(length, int) or any(tokens % length for tokens in architecture.tokens):
         return None
@@ -460,9 +460,9 @@ def default_for(family: Architecture) -> Histogram:
     """The default histogram of an architecture."""
     costs = [network_cost(one, family, one.precisions[0]) for one in family.denoisers]
     return default_histogram(
-        native_pixels=family.native_pixels,
+        native_pixels=family.native_side**2,
         tokens=family.tokens,
-        guidance_rows=family.guidance_rows,
+        guidance_rows=family.rows,
         size_step=math.lcm(*(cost.size_multiple for cost in costs)),
     )
 

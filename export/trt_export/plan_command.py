@@ -28,7 +28,7 @@ from trt_export.options import (
 )
 
 if TYPE_CHECKING:
-    from trt_export.architectures.architecture import Architecture
+    from trt_engines.architectures.architecture import Architecture
     from trt_export.building.holdings import Holdings
 
 BAD_REQUEST = 2
@@ -56,12 +56,12 @@ def plan(
     json: Json = None,
 ) -> None:
     """Say what a build would give, before anything is built: engines, sizes, times, memory, what fits and what not."""
+    from trt_engines.architectures.registry import ARCHITECTURES, UnknownArchitecture
     from trt_engines.errors import EngineError
     from trt_engines.figures import write_figures
     from trt_engines.machine_memory import machine_memory
     from trt_engines.profiles.histogram import read_histogram
     from trt_engines.store.files import free_bytes
-    from trt_export.architectures.registry import ARCHITECTURES, UnknownArchitecture
     from trt_export.building.holdings import Holdings
     from trt_export.building.targets import targets
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
@@ -102,7 +102,7 @@ def _subject(
     model: str, models: Path | None, family: str | None, networks: Mapping[str, Path]
 ) -> tuple[Architecture, Holdings]:
     """The architecture of that name, or that of a model with the model's own sizes and what its files hold."""
-    from trt_export.architectures.registry import ARCHITECTURES
+    from trt_engines.architectures.registry import ARCHITECTURES
     from trt_export.building.holdings import Holdings, holdings
     from trt_export.building.source import open_source
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint

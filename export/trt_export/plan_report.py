@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.axis import Quantity
+from trt_engines.architectures.network import Network, Role
 from trt_engines.bucket import Bucket
 from trt_engines.profiles.histogram import Histogram
 from trt_engines.profiles.profile import Profile
-from trt_export.architectures.architecture import Architecture, ComponentSpec, Quantity, Role
 from trt_export.plan import BuildPlan, EnginePlan, heaviest, network_cost
 
 SIZES = 5
@@ -37,7 +39,7 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
         yield (
             f"  {engine.component:<18}{engine.precision:<10}{_gb(ranges.disk_bytes):>9}"
             f"{_gb(ranges.activation_bytes):>9}{_duration(engine.build_seconds):>9}{_gb(engine.build_bytes):>9}"
-            f"  {', '.join(_profile(one, family.component(engine.component)) for one in ranges.profiles) or 'none'}"
+            f"  {', '.join(_profile(one, family.network(engine.component)) for one in ranges.profiles) or 'none'}"
         )
         if engine.streamed_bytes:
             yield f"  {'':<18}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
@@ -67,8 +69,8 @@ def _phases(engines: Sequence[EnginePlan]) -> str:
     return ", ".join(f"{phase} {_duration(total[phase])}" for phase in longest) or "nothing to do"
 
 
-def _profile(profile: Profile, component: ComponentSpec) -> str:
-    if not component.sees(Quantity.WIDTH):
+def _profile(profile: Profile, network: Network) -> str:
+    if not network.sees(Quantity.WIDTH):
         return f"r{profile.rows.label}t{profile.tokens.label}"
     best = profile.best
     return f"{profile.label} (best at {best.width}x{best.height}r{best.rows})"
@@ -86,7 +88,7 @@ def _expected(denoiser: EnginePlan) -> Iterator[str]:
 
 def _sizes(denoiser: EnginePlan, plan: BuildPlan, family: Architecture) -> Iterator[str]:
     """The most frequent sizes: how they run and the memory that they need."""
-    cost = network_cost(family.component(denoiser.component), family, denoiser.precision)
+    cost = network_cost(family.network(denoiser.component), family, denoiser.precision)
     by_demand = {served.demand.shape: served for served in denoiser.profiles.served}
     demands = Histogram.of(
         [*(one.demand for one in denoiser.profiles.served), *(one.demand for one in denoiser.profiles.uncovered)]

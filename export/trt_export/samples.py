@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from trt_engines.architectures.network import Network
 from trt_engines.bucket import Bucket
-from trt_export.architectures.architecture import ComponentSpec
 
 SAMPLES = (
     Bucket(width=192, height=256, rows=1, tokens=77),
@@ -17,9 +17,9 @@ They do not depend on the card, so that engines of a graph share its certificate
 """
 
 
-def sample_flops(component: ComponentSpec) -> float:
+def sample_flops(network: Network) -> float:
     """FLOPs of computing the samples of a network once."""
     return sum(
-        sample.rows * component.cost.flops(width=sample.width, height=sample.height, tokens=sample.tokens)
+        sample.rows * network.cost.flops(width=sample.width, height=sample.height, tokens=sample.tokens)
         for sample in SAMPLES
     )

@@ -19,6 +19,8 @@ from typing import Any
 
 import onnx
 
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.registry import architecture
 from trt_engines.builders.builder import BuildRequest
 from trt_engines.builders.footprint import build_memory
 from trt_engines.cards import card
@@ -26,8 +28,6 @@ from trt_engines.machine_memory import machine_memory
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.profile import Profile, Range
 from trt_engines.store.files import require_room
-from trt_export.architectures.architecture import Architecture, ComponentSpec
-from trt_export.architectures.registry import architecture, networks
 from trt_export.building.compiling import compile_plan
 from trt_export.building.order import input_ranges
 from trt_export.building.phases import export_by_name
@@ -38,6 +38,8 @@ from trt_export.checkpoints.random_checkpoint import random_tensors, write_rando
 from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import parameters
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import MODULES, module_of, networks
 from trt_export.plan import precision_of
 from trt_perf.network_key import network_key
 from trt_perf.progress import Progress
@@ -72,8 +74,7 @@ class Phase:
 
 def export_unet(subject: Subject, folder: Path, progress: Progress) -> dict[str, float]:
     """Export the denoiser with nothing beside it, and keep the graph in `folder`."""
-    component = architecture(subject.architecture).component("denoiser")
-    exported = _export(subject.architecture, component, folder)
+    exported = _export(subject.architecture, module_of(subject.architecture, "denoiser"), folder)
     progress.say(f"{subject.architecture} denoiser exported: {exported.seconds:.0f} s, {exported.peak_gb:.2f} GB")
     return {
         f"{subject.figure}_unet_export_s": exported.seconds,
@@ -85,11 +86,11 @@ def export_all(folder: Path, progress: Progress) -> dict[str, float]:
     """Export every network of every architecture that is not in `folder` yet, one on each core."""
     missing = [place for place in networks(_key).values() if not _graph_file(folder, place[1]).exists()]
 
-    def run(place: tuple[Architecture, ComponentSpec]) -> None:
-        entry, component = place
-        exported = _export(entry.name, component, folder)
-        size = _graph_file(folder, component).stat().st_size / MB
-        progress.say(f"{entry.name} {component.name} exported: {exported.seconds:.0f} s, {size:.1f} MB")
+    def run(place: tuple[Architecture, ModuleSpec]) -> None:
+        entry, spec = place
+        exported = _export(entry.name, spec, folder)
+        size = _graph_file(folder, spec).stat().st_size / MB
+        progress.say(f"{entry.name} {spec.name} exported: {exported.seconds:.0f} s, {size:.1f} MB")
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(run, missing))
@@ -103,9 +104,9 @@ def next_checkpoint(subject: Subject, graphs: Path, checkpoint: Path, progress: 
     and weights that could not stay where they were.
     """
     written = 0
-    for component in architecture(subject.architecture).components:
+    for spec in MODULES[subject.architecture]:
         with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
-            _bind(subject, component, graphs, checkpoint, Path(folder))
+            _bind(subject, spec, graphs, checkpoint, Path(folder))
             files = [file for file in Path(folder).iterdir() if not file.is_symlink()]
             written += sum(file.stat().st_size for file in files) + Path(folder, GRAPH).stat().st_size
     progress.say(f"{subject.architecture}: a further checkpoint takes {written / MB:.1f} MB besides its engines")
@@ -117,8 +118,8 @@ def build_unet(subject: Subject, graphs: Path, checkpoint: Path, plan: Path, pro
 
     Raises: RuntimeError: less memory is free than the build is expected to take.
     """
-    component = architecture(subject.architecture).component("denoiser")
-    needed = build_memory(component.parameters * 2, component.parameters * 2, 1)
+    spec = module_of(subject.architecture, "denoiser")
+    needed = build_memory(spec.network.parameters * 2, spec.network.parameters * 2, 1)
     if (free := machine_memory().free) < needed:
         raise RuntimeError(
             f"building the {subject.architecture} denoiser takes about {needed / GB:.1f} GB of memory and "
@@ -131,11 +132,11 @@ def build_unet(subject: Subject, graphs: Path, checkpoint: Path, plan: Path, pro
         tokens=Range(min=77, opt=77, max=231),
     )
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
-        _bind(subject, component, graphs, checkpoint, Path(folder))
+        _bind(subject, spec, graphs, checkpoint, Path(folder))
         request = BuildRequest(
             graph=Path(folder, GRAPH),
             precision="float16",
-            profiles=(input_ranges(component, profile),),
+            profiles=(input_ranges(spec.network, profile),),
             compute_capabilities=(CARD.sm,),
             batch_independent=True,
         )
@@ -161,8 +162,8 @@ def random_checkpoint(subject: Subject, folder: Path, engines: int, progress: Pr
     Raises: StoreFull: the disk has no room for all of it.
     """
     entry = architecture(subject.architecture)
-    size = sum(component.parameters for component in entry.components) * 2
-    engine = plan_file_bytes(entry.component("denoiser").parameters * 2, 1)
+    size = sum(network.parameters for network in entry.networks) * 2
+    engine = plan_file_bytes(entry.network("denoiser").parameters * 2, 1)
     require_room(folder, f"a checkpoint and {engines} engines of {entry.title}", size + engines * engine)
     with tempfile.TemporaryDirectory(dir=folder) as own:
         file = Path(own, "model.safetensors")
@@ -177,31 +178,31 @@ def write_checkpoint(name: str, file: Path, tell: Tell) -> None:
     write_random(file, random_tensors(architecture(name)), seed=0, dtype="float16")
 
 
-def _bind(subject: Subject, component: ComponentSpec, graphs: Path, checkpoint: Path, folder: Path) -> None:
+def _bind(subject: Subject, spec: ModuleSpec, graphs: Path, checkpoint: Path, folder: Path) -> None:
     """Put the graph of a network, joined to a checkpoint, into an empty folder."""
-    graph = onnx.load(_graph_file(graphs, component), load_external_data=False)
-    tensors = open_checkpoint(checkpoint).of(component.name)
-    tables = key_maps(subject.architecture, component.name)
+    graph = onnx.load(_graph_file(graphs, spec), load_external_data=False)
+    tensors = open_checkpoint(checkpoint).of(spec.name)
+    tables = key_maps(subject.architecture, spec.name)
     bound = bind_graph(graph, bind(parameters(graph), tensors, tables, folder / SIDE))
     link_files(bound, folder)
     onnx.save(bound.proto, folder / GRAPH)
 
 
-def _key(component: ComponentSpec) -> str:
-    return network_key(component, component.config, component.name, _precision(component))
+def _key(spec: ModuleSpec) -> str:
+    return network_key(spec, spec.config, spec.name, _precision(spec))
 
 
-def _graph_file(folder: Path, component: ComponentSpec) -> Path:
-    return folder / f"{_key(component)}.onnx"
+def _graph_file(folder: Path, spec: ModuleSpec) -> Path:
+    return folder / f"{_key(spec)}.onnx"
 
 
-def _precision(component: ComponentSpec) -> str:
-    return precision_of(component, CARD) or component.precisions[0]
+def _precision(spec: ModuleSpec) -> str:
+    return precision_of(spec.network, CARD) or spec.network.precisions[0]
 
 
-def _export(name: str, component: ComponentSpec, folder: Path) -> Phase:
-    exported = _phase(export_by_name, name, component.name, dict(component.config), _precision(component))
-    _graph_file(folder, component).write_bytes(exported.result)
+def _export(name: str, spec: ModuleSpec, folder: Path) -> Phase:
+    exported = _phase(export_by_name, name, spec.name, dict(spec.config), _precision(spec))
+    _graph_file(folder, spec).write_bytes(exported.result)
     return exported
 
 

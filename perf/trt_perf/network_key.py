@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from trt_export.architectures.architecture import ComponentSpec
+from trt_export.modules.module_spec import ModuleSpec
 
 
-def network_key(component: ComponentSpec, config: Mapping[str, Any], *decides: object) -> str:
+def network_key(spec: ModuleSpec, config: Mapping[str, Any], *decides: object) -> str:
     """Names a network by what decides its graph; fit for a file's name.
 
     Args:
-        config: that it is made with: the component's own, or its small one.
+        config: that it is made with: the module's own, or its small one.
         decides: what else does, each with a stable `repr`.
     """
-    made_by = f"{component.make.__module__}.{component.make.__qualname__}"
+    made_by = f"{spec.make.__module__}.{spec.make.__qualname__}"
     return hashlib.sha256(repr((made_by, sorted(config.items()), *decides)).encode()).hexdigest()[:16]

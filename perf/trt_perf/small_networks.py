@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from trt_engines.architectures.network import Network
 from trt_engines.builders.builder import BuildFailed, BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.cards import card
 from trt_engines.profiles.profile import Profile, Range
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import ARCHITECTURES, architecture, networks
 from trt_export.building.order import input_ranges
 from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.exporter import export_graph
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import MODULES, module_of, networks
 from trt_export.parity import lively_module, worst_difference, write_bound
 from trt_export.plan import precision_of
 from trt_perf.network_key import network_key
@@ -44,7 +45,7 @@ PROFILE = Profile(
 class Outcome:
     """What became of one network."""
 
-    component: str
+    network: str
     key: str
     parity: float  # largest error over the reference's largest value
     failures: tuple[str, ...]  # engines that could not be built, and why
@@ -53,56 +54,56 @@ class Outcome:
 def measure(progress: Progress) -> dict[str, float]:
     """Worst parity of all networks, and the share of architectures whose every network became an engine."""
     owned: dict[str, list[str]] = {}
-    for entry, component in networks(_key).values():
-        owned.setdefault(entry.name, []).append(component.name)
+    for entry, spec in networks(_key).values():
+        owned.setdefault(entry.name, []).append(spec.name)
 
     def run(name: str) -> list[Outcome]:
         finished = run_phase(outcomes, (name, tuple(owned[name])), unheard, threading.Event())
         found: list[Outcome] = finished.result
         for one in found:
             built = "; ".join(one.failures) or "built"
-            progress.say(f"{name} {one.component}, small: {one.parity:.1e} from PyTorch, {built}")
+            progress.say(f"{name} {one.network}, small: {one.parity:.1e} from PyTorch, {built}")
         return found
 
     # Tracing keeps one core busy: as many architectures at once as there are cores.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = [one for some in pool.map(run, owned) for one in some]
     failed = {one.key for one in found if one.failures}
-    built = [entry for entry in ARCHITECTURES if failed.isdisjoint(map(_key, entry.components))]
+    built = [family for family, specs in MODULES.items() if failed.isdisjoint(map(_key, specs))]
     return {
         "architectures_parity_max_rel": float(np.max([one.parity for one in found])),  # NaN if any is
-        "architectures_built": len(built) / len(ARCHITECTURES),
+        "architectures_built": len(built) / len(MODULES),
     }
 
 
-def outcomes(name: str, components: tuple[str, ...], tell: Tell) -> list[Outcome]:
+def outcomes(family: str, names: tuple[str, ...], tell: Tell) -> list[Outcome]:
     """A phase: networks of an architecture, one after the other."""
     del tell
-    return [_outcome(architecture(name).component(one)) for one in components]
+    return [_outcome(module_of(family, name)) for name in names]
 
 
-def targets(component: ComponentSpec) -> Mapping[str, tuple[int, ...]]:
+def targets(network: Network) -> Mapping[str, tuple[int, ...]]:
     """The cards that share an engine of a network, by its precision: one engine serves several generations."""
     found: dict[str, list[int]] = {}
     for each in map(card, CARDS):
-        precision = precision_of(component, each)
+        precision = precision_of(network, each)
         if precision is not None and not (each.sm == TURING and precision == "float32"):
             found.setdefault(precision, []).append(each.sm)
     return {precision: tuple(capabilities) for precision, capabilities in found.items()}
 
 
-def _outcome(full_size: ComponentSpec) -> Outcome:
-    component = full_size.small
-    module = lively_module(component)
-    parity = worst_difference(component, export_graph(component, "float32"), module)
+def _outcome(full_size: ModuleSpec) -> Outcome:
+    spec = full_size.small
+    module = lively_module(spec)
+    parity = worst_difference(spec, export_graph(spec, "float32"), module)
     failures = []
-    for precision, capabilities in targets(component).items():
+    for precision, capabilities in targets(spec.network).items():
         with tempfile.TemporaryDirectory() as folder:
-            graph = write_bound(export_graph(component, precision), module, precision, Path(folder))
+            graph = write_bound(export_graph(spec, precision), module, precision, Path(folder))
             request = BuildRequest(
                 graph=graph,
                 precision=precision,
-                profiles=(input_ranges(component, PROFILE),),
+                profiles=(input_ranges(spec.network, PROFILE),),
                 compute_capabilities=capabilities,
                 batch_independent=True,
             )
@@ -110,9 +111,9 @@ def _outcome(full_size: ComponentSpec) -> Outcome:
                 TensorRtRtx().build(request, Path(folder, "engine.plan"), keep_going)
             except BuildFailed as exc:
                 failures.append(f"{precision}: {exc}")
-    return Outcome(component=component.name, key=_key(component), parity=parity, failures=tuple(failures))
+    return Outcome(network=spec.name, key=_key(spec), parity=parity, failures=tuple(failures))
 
 
-def _key(component: ComponentSpec) -> str:
+def _key(spec: ModuleSpec) -> str:
     """What decides a small network's graph, its types and the cards it is for."""
-    return network_key(component, component.small_config, component.precisions)
+    return network_key(spec, spec.small_config, spec.network.precisions)

@@ -1,44 +1,42 @@
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from torch import nn
 from typer.testing import CliRunner
 
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.axis import ROWS, TOKENS, Axis, Quantity
+from trt_engines.architectures.cost import Cost
+from trt_engines.architectures.denoising_pass import Pass
+from trt_engines.architectures.guidance import Guidance, GuidanceKind
+from trt_engines.architectures.latent_format import LatentFormat
+from trt_engines.architectures.network import Network, Role
+from trt_engines.architectures.noise_levels import NoiseLevels, Prediction, Time
+from trt_engines.architectures.ports import Ports
+from trt_engines.architectures.prompting import Lengths, Prompting
+from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.profiles.histogram import Demand, Histogram, write_histogram
-from trt_export.architectures.architecture import (
-    Architecture,
-    Axis,
-    ComponentSpec,
-    Cost,
-    Kind,
-    Quantity,
-    Tensor,
-)
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.cli import app
 from trt_export.estimates import COMMAND_SECONDS, PHASES
 from trt_export.plan import (
     BuildPlan,
     Limits,
-    component_histogram,
     default_for,
     heaviest,
     make_plan,
     network_cost,
+    network_histogram,
     precision_of,
 )
 from trt_export.plan_report import figures, render
 
 GB = 10**9
-ROWS = Axis(name="rows", quantity=Quantity.ROWS)
 HEIGHT = Axis(name="height", quantity=Quantity.HEIGHT, unit=8, multiple=8)
 WIDTH = Axis(name="width", quantity=Quantity.WIDTH, unit=8, multiple=8)
-TOKENS = Axis(name="tokens", quantity=Quantity.TOKENS)
 LATENT = Tensor(name="sample", shape=(ROWS, 4, HEIGHT, WIDTH))
 CONTEXT = Tensor(name="context", shape=(ROWS, TOKENS, 768))
 TIMESTEP = Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32)
@@ -55,22 +53,20 @@ class ACard:
     unsupported: str | None = None
 
 
-def never_made(config: Mapping[str, Any]) -> nn.Module:
-    raise AssertionError("a plan must not make a module")
-
-
-def a_component(name: str, inputs: tuple[Tensor, ...], **changes: Any) -> ComponentSpec:
-    plain = ComponentSpec(
+def a_network(name: str, role: Role, inputs: tuple[Tensor, ...], **changes: Any) -> Network:
+    plain = Network(
         name=name,
-        make=never_made,
-        config={},
-        small_config={},
-        inputs=inputs,
-        outputs=(),
+        role=role,
+        ports=Ports(inputs=inputs, outputs=()),
+        folders=(),
         parameters=860_000_000,
         cost=Cost(cell=8, per_cell=1.8e8, per_cell_squared=3e3, per_cell_token=1e4, activation_bytes_per_cell=60_000),
     )
     return replace(plain, **changes)
+
+
+def a_text_encoder(**changes: Any) -> Network:
+    return a_network("text_encoder", Role.TEXT_ENCODER, (IDS,), **changes)
 
 
 def an_architecture(denoiser_parameters: int = 860_000_000, **changes: Any) -> Architecture:
@@ -78,21 +74,34 @@ def an_architecture(denoiser_parameters: int = 860_000_000, **changes: Any) -> A
     plain = Architecture(
         name="small",
         title="Small",
-        prediction="epsilon",
-        latent_channels=4,
-        latent_scale=8,
-        native_pixels=512 * 512,
-        tokens=(77, 154, 231),
-        components=(
-            a_component(
-                "text_encoder",
-                (IDS,),
-                parameters=123_000_000,
-                cost=Cost(cell=0, per_token=2.4e8, activation_bytes_per_token=20_000),
+        aliases=(),
+        networks=(
+            a_text_encoder(
+                parameters=123_000_000, cost=Cost(cell=0, per_token=2.4e8, activation_bytes_per_token=20_000)
             ),
-            a_component("denoiser", (LATENT, TIMESTEP, CONTEXT), parameters=denoiser_parameters),
-            a_component("vae_decoder", (LATENT,), parameters=49_500_000, precisions=("bfloat16", "float32")),
+            a_network("denoiser", Role.DENOISER, (LATENT, TIMESTEP, CONTEXT), parameters=denoiser_parameters),
+            a_network(
+                "vae_decoder",
+                Role.AUTOENCODER,
+                (LATENT,),
+                parameters=49_500_000,
+                precisions=("bfloat16", "float32"),
+            ),
         ),
+        prompting=Prompting(encoders=(), lengths=Lengths.REPEATED),
+        passes=(
+            Pass(
+                denoiser="denoiser",
+                latent=LatentFormat(channels=4, pixels=8),
+                levels=NoiseLevels(prediction=Prediction.EPSILON, time=Time.DISCRETE, units=1000),
+                guidance=Guidance(kind=GuidanceKind.CLASSIFIER_FREE, default=7.5),
+            ),
+        ),
+        decoder="vae_decoder",
+        encoder="vae_encoder",
+        native_side=512,
+        size_step=64,
+        tokens=(77, 154, 231),
     )
     return replace(plain, **changes)
 
@@ -134,9 +143,9 @@ def test_a_model_that_fits_has_an_engine_for_each_network_and_serves_everything(
 
 
 def test_a_card_that_is_too_small_for_all_networks_lets_the_text_encoder_leave() -> None:
-    text = a_component("text_encoder", (IDS,), parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
+    text = a_text_encoder(parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
     family = an_architecture()
-    family = replace(family, components=(text, *family.components[1:]))
+    family = replace(family, networks=(text, *family.networks[1:]))
 
     plan = a_plan(family)
 
@@ -155,8 +164,8 @@ def test_weights_that_do_not_fit_at_all_are_streamed() -> None:
 
 
 def test_a_text_encoder_that_does_not_fit_is_streamed_too() -> None:
-    text = a_component("text_encoder", (IDS,), parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
-    family = replace(an_architecture(), components=(text, *an_architecture().components[1:]))
+    text = a_text_encoder(parameters=5_000_000_000, cost=Cost(cell=0, per_token=8e9))
+    family = replace(an_architecture(), networks=(text, *an_architecture().networks[1:]))
 
     plan = a_plan(family, ACard(memory_bytes=6 * GB))
 
@@ -170,8 +179,8 @@ def test_a_text_encoder_that_does_not_fit_is_streamed_too() -> None:
 
 def test_a_model_that_fits_in_no_way_is_laid_out_as_small_as_can_be_and_counts_no_memory() -> None:
     family = an_architecture()
-    decoder = replace(family.component("vae_decoder"), parameters=20_000_000_000)
-    family = replace(family, components=(*family.components[:2], decoder))
+    decoder = replace(family.network("vae_decoder"), parameters=20_000_000_000)
+    family = replace(family, networks=(*family.networks[:2], decoder))
 
     plan = a_plan(family)
 
@@ -205,9 +214,9 @@ def test_a_smaller_denoiser_is_offered_where_it_spares_streaming() -> None:
 
 def test_pictures_too_large_for_the_decoder_go_through_in_tiles() -> None:
     family = an_architecture()
-    decoder = family.component("vae_decoder")
+    decoder = family.network("vae_decoder")
     decoder = replace(decoder, cost=replace(decoder.cost, activation_bytes_per_cell=1_000_000))
-    family = replace(family, components=(*family.components[:2], decoder))
+    family = replace(family, networks=(*family.networks[:2], decoder))
 
     plan = a_plan(family)
 
@@ -229,10 +238,10 @@ def test_sizes_that_do_not_fit_are_named_with_the_reason_and_another_way() -> No
     assert any("fallback" in other.what for other in plan.alternatives)
 
 
-def test_a_component_that_no_type_of_the_card_suits_is_a_problem() -> None:
+def test_a_network_that_no_type_of_the_card_suits_is_a_problem() -> None:
     family = an_architecture()
-    decoder = replace(family.component("vae_decoder"), precisions=("bfloat16",))
-    family = replace(family, components=(*family.components[:2], decoder))
+    decoder = replace(family.network("vae_decoder"), precisions=("bfloat16",))
+    family = replace(family, networks=(*family.networks[:2], decoder))
 
     plan = a_plan(family, ACard(name="GTX 1660", sm=75, precisions=frozenset({"float32"})))
 
@@ -276,17 +285,17 @@ def test_each_network_gets_the_rows_that_it_runs() -> None:
     family = an_architecture()
     histogram = Histogram.of([Demand(width=512, height=512, rows=8, tokens=154)])
 
-    rows = {one.name: component_histogram(one, family, histogram).demands[0].rows for one in family.components}
+    rows = {one.name: network_histogram(one, family, histogram).demands[0].rows for one in family.networks}
 
     assert rows == {"text_encoder": 4, "denoiser": 8, "vae_decoder": 1}  # two prompts of two chunks
 
 
-def test_the_type_of_a_component_is_the_first_that_the_card_has() -> None:
-    component = an_architecture().component("denoiser")
+def test_the_type_of_a_network_is_the_first_that_the_card_has() -> None:
+    network = an_architecture().network("denoiser")
 
-    assert precision_of(component, ACard()) == "float16"
-    assert precision_of(component, ACard(precisions=frozenset({"float32"}))) == "float32"
-    assert precision_of(component, ACard(precisions=frozenset())) is None
+    assert precision_of(network, ACard()) == "float16"
+    assert precision_of(network, ACard(precisions=frozenset({"float32"}))) == "float32"
+    assert precision_of(network, ACard(precisions=frozenset())) is None
 
 
 def test_a_card_without_tensor_cores_computes_in_full_precision() -> None:
@@ -305,8 +314,8 @@ def test_a_card_that_nothing_is_built_for_says_why_once() -> None:
 
 def test_full_precision_takes_twice_the_memory() -> None:
     family = an_architecture()
-    half = network_cost(family.component("denoiser"), family, "float16")
-    full = network_cost(family.component("denoiser"), family, "float32")
+    half = network_cost(family.network("denoiser"), family, "float16")
+    full = network_cost(family.network("denoiser"), family, "float32")
 
     assert full.weight_bytes == 2 * half.weight_bytes
     size = {"width": 512, "height": 512, "tokens": 77}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_export.architectures.registry import architecture
+from trt_export.modules.registry import module_of
 from trt_perf.small_networks import outcomes, targets
 
 
@@ -16,7 +16,7 @@ def test_a_network_is_compared_with_pytorch_and_built() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "component", "expected"),
+    ("name", "network", "expected"),
     [
         ("stable_diffusion_1", "denoiser", {"float16": (75, 86, 89)}),
         ("flux_dev", "denoiser", {"float16": (75,), "bfloat16": (86, 89)}),
@@ -24,6 +24,6 @@ def test_a_network_is_compared_with_pytorch_and_built() -> None:
     ],
 )
 def test_turing_is_asked_for_what_has_a_half_precision_form(
-    name: str, component: str, expected: dict[str, tuple[int, ...]]
+    name: str, network: str, expected: dict[str, tuple[int, ...]]
 ) -> None:
-    assert targets(architecture(name).component(component)) == expected
+    assert targets(module_of(name, network).network) == expected

@@ -16,13 +16,14 @@ from scipy import ndimage
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from trt_engines.architectures.axis import sizes_of
+from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ComponentSpec, Kind, Tensor
-from trt_export.building.order import sizes_of
 from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
 from trt_export.graphs.widening import widen
+from trt_export.modules.module_spec import ModuleSpec
 
 PSNR_LEAST = 35.0
 """dB, of an output's range: below, a picture is visibly another one (the rule of thumb of cache-dit)."""
@@ -36,7 +37,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype(np.float16), "F32": np.dtyp
 
 
 def certify(
-    component: ComponentSpec,
+    spec: ModuleSpec,
     graph: Path,
     weights: Sequence[BoundTensor],
     buckets: Sequence[Bucket],
@@ -52,9 +53,9 @@ def certify(
     bfloat16 is computed in float32 with the same weights, for ONNX Runtime's processor kernels lack it. One of the two
     networks is in memory at a time: the results of the first wait for those of the second.
     """
-    inputs = {bucket: seeded_inputs(component, bucket, timesteps) for bucket in buckets}
+    inputs = {bucket: seeded_inputs(spec, bucket, timesteps) for bucket in buckets}
     expected = {}
-    reference = Reference(component, weights)
+    reference = Reference(spec, weights)
     for number, bucket in enumerate(buckets):
         expected[bucket] = reference.outputs(list(inputs[bucket].values()))
         tell("certify", (number + 1) / len(buckets) / 2)
@@ -100,7 +101,7 @@ def compare(results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> di
     return worst
 
 
-def seeded_inputs(component: ComponentSpec, bucket: Bucket, timesteps: float) -> dict[str, np.ndarray]:
+def seeded_inputs(spec: ModuleSpec, bucket: Bucket, timesteps: float) -> dict[str, np.ndarray]:
     """Inputs of a bucket, the same at every call: noise for real values, token numbers, all of a mask but its end.
 
     Times, and what else is float32 at any precision, part 0 to `timesteps` evenly, a time for each row.
@@ -122,7 +123,7 @@ def seeded_inputs(component: ComponentSpec, bucket: Bucket, timesteps: float) ->
             case Kind.REAL:
                 return generator.standard_normal(shape, np.float32)
 
-    return {tensor.name: values(tensor) for tensor in component.inputs}
+    return {tensor.name: values(tensor) for tensor in spec.inputs}
 
 
 def _ssim(one: np.ndarray, other: np.ndarray, span: float) -> float:
@@ -165,17 +166,17 @@ class Reference(TorchFunctionMode):
     not read are zero: what comes out does not depend on them.
     """
 
-    def __init__(self, component: ComponentSpec, weights: Sequence[BoundTensor]) -> None:
+    def __init__(self, spec: ModuleSpec, weights: Sequence[BoundTensor]) -> None:
         """Raises: ValueError: the network has no place for a weight, or a buffer has no values."""
         super().__init__()
         with _WithoutValues():
-            self.module = component.make(component.config).eval().requires_grad_(False)
+            self.module = spec.make(spec.config).eval().requires_grad_(False)
         bound = {one.name: one for one in weights}
         self._weights: dict[int, BoundTensor] = {}
         for name, tensor in _named(self.module):
             weight = bound.pop(name, None)
             if tensor.is_meta and not isinstance(tensor, nn.Parameter):
-                raise ValueError(f"{component.name}: nothing gives the buffer {name} its values")
+                raise ValueError(f"{spec.name}: nothing gives the buffer {name} its values")
             if weight is None:
                 continue
             if tensor.is_meta:
@@ -183,7 +184,7 @@ class Reference(TorchFunctionMode):
             else:
                 tensor.copy_(torch.from_numpy(float32_values(weight)))
         if bound:
-            raise ValueError(f"{component.name}: PyTorch's network has no weights {', '.join(bound)}")
+            raise ValueError(f"{spec.name}: PyTorch's network has no weights {', '.join(bound)}")
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the network computes."""

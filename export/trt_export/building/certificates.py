@@ -16,8 +16,14 @@ from trt_engines.store.manifest import Certificate
 from trt_export.graphs.cache import code_digest
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime-gpu")
-SOURCES = ("architectures", "network.py", "samples.py", "building/certificate.py", "graphs/widening.py")
-"""Parts of this package that a certificate depends on, besides those that its graph does."""
+SOURCES = (
+    "trt_engines/architectures",
+    "trt_export/modules",
+    "trt_export/samples.py",
+    "trt_export/building/certificate.py",
+    "trt_export/graphs/widening.py",
+)
+"""Code that a certificate depends on, besides that which its graph does."""
 
 
 class CertificateCache:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import onnx
 
+from trt_engines.architectures.registry import architecture
 from trt_engines.builders.builder import BuildRequest, BuildResult
 from trt_engines.builders.preflight import Machine, float32_product, obstacles
 from trt_engines.store.identity import Identity, digest
@@ -20,7 +21,6 @@ from trt_engines.store.locks import hold
 from trt_engines.store.manifest import GRAPH, PLAN, Certificate, DeviceMemory
 from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
-from trt_export.architectures.registry import architecture
 from trt_export.building.certificates import CertificateCache
 from trt_export.building.compiling import BUILDERS, compile_plan
 from trt_export.building.obstacles import compute_precision
@@ -134,7 +134,7 @@ def build_engine(
 
 def _exported(order: Order, cache: GraphCache, store: Store, report: Tell, stop: threading.Event) -> _Graph:
     """The weightless graph of an order, exported by one process if several need it."""
-    place = (order.architecture, order.component.name, dict(order.component.config))
+    place = (order.architecture, order.module.name, dict(order.module.config))
     file = order.graph(cache)
     lock = store.lock(file.stem)
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def _bind(
     request = order.request(folder / GRAPH, compute_precision(order, frozenset(one.dtype for one in weights)))
     identity = Identity(
         architecture=order.architecture,
-        component=order.component.name,
+        component=order.module.name,
         graph=hashlib.sha256(exported.data).hexdigest(),
         weights=bound.weights,
         precision=request.precision,
@@ -238,13 +238,13 @@ def _certified(
         return Certificate(verdict=done.notes["verdict"], figures=done.notes["figures"])
     report("certify", 0.0)
     began, peak = time.monotonic(), 0
-    place, config = (order.architecture, order.component.name), dict(order.component.config)
+    place, config = (order.architecture, order.module.name), dict(order.module.config)
     cache = CertificateCache(store.root / "certificates")
     file = cache.path("/".join(place), config, bound.identity.graph, bound.identity.weights)
     with hold(store.lock(file.stem), stop=stop):
         certificate = cache.get(file)
         if certificate is None:
-            timesteps = architecture(order.architecture).timesteps
+            timesteps = architecture(order.architecture).passes[0].levels.units
             arguments: tuple[Any, ...] = (*place, config, bound.request.graph, bound.weights, timesteps)
             certified = run_phase(certify_by_name, arguments, report, stop)
             certificate, peak = certified.result, certified.peak_bytes

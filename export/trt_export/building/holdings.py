@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from trt_export.architectures.measure import meta_module
 from trt_export.building.source import Source
 from trt_export.checkpoints.binding import StoredWeights, WeightsMissing, check, tensors_of
 from trt_export.checkpoints.checkpoint import Checkpoint
@@ -15,6 +14,7 @@ from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.published import published_file
 from trt_export.checkpoints.quantised import quantisation, refusal
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.modules.measure import meta_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +31,11 @@ def holdings(source: Source, components: Collection[str] = ()) -> Holdings:
     Args: components: to look for, by name; all without any.
     """
     stored, problems = {}, {}
-    for component in source.architecture.components:
-        name = component.name
+    for name, module in source.modules.items():
         if components and name not in components:
             continue
         try:
-            stored[name] = stored_weights(source.architecture.name, name, meta_module(component), source.checkpoint)
+            stored[name] = stored_weights(source.architecture.name, name, meta_module(module), source.checkpoint)
         except (UnreadableCheckpoint, WeightsMissing) as exc:
             problems[name] = str(exc)
     return Holdings(stored=stored, problems=problems)

@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import nn
 
 from trt_engines.builders.preflight import Machine, obstacles
-from trt_export.architectures.measure import meta_module
 from trt_export.building.compiling import BUILDERS
 from trt_export.building.order import Order
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.estimates import FLOAT8
+from trt_export.modules.measure import meta_module
 
 
 def obstacles_of(order: Order, stored: StoredWeights, machine: Machine) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def obstacles_of(order: Order, stored: StoredWeights, machine: Machine) -> tuple
     request = order.request(Path(), compute_precision(order, stored.types))
     product = None
     if request.precision == "float32":
-        modules = meta_module(order.component).named_modules()
+        modules = meta_module(order.module).named_modules()
         product = next((name for name, part in modules if isinstance(part, nn.Linear)), None)
     return obstacles(BUILDERS[order.library], request, order.needs, machine, product)
 

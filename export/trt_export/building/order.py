@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_engines.bucket import Bucket
+from trt_engines.architectures.axis import sizes_of
+from trt_engines.architectures.network import Network
 from trt_engines.builders.builder import BuildRequest
 from trt_engines.builders.preflight import Needs
 from trt_engines.cards import builders
@@ -14,11 +15,11 @@ from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.histogram import Histogram
 from trt_engines.profiles.profile import Profile
 from trt_engines.store.identity import InputRange
-from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
 from trt_export.building.compiling import BUILDERS
 from trt_export.building.source import Source
 from trt_export.estimates import Weights, memory_of, seconds_of
 from trt_export.graphs.cache import GraphCache
+from trt_export.modules.module_spec import ModuleSpec
 from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, Stored, make_plan
 
 
@@ -28,7 +29,7 @@ class Order:
 
     model: str
     architecture: str
-    component: ComponentSpec
+    module: ModuleSpec
     precision: str
     profiles: tuple[tuple[InputRange, ...], ...]
     weights: Weights
@@ -41,7 +42,7 @@ class Order:
     def label(self) -> str:
         """As people read it in the progress: "shapes-tiny denoiser float16 SM86+SM89"."""
         cards = "+".join(f"SM{sm}" for sm in self.compute_capabilities)
-        return f"{self.model} {self.component.name} {self.precision} {cards}"
+        return f"{self.model} {self.module.name} {self.precision} {cards}"
 
     @property
     def needs(self) -> Needs:
@@ -54,11 +55,11 @@ class Order:
     @property
     def expected(self) -> Mapping[str, float]:
         """Seconds of each phase of a build from nothing, estimates."""
-        return seconds_of(self.component, self.weights, len(self.profiles))
+        return seconds_of(self.module.network, self.weights, len(self.profiles))
 
     def graph(self, cache: GraphCache) -> Path:
         """Where the cache keeps its weightless graph, whether or not it is there."""
-        return cache.path(f"{self.architecture}/{self.component.name}", self.component.config, self.precision)
+        return cache.path(f"{self.architecture}/{self.module.name}", self.module.config, self.precision)
 
     def request(self, graph: Path, precision: str | None = None) -> BuildRequest:
         """What the builder is asked.
@@ -134,14 +135,14 @@ def _key(engine: EnginePlan, sm: int, library: str | None) -> _Key:
 
 
 def _order(source: Source, key: _Key, capabilities: Sequence[int], refittable: bool) -> Order:
-    component = source.architecture.component(key.component)
+    module = source.modules[key.component]
     return Order(
         model=source.name,
         architecture=source.architecture.name,
-        component=component,
+        module=module,
         precision=key.precision,
         weights=key.weights,
-        profiles=tuple(input_ranges(component, profile) for profile in key.profiles),
+        profiles=tuple(input_ranges(module.network, profile) for profile in key.profiles),
         compute_capabilities=tuple(sorted(set(capabilities))),
         library=key.library,
         weight_streaming=key.weight_streaming,
@@ -149,21 +150,11 @@ def _order(source: Source, key: _Key, capabilities: Sequence[int], refittable: b
     )
 
 
-def input_ranges(component: ComponentSpec, profile: Profile) -> tuple[InputRange, ...]:
+def input_ranges(network: Network, profile: Profile) -> tuple[InputRange, ...]:
     """A profile as the shapes of a network's dynamic inputs."""
     low, best, high = (sizes_of(bucket) for bucket in (profile.smallest, profile.best, profile.largest))
     return tuple(
         InputRange(name=tensor.name, min=tensor.at(low), opt=tensor.at(best), max=tensor.at(high))
-        for tensor in component.inputs
-        if any(isinstance(part, Axis) for part in tensor.shape)
+        for tensor in network.inputs
+        if tensor.axes
     )
-
-
-def sizes_of(bucket: Bucket) -> dict[Quantity, int]:
-    """A bucket as what axes follow."""
-    return {
-        Quantity.ROWS: bucket.rows,
-        Quantity.WIDTH: bucket.width,
-        Quantity.HEIGHT: bucket.height,
-        Quantity.TOKENS: bucket.tokens,
-    }

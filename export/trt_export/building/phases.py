@@ -7,25 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
+from trt_export.modules.registry import module_of
 from trt_export.samples import SAMPLES
 
 
-def export_by_name(family: str, component: str, config: Mapping[str, Any], precision: str, tell: Tell) -> bytes:
+def export_by_name(family: str, network: str, config: Mapping[str, Any], precision: str, tell: Tell) -> bytes:
     """The graph of a network."""
     from trt_export.graphs.exporter import export_graph
 
     del tell  # the exporter does not say how far it is
-    graph: bytes = export_graph(architecture(family).component(component), precision, config).SerializeToString()
+    graph: bytes = export_graph(module_of(family, network), precision, config).SerializeToString()
     return graph
 
 
 def certify_by_name(
     family: str,
-    component: str,
+    network: str,
     config: Mapping[str, Any],
     graph: Path,
     weights: Sequence[BoundTensor],
@@ -35,5 +34,4 @@ def certify_by_name(
     """How a bound graph compares with PyTorch."""
     from trt_export.building.certificate import certify
 
-    spec: ComponentSpec = architecture(family).component(component).configured(config)
-    return certify(spec, graph, weights, SAMPLES, timesteps, tell)
+    return certify(module_of(family, network).configured(config), graph, weights, SAMPLES, timesteps, tell)

@@ -10,15 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from trt_export.architectures.architecture import Architecture, ComponentSpec
-from trt_export.architectures.measure import fitted, meta_module
-from trt_export.architectures.registry import architecture
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.registry import architecture
 from trt_export.building.located import Located, locate
 from trt_export.checkpoints.binding import holds
 from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.recognition import recognise
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.modules.measure import fitted, meta_module
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import MODULES, module_of
 
 CONFIG = "config.json"
 
@@ -34,7 +36,8 @@ class Source:
     """A model that engines are built of."""
 
     name: str
-    architecture: Architecture  # its components with the model's own configurations, parameters, costs and prediction
+    architecture: Architecture  # its networks with the model's own sizes, parameters, costs and prediction
+    modules: Mapping[str, ModuleSpec]  # by network, with the model's own configurations
     checkpoint: Checkpoint
     zero_terminal_snr: bool = False  # its noise levels end in pure noise
     assumption: str | None = None  # what was taken for granted because no file says it, as a sentence for people
@@ -62,52 +65,55 @@ def open_located(located: Located, family: str | None = None) -> Source:
     checkpoint = open_checkpoint(located.path, networks)
     found = recognise(checkpoint, family or located.family)
     entry = architecture(found.architecture)
-    components = tuple(_component(entry, one, checkpoint) for one in entry.components)
+    modules = {one.name: _own(entry.name, one, checkpoint) for one in MODULES[entry.name]}
     return Source(
         name=located.name,
-        architecture=replace(entry, components=components, prediction=found.prediction),
+        architecture=replace(entry, networks=tuple(one.network for one in modules.values())).predicting(
+            found.prediction
+        ),
+        modules=modules,
         checkpoint=checkpoint,
         zero_terminal_snr=found.zero_terminal_snr,
         assumption=found.assumption,
     )
 
 
-def _component(entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint) -> ComponentSpec:
-    """The component as the model has it; a single file says no configuration, and has the architecture's own."""
-    config = _config(component, checkpoint) or _shortened(entry, component, checkpoint)
+def _own(family: str, spec: ModuleSpec, checkpoint: Checkpoint) -> ModuleSpec:
+    """The module as the model has it; a single file says no configuration, and has the architecture's own."""
+    config = _config(spec, checkpoint) or _shortened(family, spec, checkpoint)
     if config is None:
-        return component
-    return _configured(entry.name, component.name, json.dumps(config))
+        return spec
+    return _configured(family, spec.name, json.dumps(config))
 
 
-def _shortened(entry: Architecture, component: ComponentSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+def _shortened(family: str, spec: ModuleSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     """The configuration without what the model's files lack, where some published files do; None: nothing of it."""
-    if component.lacking is None:
+    if spec.lacking is None:
         return None
-    weight, instead = component.lacking
+    weight, instead = spec.lacking
     try:
-        tensors = checkpoint.of(component.name)
+        tensors = checkpoint.of(spec.name)
     except UnreadableCheckpoint:
         return None  # said where its weights are asked for, and only if they are
-    if holds(weight, tensors, key_maps(entry.name, component.name)):
+    if holds(weight, tensors, key_maps(family, spec.name)):
         return None
-    return {**component.config, **instead}
+    return {**spec.config, **instead}
 
 
 @cache
-def _configured(family: str, name: str, config: str) -> ComponentSpec:
-    """A component of a configuration; of a smaller model of the family, with parameters and costs counted anew."""
-    component = architecture(family).component(name).configured(json.loads(config))
-    parameters = sum(weight.numel() for weight in meta_module(component).parameters())
-    if parameters == component.parameters:
-        return component
-    return replace(component, parameters=parameters, cost=fitted(component))
+def _configured(family: str, name: str, config: str) -> ModuleSpec:
+    """A module of a configuration; of a smaller model of the family, with parameters and costs counted anew."""
+    spec = module_of(family, name).configured(json.loads(config))
+    parameters = sum(weight.numel() for weight in meta_module(spec).parameters())
+    if parameters == spec.network.parameters:
+        return spec
+    return replace(spec, network=replace(spec.network, parameters=parameters, cost=fitted(spec)))
 
 
-def _config(component: ComponentSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+def _config(spec: ModuleSpec, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     """What the folder that the network's weights are read from says of it; None: nothing."""
     try:
-        place = checkpoint.place_of(component.name)
+        place = checkpoint.place_of(spec.name)
     except UnreadableCheckpoint:
         return None  # said where its weights are asked for, and only if they are
     if place == checkpoint.path or not (place / CONFIG).is_file():  # a folder of all networks has no one's
@@ -115,7 +121,7 @@ def _config(component: ComponentSpec, checkpoint: Checkpoint) -> Mapping[str, An
     whole = _read(place / CONFIG)
     # The half that reads text, of a model that looks at pictures as well.
     read: Mapping[str, Any] = whole.get("text_config", whole)
-    return {**read, **{key: component.config[key] for key in OURS if key in component.config}}
+    return {**read, **{key: spec.config[key] for key in OURS if key in spec.config}}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trt_engines.architectures.registry import UnknownArchitecture
 from trt_engines.builders.preflight import Machine
 from trt_engines.errors import EngineError
 from trt_engines.profiles.histogram import read_histogram
 from trt_engines.store.store import Store
-from trt_export.architectures.registry import UnknownArchitecture
 from trt_export.building.asked import Asked
 from trt_export.building.engine import Built, build_engine
 from trt_export.building.holdings import holdings
@@ -60,9 +60,9 @@ def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
     problems += [f"{located.name}: {text}" for text in _unknown(asked, source)]
     possible = []
     for order in orders:
-        if order.component.name in held.problems:
+        if order.module.name in held.problems:
             continue
-        if reasons := obstacles_of(order, held.stored[order.component.name], machine):
+        if reasons := obstacles_of(order, held.stored[order.module.name], machine):
             problems += [f"{order.label}: {reason}" for reason in reasons]
         else:
             possible.append(order)
@@ -76,7 +76,7 @@ def work_for(located: Located, asked: Asked, machine: Machine) -> Work:
 
 
 def _unknown(asked: Asked, source: Source) -> Iterator[str]:
-    known = [one.name for one in source.architecture.components]
+    known = [one.name for one in source.architecture.networks]
     for name in asked.components:
         if name not in known:
             yield f"{source.architecture.name} has no {name!r}; it has {', '.join(known)}"
@@ -86,6 +86,6 @@ def build_order(order: Order, work: Work, store: Store, machine: Machine, stop: 
     """One engine of a model. Raises: as `build_engine`."""
     if work.checkpoint is None:
         raise ValueError(f"{order.label} is an order for a model that cannot be opened")
-    tensors = work.checkpoint.of(order.component.name)
-    tables = key_maps(order.architecture, order.component.name)
+    tensors = work.checkpoint.of(order.module.name)
+    tables = key_maps(order.architecture, order.module.name)
     return build_engine(order, tensors, tables, store, machine, tell, stop)

@@ -8,18 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from trt_engines.architectures.registry import ARCHITECTURES
 from trt_export.checkpoints.legacy import PICKLED, refusal
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_header
 
-FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "text_encoder": ("text_encoder", "text_encoders"),
-    "text_encoder_2": ("text_encoder_2", "text_encoders"),
-    "denoiser": ("unet", "transformer", "prior", "diffusion_models"),
-    "denoiser_stage_b": ("decoder",),
-    "vae_decoder": ("vae", "vqgan"),
-    "vae_encoder": ("vae", "vqgan"),
-    "effnet_encoder": ("effnet_encoder",),
-}
+
+def _folders() -> dict[str, tuple[str, ...]]:
+    """The folders of each network's name in any architecture."""
+    found: dict[str, dict[str, None]] = {}
+    networks = [network for known in ARCHITECTURES for network in known.networks]
+    for preference in range(max(len(network.folders) for network in networks)):
+        for network in networks:
+            found.setdefault(network.name, {}).update(dict.fromkeys(network.folders[preference : preference + 1]))
+    return {name: tuple(folders) for name, folders in found.items()}
+
+
+FOLDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(_folders())
 """Where a folder keeps the networks of an architecture, the first that is there: diffusers' names, then ComfyUI's."""
 
 SPLIT = "split_files"

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
+from trt_engines.architectures.architecture import Architecture
 from trt_engines.store.files import megabytes, whole_file
-from trt_export.architectures.architecture import Architecture, ComponentSpec
 from trt_export.checkpoints.binding import PREFIX
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.safetensors_file import SIZES, encode_header
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import MODULES, module_of
 
 TYPES = {
     "float32": ("F32", torch.float32),
@@ -80,10 +82,10 @@ def _published(place: Place, parameters: Mapping[str, tuple[int, ...]]) -> Publi
     return Published(parts={one: parameters[one] for one in place.library}, change=place.entry.change)
 
 
-def parameters_of(component: ComponentSpec) -> dict[str, tuple[int, ...]]:
+def parameters_of(spec: ModuleSpec) -> dict[str, tuple[int, ...]]:
     """The library's names and shapes of the weights of a network, and of the statistics that it reads."""
     with torch.device("meta"):
-        state = component.make(component.config).state_dict()
+        state = spec.make(spec.config).state_dict()
     return {
         name.removeprefix(PREFIX): tuple(values.shape) for name, values in state.items() if values.is_floating_point()
     }
@@ -99,17 +101,17 @@ def random_tensors(
     """The tensors of a file of networks of an architecture, in the first layout and under the first prefix of each.
 
     Args: small: the networks for tests. networks: those of the file by their names; all without any. tables: of an
-        architecture's component.
+        architecture's network.
 
     Raises: NoLayout; KeyError: the architecture has no such network.
     """
     found: dict[str, Published] = {}
-    chosen = [architecture.component(name) for name in networks] or architecture.components
-    for component in chosen:
-        known = tables(architecture.name, component.name)
+    chosen = [module_of(architecture.name, name) for name in networks] or MODULES[architecture.name]
+    for spec in chosen:
+        known = tables(architecture.name, spec.name)
         if not known:
-            raise NoLayout(f"no original layout is known for the {component.name} of {architecture.title}")
-        own = published(parameters_of(component.small if small else component), known[0])
+            raise NoLayout(f"no original layout is known for the {spec.name} of {architecture.title}")
+        own = published(parameters_of(spec.small if small else spec), known[0])
         for name, one in own.items():
             stored = known[0].prefixes[0] + name
             if found.setdefault(stored, one).shape != one.shape:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trt_export.architectures.registry import architecture
+from trt_engines.architectures.noise_levels import Prediction
+from trt_engines.architectures.registry import architecture
 from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.prediction import V, predicts_velocity, said
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
@@ -31,7 +32,7 @@ def recognise(checkpoint: Checkpoint, family: str | None = None) -> Recognised:
     """
     name = family or detect(checkpoint)
     entry = architecture(name)
-    if entry.prediction == "flow" or len(entry.denoisers) > 1:
+    if entry.prediction is Prediction.FLOW or len(entry.denoisers) > 1:
         return Recognised(architecture=name, prediction=entry.prediction, assumption=None if family else unsaid(name))
     word = said(checkpoint)
     assumption = None

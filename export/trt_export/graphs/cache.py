@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import trt_engines
+import trt_export
 from trt_engines.store.files import write_whole
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
-SOURCES = ("architectures", "graphs", "network.py")
-"""Parts of this package that a graph depends on."""
+SOURCES = ("trt_engines/architectures", "trt_export/modules", "trt_export/graphs")
+"""Code that a graph depends on: what its inputs and outputs are, what is between them, and how it is exported."""
 
 
 class GraphCache:
@@ -45,14 +47,24 @@ class GraphCache:
         write_whole(path, graph)
 
 
+_PACKAGES = {package.__name__: package.__path__[0] for package in (trt_engines, trt_export)}
+
+
 @cache
 def code_digest(parts: tuple[str, ...]) -> str:
-    """SHA-256 of the source files of parts of this package: other code may make other graphs."""
-    package = Path(__file__).parent.parent
+    """SHA-256 of source files: other code may make other graphs.
+
+    Args: parts: files and folders below our packages, as in "trt_export/graphs".
+
+    Raises: FileNotFoundError: there is no such part.
+    """
     total = hashlib.sha256()
     for part in parts:
-        place = package / part
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            total.update(f"{file.relative_to(package)}\n".encode())
+        package, _, rest = part.partition("/")
+        root = Path(_PACKAGES[package])
+        place = root / rest
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        for file in files:
+            total.update(f"{package}/{file.relative_to(root)}\n".encode())
             total.update(file.read_bytes())
     return total.hexdigest()

@@ -14,9 +14,10 @@ import onnx_ir as ir
 import torch
 from torch._subclasses import FakeTensorMode
 
-from trt_export.architectures.architecture import Axis, ComponentSpec, Quantity
-from trt_export.architectures.examples import example_inputs
+from trt_engines.architectures.axis import Axis, Quantity
 from trt_export.graphs.optimisation import optimise
+from trt_export.modules.examples import example_inputs
+from trt_export.modules.module_spec import ModuleSpec
 
 OPSET = 20
 
@@ -40,12 +41,12 @@ class GraphExportFailed(Exception):
     """A network could not be exported; the message names it and what stood in the way."""
 
 
-def export_graph(component: ComponentSpec, precision: str, config: Mapping[str, Any] | None = None) -> onnx.ModelProto:
+def export_graph(component: ModuleSpec, precision: str, config: Mapping[str, Any] | None = None) -> onnx.ModelProto:
     """The graph of a network, its parameters external initializers of the file `UNBOUND`.
 
     Args:
         precision: float32, float16 or bfloat16: the type of parameters and of real inputs and outputs.
-        config: of the network; the component's full size without one.
+        config: of the network; the network's full size without one.
 
     Initializers have the names of the exported module's parameters ("model." and the library's own), shapes and types
     of the library's; those that the graph does not read are left out.
@@ -76,7 +77,7 @@ def parameters(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _trace(component: ComponentSpec, precision: str) -> tuple[Any, set[str]]:
+def _trace(component: ModuleSpec, precision: str) -> tuple[Any, set[str]]:
     """The exporter's program and the names of everything that a checkpoint holds."""
     dtype = TYPES[precision]
     with FakeTensorMode(), _default_type(dtype):
@@ -103,7 +104,7 @@ def _trace(component: ComponentSpec, precision: str) -> tuple[Any, set[str]]:
     return program, weights
 
 
-def _dynamic_shapes(component: ComponentSpec) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(component: ModuleSpec) -> tuple[dict[int, Any], ...]:
     """The dynamic axes of each input: one `Dim` for all axes of a name, or its multiples."""
     dims: dict[str, Any] = {}
 
@@ -121,7 +122,7 @@ def _dynamic_shapes(component: ComponentSpec) -> tuple[dict[int, Any], ...]:
     )
 
 
-def _name_axes(graph: onnx.GraphProto, component: ComponentSpec) -> None:
+def _name_axes(graph: onnx.GraphProto, component: ModuleSpec) -> None:
     """Say what dynamic axes of inputs and outputs follow ("height/8"), in place of the tracer's symbols."""
     described = {tensor.name: tensor for tensor in (*component.inputs, *component.outputs)}
     for value in (*graph.input, *graph.output):

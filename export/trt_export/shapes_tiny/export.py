@@ -28,8 +28,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from trt_engines.weights import sha256_of
-from trt_export.architectures.stable_diffusion import UNetDenoiser
-from trt_export.network import Network
+from trt_export.modules.library_module import LibraryModule
+from trt_export.modules.stable_diffusion import UNetDenoiser
 from trt_export.shapes_tiny.networks import load_model
 from trt_export.shapes_tiny.train.decoder import refined_vae
 from trt_export.shapes_tiny.train.denoiser import trained_model
@@ -41,7 +41,7 @@ LARGE_VALUES = 256
 """Initializers of more values than this live in the safetensors file, smaller ones in the graph."""
 
 
-class TextEncoder(Network):
+class TextEncoder(LibraryModule):
     """input_ids [rows, 77] -> context [layers, rows, 77, width]; entry k - 1 is what a clip skip of k asks for."""
 
     def __init__(self, model: Any) -> None:
@@ -53,7 +53,7 @@ class TextEncoder(Network):
         return torch.stack([self.norm(state) for state in reversed(hidden[1:])])
 
 
-class Decoder(Network):
+class Decoder(LibraryModule):
     """latent [rows, 4, h, w] in the denoiser's units -> pixels [rows, 3, 8h, 8w] in -1..1."""
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Decoder(Network):
         return pixels
 
 
-class Encoder(Network):
+class Encoder(LibraryModule):
     """pixels [rows, 3, h, w] in -1..1 -> latent [rows, 4, h/8, w/8] in the denoiser's units: the posterior's mode."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

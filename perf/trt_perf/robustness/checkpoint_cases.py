@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.keymap import diffusers
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.prediction import TELLING_BIASES
 from trt_export.checkpoints.random_checkpoint import NoLayout, Published, parameters_of, published
 from trt_export.checkpoints.safetensors_file import BITS, encode_header, read_header
+from trt_export.modules.registry import MODULES, module_of
 
 HEADERS = Path(__file__).parent / "checkpoints"
 
@@ -77,7 +77,7 @@ def completed(name: str, telling: Described, networks: Iterable[str] = ()) -> di
     Args: networks: by name; all without any.
     """
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for component in networks or [one.name for one in architecture(name).components]:
+    for component in networks or [one.name for one in MODULES[name]]:
         # Both halves of an autoencoder are in one layout.
         layouts = _layouts(name, component.replace("vae_encoder", "vae_decoder"))
         best = max(range(len(layouts)), key=lambda number: len(layouts[number].keys() & telling.keys()))
@@ -91,7 +91,7 @@ def completed(name: str, telling: Described, networks: Iterable[str] = ()) -> di
 @cache
 def _layouts(name: str, component: str) -> tuple[Mapping[str, Published], ...]:
     """The tensors of a network in every layout behind every prefix; the published one first."""
-    parameters, tables = parameters_of(architecture(name).component(component)), key_maps(name, component)
+    parameters, tables = parameters_of(module_of(name, component)), key_maps(name, component)
     prefixes = tuple(dict.fromkeys(prefix for table in tables for prefix in table.prefixes))
     found = []
     for table in (*tables, diffusers(parameters, prefixes)):
@@ -157,9 +157,9 @@ DIFFUSERS = {
 def _library(name: str, folder: Path) -> Place:
     """A diffusers folder without configurations: full size, the library's names."""
     files: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
-    for component in architecture(name).components:
-        own = files.setdefault(DIFFUSERS[component.name], {})
-        own |= {key: ("F16", shape) for key, shape in parameters_of(component).items()}
+    for spec in MODULES[name]:
+        own = files.setdefault(DIFFUSERS[spec.name], {})
+        own |= {key: ("F16", shape) for key, shape in parameters_of(spec).items()}
     for file, tensors in files.items():
         write_holes(folder / file, tensors)
     return Place(path=folder)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from trt_export.architectures.measure import meta_module
 from trt_export.building.holdings import stored_weights
 from trt_export.building.located import Located
 from trt_export.building.source import open_located
 from trt_export.checkpoints.binding import WeightsMissing
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
+from trt_export.modules.measure import meta_module
 from trt_perf.robustness.checkpoint_cases import CASES, Case
 
 
@@ -47,11 +47,11 @@ def _bound(case: Case, folder: Path) -> str | None:
     place = case.write(folder)
     source = open_located(Located(name="model", path=place.path, networks=tuple(place.networks.items())))
     entry = source.architecture
-    for component in entry.components:
-        stored = stored_weights(entry.name, component.name, meta_module(component), source.checkpoint)
+    for name, module in source.modules.items():
+        stored = stored_weights(entry.name, name, meta_module(module), source.checkpoint)
         most = case.stored_bytes_per_weight
-        if component.name == "denoiser" and most and stored.size > most * component.parameters:
-            return f"{case.name}: its denoiser has {stored.size} bytes for {component.parameters} weights"
+        if name == "denoiser" and most and stored.size > most * module.network.parameters:
+            return f"{case.name}: its denoiser has {stored.size} bytes for {module.network.parameters} weights"
     found = (entry.name, source.zero_terminal_snr)
     if (
         found != (case.architecture, case.zero_terminal_snr)

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.registry import architecture
 from trt_export.building.board import LiveBoard, PlainBoard
 from trt_export.building.campaign import Outcome, Task, admitted, run_campaign
 from trt_export.building.engine import Built, CannotBuild
@@ -18,19 +17,20 @@ from trt_export.building.order import Order
 from trt_export.building.progress import Outlook, Planned
 from trt_export.child import Stopped, Tell
 from trt_export.estimates import first_of, weights_of
+from trt_export.modules.registry import module_of
 
 GB = 10**9
 
 
 def an_order(model: str = "small") -> Order:
-    component = architecture("stable_diffusion_1").component("vae_decoder")
+    spec = module_of("stable_diffusion_1", "vae_decoder")
     return Order(
         model=model,
         architecture="stable_diffusion_1",
-        component=component,
+        module=spec,
         precision="float16",
         profiles=((),),
-        weights=weights_of(component, "float16"),
+        weights=weights_of(spec.network, "float16"),
         compute_capabilities=(86,),
         library="tensorrt-rtx",
     )

@@ -15,13 +15,18 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn
 
+from trt_engines.architectures.axis import ROWS, Axis, Quantity
+from trt_engines.architectures.cost import Cost
+from trt_engines.architectures.network import Network, Role
+from trt_engines.architectures.ports import Ports
+from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bucket import Bucket
 from trt_engines.store.manifest import Certificate
-from trt_export.architectures.architecture import ROWS, Axis, ComponentSpec, Cost, Kind, Quantity, Tensor
-from trt_export.architectures.registry import architecture
 from trt_export.building.certificate import Reference, certify, compare, float32_values, seeded_inputs
 from trt_export.checkpoints.binding import BoundTensor, Piece, bind
 from trt_export.checkpoints.safetensors_file import read_header
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import module_of
 from trt_export.parity import BUCKETS as BUCKETS_OF_ALL
 from trt_export.parity import inputs_of, lively_module
 
@@ -45,15 +50,18 @@ def make(_config: Mapping[str, Any]) -> nn.Module:
     return Convolution()
 
 
-NETWORK = ComponentSpec(
-    name="denoiser",
+NETWORK = ModuleSpec(
+    network=Network(
+        name="denoiser",
+        role=Role.DENOISER,
+        ports=Ports(inputs=(SAMPLE,), outputs=(SAMPLE,)),
+        folders=(),
+        parameters=144,
+        cost=Cost(cell=8, per_cell=288.0),
+    ),
     make=make,
     config={},
     small_config={},
-    inputs=(SAMPLE,),
-    outputs=(SAMPLE,),
-    parameters=144,
-    cost=Cost(cell=8, per_cell=288.0),
 )
 
 
@@ -171,7 +179,8 @@ def test_inputs_are_the_same_at_every_call_and_of_the_bucket_s_shape() -> None:
 
 
 def test_the_rows_of_a_bucket_are_at_times_that_part_the_whole_range_evenly() -> None:
-    timed = replace(NETWORK, inputs=(Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32), SAMPLE))
+    ports = Ports(inputs=(Tensor(name="timestep", shape=(ROWS,), kind=Kind.FLOAT32), SAMPLE), outputs=(SAMPLE,))
+    timed = replace(NETWORK, network=replace(NETWORK.network, ports=ports))
 
     times = [seeded_inputs(timed, replace(BUCKETS[0], rows=rows), 1000.0)["timestep"] for rows in (1, 3)]
 
@@ -212,7 +221,7 @@ def test_a_float8_weight_is_its_values_times_its_scale(tmp_path: Path) -> None:
 def test_a_reference_of_bound_weights_computes_what_the_network_they_are_from_does(
     tmp_path: Path, family: str, name: str
 ) -> None:
-    component = architecture(family).component(name).small
+    component = module_of(family, name).small
     module = lively_module(component)
     state = {key: value for key, value in module.state_dict().items() if value.is_floating_point()}
     file = tmp_path / "module.safetensors"

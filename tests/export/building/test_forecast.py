@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trt_export.architectures.registry import architecture
 from trt_export.building.forecast import forecast
 from trt_export.building.located import Located
 from trt_export.building.order import Order
 from trt_export.building.work import Work
 from trt_export.estimates import weights_of
 from trt_export.graphs.cache import GraphCache
+from trt_export.modules.registry import module_of
 
 
 def an_order(*cards: int) -> Order:
-    component = architecture("stable_diffusion_1").component("vae_decoder")
+    spec = module_of("stable_diffusion_1", "vae_decoder")
     return Order(
         model="model",
         architecture="stable_diffusion_1",
-        component=component,
+        module=spec,
         precision="float16",
         profiles=((),),
-        weights=weights_of(component, "float16"),
+        weights=weights_of(spec.network, "float16"),
         compute_capabilities=cards,
         library="tensorrt-rtx",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_export.architectures.registry import architecture
+from trt_engines.architectures.registry import architecture
 from trt_export.building.holdings import holdings
 from trt_export.building.located import Located
 from trt_export.building.source import Source, open_located
@@ -56,7 +56,7 @@ def test_a_build_reads_what_is_stored_and_the_engine_holds_float8_as_it_is_and_t
     source = a_source(file, "flux_schnell")
 
     weights = weights_of(
-        source.architecture.component("denoiser"), "bfloat16", holdings(source, ["denoiser"]).stored["denoiser"]
+        source.architecture.network("denoiser"), "bfloat16", holdings(source, ["denoiser"]).stored["denoiser"]
     )
 
     assert weights.stored_bytes / weights.count == pytest.approx(read, rel=0.1)

@@ -19,12 +19,13 @@ from diffusers import (
 from safetensors.numpy import save_file
 from transformers import CLIPTextConfig, Qwen3Config, Qwen3VLConfig, T5Config
 
-from trt_export.architectures.architecture import ComponentSpec
-from trt_export.architectures.registry import architecture
+from trt_engines.architectures.registry import architecture
 from trt_export.building.source import open_source
 from trt_export.checkpoints.checkpoint import FOLDERS
 from trt_export.checkpoints.random_checkpoint import describe, parameters_of, random_tensors, write_random
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
+from trt_export.modules.module_spec import ModuleSpec
+from trt_export.modules.registry import MODULES, module_of
 
 DIFFUSERS: Mapping[str, Mapping[str, Any]] = {
     "flux_dev": {"denoiser": FluxTransformer2DModel, "vae": AutoencoderKL},
@@ -36,10 +37,10 @@ LAYERS = 36
 """Of a published language model: more than are read."""
 
 
-def a_configuration(name: str, component: ComponentSpec) -> dict[str, Any]:
+def a_configuration(name: str, spec: ModuleSpec) -> dict[str, Any]:
     """What the library writes into a network's folder."""
-    small = dict(component.small_config)
-    match (name, component.name):
+    small = dict(spec.small_config)
+    match (name, spec.name):
         case (_, "denoiser" | "vae_decoder" | "vae_encoder" as part):
             kind = DIFFUSERS[name]["denoiser" if part == "denoiser" else "vae"]
             return dict(json.loads(kind(**small).to_json_string()))
@@ -58,20 +59,19 @@ def a_configuration(name: str, component: ComponentSpec) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", DIFFUSERS)
 def test_a_diffusers_folder_says_how_large_its_networks_are(tmp_path: Path, name: str) -> None:
-    entry = architecture(name)
-    for component in entry.components:
-        folder = tmp_path / FOLDERS[component.name][0]
+    for spec in MODULES[name]:
+        folder = tmp_path / FOLDERS[spec.name][0]
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(a_configuration(name, component)))
+        (folder / "config.json").write_text(json.dumps(a_configuration(name, spec)))
         (folder / "model.safetensors").write_bytes(encode_header({}))
 
     source = open_source(str(tmp_path), family=name)
 
-    for component in entry.components:
-        taps = {key: value for key, value in component.config.items() if key == "taps"}  # in no library's file
-        small = component.configured({**component.small_config, **taps})
-        configured = source.architecture.component(component.name)
-        assert parameters_of(configured) == parameters_of(small), component.name
+    for spec in MODULES[name]:
+        taps = {key: value for key, value in spec.config.items() if key == "taps"}  # in no library's file
+        small = spec.configured({**spec.small_config, **taps})
+        configured = source.modules[spec.name]
+        assert parameters_of(configured) == parameters_of(small), spec.name
 
 
 def test_a_file_of_all_networks_is_the_full_size_and_told_by_its_denoiser(
@@ -83,7 +83,7 @@ def test_a_file_of_all_networks_is_the_full_size_and_told_by_its_denoiser(
     source = open_source(str(file))
 
     assert source.architecture.name == "flux_dev"
-    assert source.architecture.component("denoiser").config["num_layers"] == 19
+    assert source.modules["denoiser"].config["num_layers"] == 19
     assert source.assumption is not None
     assert "flux_krea_dev" in source.assumption
     assert open_source(str(file), family="flux_krea_dev").assumption is None
@@ -97,7 +97,7 @@ def test_a_file_of_stable_diffusion_2_may_lack_the_last_layer_of_its_text_encode
     described = describe(random_tensors(architecture("stable_diffusion_2")), "float16")
     file_with_holes(file, {name: one for name, one in described.items() if there == 24 or not name.startswith(last)})
 
-    encoder = open_source(str(file)).architecture.component("text_encoder")
+    encoder = open_source(str(file)).modules["text_encoder"]
 
     assert encoder.config["num_hidden_layers"] == there
     assert encoder.outputs[0].shape[0] == 24  # what clip skips count
@@ -114,15 +114,11 @@ def test_networks_in_files_of_their_own_are_named(tmp_path: Path) -> None:
     source = open_source(str(files.pop("denoiser")), family="z_image_turbo", networks=files)
 
     assert {one.file.name for one in source.checkpoint.of("vae_encoder").values()} == {"vae.safetensors"}
-    assert (
-        source.architecture.component("text_encoder").config
-        == architecture("z_image_turbo").component("text_encoder").config
-    )
+    assert source.modules["text_encoder"].config == module_of("z_image_turbo", "text_encoder").config
 
 
 def test_the_configuration_is_the_one_beside_the_weights_and_not_that_of_a_converted_graph(tmp_path: Path) -> None:
-    entry = architecture("flux_dev")
-    vae = entry.component("vae_decoder")
+    vae = module_of("flux_dev", "vae_decoder")
     for folder, channels in (("vae_decoder", [1, 2]), ("vae", vae.small_config["block_out_channels"])):
         (tmp_path / folder).mkdir()
         told = a_configuration("flux_dev", vae) | {"block_out_channels": channels}
@@ -132,7 +128,7 @@ def test_the_configuration_is_the_one_beside_the_weights_and_not_that_of_a_conve
 
     source = open_source(str(tmp_path), family="flux_dev")
 
-    assert list(source.architecture.component("vae_decoder").config["block_out_channels"]) == list(
+    assert list(source.modules["vae_decoder"].config["block_out_channels"]) == list(
         vae.small_config["block_out_channels"]
     )
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import orjson
 import pytest
 
+from trt_engines.architectures.registry import architecture
 from trt_engines.builders.builder import Progress
 from trt_engines.builders.preflight import Machine
 from trt_engines.model import BUILT_IN
 from trt_engines.profiles.histogram import Demand, write_histogram
-from trt_export.architectures.registry import architecture
 from trt_export.building.asked import Asked
 from trt_export.building.compiling import Shares
 from trt_export.building.located import Located, locate
@@ -168,7 +168,7 @@ def test_a_network_whose_weights_are_not_all_there_is_told_once_and_the_others_a
     (problem,) = found.problems
     assert problem.startswith("model vae_decoder: ")
     assert "decoder.conv_out.weight' (3, 128, 3, 3) is missing" in problem
-    assert {order.component.name for order in found.orders} == {"text_encoder", "denoiser", "vae_encoder"}
-    (denoiser,) = (order for order in found.orders if order.component.name == "denoiser")
+    assert {order.module.name for order in found.orders} == {"text_encoder", "denoiser", "vae_encoder"}
+    (denoiser,) = (order for order in found.orders if order.module.name == "denoiser")
     assert denoiser.weights.stored_bytes == 2 * denoiser.weights.engine_bytes
     assert denoiser.needs.disk_bytes < 2 * GB < denoiser.needs.memory_bytes

@@ -21,11 +21,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.binding import PREFIX, check
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of
 from trt_export.checkpoints.safetensors_file import StoredTensor
+from trt_export.modules.registry import module_of
 
 Make = Callable[[dict[str, Any]], torch.nn.Module]
 LAYERS = {"num_hidden_layers": 36}
@@ -50,7 +50,7 @@ WHOLE: tuple[tuple[str, str, Make], ...] = (
 
 @pytest.mark.parametrize(("name", "component", "make"), [pytest.param(*one, id="-".join(one[:2])) for one in WHOLE])
 def test_the_rest_of_a_whole_model_is_known(name: str, component: str, make: Make) -> None:
-    spec = architecture(name).component(component)
+    spec = module_of(name, component)
     config = {key: value for key, value in spec.config.items() if key != "taps"}
     with torch.device("meta"):
         state = make(config).state_dict()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_export.architectures.registry import ARCHITECTURES
+from trt_engines.architectures.registry import ARCHITECTURES
 from trt_export.checkpoints.published import published_file
 from trt_export.checkpoints.quantised import quantisation, refusal
 from trt_export.checkpoints.safetensors_file import StoredTensor, Values, encode, read_header

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from trt_export.architectures.registry import architecture
+from trt_engines.architectures.registry import architecture
 from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
@@ -25,6 +25,7 @@ from trt_export.checkpoints.random_checkpoint import (
     write_random,
 )
 from trt_export.cli import app
+from trt_export.modules.registry import MODULES
 
 
 def a_tensor(*shape: int) -> Published:
@@ -52,10 +53,10 @@ def test_every_network_binds_to_a_small_random_checkpoint(tmp_path: Path, name: 
 
     assert result.exit_code == 0, result.output
     checkpoint = open_checkpoint(file)
-    for component in architecture(name).components:
-        shapes = {PREFIX + key: shape for key, shape in parameters_of(component.small).items()}
-        tables = key_maps(name, component.name)
-        bound = bind(shapes, checkpoint.of(component.name), tables, tmp_path / f"{component.name}.safetensors")
+    for spec in MODULES[name]:
+        shapes = {PREFIX + key: shape for key, shape in parameters_of(spec.small).items()}
+        tables = key_maps(name, spec.name)
+        bound = bind(shapes, checkpoint.of(spec.name), tables, tmp_path / f"{spec.name}.safetensors")
         assert {one.name: one.shape for one in bound} == shapes
         matrices = any(len(shape) == 2 for shape in shapes.values())
         assert any(one.scale for one in bound) == (dtype == "float8" and matrices)

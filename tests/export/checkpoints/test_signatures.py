@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from trt_export.architectures.registry import ARCHITECTURES, architecture
+from trt_engines.architectures.registry import ARCHITECTURES
 from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint
 from trt_export.checkpoints.signatures import SIGNATURES, TWINS, detect
+from trt_export.modules.registry import module_of
 
 DETECTED = {twin: name for name, twins in TWINS.items() for twin in twins}
 
@@ -28,7 +29,7 @@ def a_checkpoint(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Che
 
 @pytest.mark.parametrize("name", [one.name for one in ARCHITECTURES])
 def test_every_architecture_is_told_by_its_librarys_names(name: str) -> None:
-    found = detect(a_checkpoint(parameters_of(architecture(name).component("denoiser"))))
+    found = detect(a_checkpoint(parameters_of(module_of(name, "denoiser"))))
 
     assert found == DETECTED.get(name, name)
 
@@ -36,7 +37,7 @@ def test_every_architecture_is_told_by_its_librarys_names(name: str) -> None:
 @pytest.mark.parametrize("name", [one.name for one in ARCHITECTURES if key_maps(one.name, "denoiser")])
 def test_every_architecture_is_told_by_its_published_names(name: str) -> None:
     table = key_maps(name, "denoiser")[0]
-    stored = published(parameters_of(architecture(name).component("denoiser")), table)
+    stored = published(parameters_of(module_of(name, "denoiser")), table)
 
     found = detect(a_checkpoint({key: one.shape for key, one in stored.items()}, table.prefixes[0]))
 

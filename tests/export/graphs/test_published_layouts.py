@@ -14,14 +14,15 @@ import torch
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from safetensors.torch import load_file
 
-from trt_export.architectures.architecture import Quantity
-from trt_export.architectures.registry import architecture
+from trt_engines.architectures.axis import Quantity
+from trt_engines.architectures.registry import architecture
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import random_tensors, write_random
 from trt_export.graphs.bound import bind_graph
 from trt_export.graphs.exporter import export_graph, parameters
+from trt_export.modules.registry import module_of
 from trt_export.parity import inputs_of
 
 KLEIN = architecture("flux2_klein_4b")
@@ -33,7 +34,7 @@ SCALE = ".scale_weight"
 def test_klein_in_float8_with_fused_weights_and_swapped_halves_computes_what_the_librarys_conversion_does(
     tmp_path: Path,
 ) -> None:
-    component, file = KLEIN.component("denoiser").small, tmp_path / "model.safetensors"
+    component, file = module_of(KLEIN.name, "denoiser").small, tmp_path / "model.safetensors"
     tensors = random_tensors(KLEIN, small=True)
     own = {name: one for name, one in tensors.items() if name.startswith(PREFIX)}
     write_random(file, own, seed=1, dtype="float8")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trt_export.architectures.architecture import ComponentSpec
 from trt_export.building.certificate import float32_values
 from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.keymap import Change, KeyMap
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
 from trt_export.checkpoints.safetensors_file import read_header
+from trt_export.modules.module_spec import ModuleSpec
 
 State = Mapping[str, torch.Tensor]
 
@@ -42,10 +42,10 @@ def _changed(values: torch.Tensor, change: Change) -> torch.Tensor:
             return torch.cat([second, first])
 
 
-def _thin_state(*components: ComponentSpec) -> dict[str, torch.Tensor]:
+def _thin_state(*specs: ModuleSpec) -> dict[str, torch.Tensor]:
     """Seeded values for every parameter, all axes but the first of one element: tables part tensors along no other."""
     generator = torch.Generator().manual_seed(11)
-    shapes = {name: shape for component in components for name, shape in parameters_of(component).items()}
+    shapes = {name: shape for spec in specs for name, shape in parameters_of(spec).items()}
     return {name: torch.randn(shape[0], *(1 for _ in shape[1:]), generator=generator) for name, shape in shapes.items()}
 
 

@@ -11,7 +11,6 @@ from diffusers.loaders.single_file_utils import convert_stable_cascade_unet_sing
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from trt_export.architectures.stable_cascade import STABLE_CASCADE
 from trt_export.checkpoints.binding import PREFIX, Piece, bind
 from trt_export.checkpoints.checkpoint import FOLDERS, open_checkpoint
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup
@@ -19,8 +18,9 @@ from trt_export.checkpoints.maps.cascade import maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
 from trt_export.checkpoints.safetensors_file import read_header
 from trt_export.cli import app
+from trt_export.modules.registry import MODULES, module_of
 
-NETWORKS = [component.name for component in STABLE_CASCADE.components]
+NETWORKS = [spec.name for spec in MODULES["stable_cascade"]]
 STAGE_C_FILE = ("text_encoder", "denoiser", "effnet_encoder")
 STAGE_B_FILE = ("denoiser_stage_b", "vae_decoder", "vae_encoder")
 
@@ -28,7 +28,7 @@ STAGE_B_FILE = ("denoiser_stage_b", "vae_decoder", "vae_encoder")
 def a_state(network: str) -> dict[str, torch.Tensor]:
     """Weights of the small network by the library's names."""
     generator = torch.Generator().manual_seed(0)
-    shapes = parameters_of(STABLE_CASCADE.component(network).small)
+    shapes = parameters_of(module_of("stable_cascade", network).small)
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -58,7 +58,7 @@ def values(pieces: tuple[Piece, ...]) -> np.ndarray:
     ],
 )
 def test_a_full_size_network_has_every_weight_in_one_place(network: str, count: int) -> None:
-    parameters = parameters_of(STABLE_CASCADE.component(network))
+    parameters = parameters_of(module_of("stable_cascade", network))
 
     found = published(parameters, maps("stable_cascade", network)[0])
 
@@ -70,7 +70,7 @@ def test_a_full_size_network_has_every_weight_in_one_place(network: str, count: 
 def test_tables_can_be_read_both_ways(network: str) -> None:
     for table in maps("stable_cascade", network):
         lookup = Lookup(table)
-        for name in parameters_of(STABLE_CASCADE.component(network).small):
+        for name in parameters_of(module_of("stable_cascade", network).small):
             place = lookup.by_library(name)
             assert place is not None, (table.layout, name)
             back = lookup.by_stored(place.stored)
@@ -139,10 +139,10 @@ def test_both_files_of_a_random_checkpoint_bind_together(tmp_path: Path) -> None
     second = tmp_path / "b.safetensors"
     checkpoint = open_checkpoint(tmp_path / "c.safetensors", {"denoiser_stage_b": second, "vae": second})
 
-    for component in STABLE_CASCADE.components:
-        shapes = {PREFIX + name: shape for name, shape in parameters_of(component.small).items()}
-        side = tmp_path / f"{component.name}.side.safetensors"
-        bound = bind(shapes, checkpoint.of(component.name), maps("stable_cascade", component.name), side)
+    for spec in MODULES["stable_cascade"]:
+        shapes = {PREFIX + name: shape for name, shape in parameters_of(spec.small).items()}
+        side = tmp_path / f"{spec.name}.side.safetensors"
+        bound = bind(shapes, checkpoint.of(spec.name), maps("stable_cascade", spec.name), side)
         assert {one.name: one.shape for one in bound} == shapes
 
 

@@ -16,10 +16,11 @@ from diffusers.loaders.single_file_utils import (
     convert_z_image_transformer_checkpoint_to_diffusers,
 )
 
-from trt_export.architectures.registry import ARCHITECTURES, architecture
+from trt_engines.architectures.registry import ARCHITECTURES
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
+from trt_export.modules.registry import MODULES, module_of
 
 FLOWS = [entry.name for entry in ARCHITECTURES if entry.prediction == "flow"]
 CONVERTERS = {
@@ -43,7 +44,7 @@ Fixture = Callable[..., Any]
 
 @pytest.mark.parametrize("name", CONVERTERS)
 def test_a_table_is_what_the_librarys_converter_does(name: str, stored_as: Fixture, thin_state: Fixture) -> None:
-    state = thin_state(architecture(name).component("denoiser"))  # full size: converters have its widths in them
+    state = thin_state(module_of(name, "denoiser"))  # full size: converters have its widths in them
     table = key_maps(name, "denoiser")[0]
 
     # Without a prefix: FLUX.2's converter leaves that to its caller.
@@ -56,18 +57,18 @@ def test_a_table_is_what_the_librarys_converter_does(name: str, stored_as: Fixtu
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_full_size_denoiser_has_as_many_tensors_as_the_published_file(name: str) -> None:
-    stored = published(parameters_of(architecture(name).component("denoiser")), key_maps(name, "denoiser")[0])
+    stored = published(parameters_of(module_of(name, "denoiser")), key_maps(name, "denoiser")[0])
 
     assert len(stored) == TENSORS[name]
 
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_network_has_a_table_that_can_be_read_both_ways(name: str) -> None:
-    for component in architecture(name).components:
-        assert key_maps(name, component.name), component.name
-        for table in key_maps(name, component.name):
+    for spec in MODULES[name]:
+        assert key_maps(name, spec.name), spec.name
+        for table in key_maps(name, spec.name):
             lookup = Lookup(table)
-            for weight in parameters_of(component.small):
+            for weight in parameters_of(spec.small):
                 place = lookup.by_library(weight)
                 assert place is not None, (table.layout, weight)
                 back = lookup.by_stored(place.stored)
@@ -79,7 +80,7 @@ def test_every_network_has_a_table_that_can_be_read_both_ways(name: str) -> None
 def test_a_denoiser_is_found_in_every_layout_behind_every_prefix(
     tmp_path: Path, name: str, stored_as: Fixture, thin_state: Fixture, binds_to: Fixture
 ) -> None:
-    state, tables = thin_state(architecture(name).component("denoiser").small), key_maps(name, "denoiser")
+    state, tables = thin_state(module_of(name, "denoiser").small), key_maps(name, "denoiser")
 
     for table in tables:
         for prefix in table.prefixes:

@@ -11,11 +11,11 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_wan_vae_to_diffusers
 
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
+from trt_export.modules.registry import module_of
 
 Fixture = Callable[..., Any]
 KL = {"down_block_types": [""] * 4, "up_block_types": [""] * 4}  # what the converter reads of a configuration
@@ -34,8 +34,7 @@ NETWORKS = [
 
 def both_halves(name: str, thin_state: Fixture) -> dict[str, torch.Tensor]:
     """An autoencoder of full size."""
-    entry = architecture(name)
-    state: dict[str, torch.Tensor] = thin_state(entry.component("vae_decoder"), entry.component("vae_encoder"))
+    state: dict[str, torch.Tensor] = thin_state(module_of(name, "vae_decoder"), module_of(name, "vae_encoder"))
     return state
 
 
@@ -83,7 +82,7 @@ def test_qwen_images_table_is_what_the_librarys_converter_does(stored_as: Fixtur
 def test_a_network_is_found_in_every_layout_behind_every_prefix(
     tmp_path: Path, name: str, component: str, stored_as: Fixture, thin_state: Fixture, binds_to: Fixture
 ) -> None:
-    state, tables = thin_state(architecture(name).component(component).small), key_maps(name, component)
+    state, tables = thin_state(module_of(name, component).small), key_maps(name, component)
     state.pop("encoder.embed_tokens.weight", None)  # see the next test
 
     for table in tables:
@@ -96,7 +95,7 @@ def test_a_network_is_found_in_every_layout_behind_every_prefix(
 def test_t5s_embedding_is_found_under_either_of_its_names(
     tmp_path: Path, kept: str, thin_state: Fixture, binds_to: Fixture
 ) -> None:
-    state = thin_state(architecture("chroma").component("text_encoder").small)
+    state = thin_state(module_of("chroma", "text_encoder").small)
     state["encoder.embed_tokens.weight"] = state["shared.weight"]
     prefix = "text_encoders.t5xxl.transformer."
     dropped = {"shared.weight", "encoder.embed_tokens.weight"} - {kept}
@@ -106,7 +105,7 @@ def test_t5s_embedding_is_found_under_either_of_its_names(
 
 
 def test_a_file_has_tied_parameters_once() -> None:
-    stored = published(parameters_of(architecture("chroma").component("text_encoder")), text_encoders.T5_XXL[0])
+    stored = published(parameters_of(module_of("chroma", "text_encoder")), text_encoders.T5_XXL[0])
 
     assert "shared.weight" in stored
     assert "encoder.embed_tokens.weight" not in stored

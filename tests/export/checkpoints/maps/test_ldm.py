@@ -17,10 +17,10 @@ from diffusers.loaders.single_file_utils import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from trt_export.architectures.registry import architecture
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps.ldm import maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
+from trt_export.modules.registry import MODULES, module_of
 
 FAMILIES = (
     "stable_diffusion_1",
@@ -79,7 +79,7 @@ def _same(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
 def test_a_full_size_network_has_as_many_tensors_as_the_published_files(
     family: str, component: str, count: int
 ) -> None:
-    parameters = parameters_of(architecture(family).component(component))
+    parameters = parameters_of(module_of(family, component))
 
     stored = published(parameters, maps(family, component)[0])
 
@@ -89,17 +89,17 @@ def test_a_full_size_network_has_as_many_tensors_as_the_published_files(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_network_of_a_family_has_a_table(family: str) -> None:
-    for component in architecture(family).components:
-        assert maps(family, component.name), component.name
+    for spec in MODULES[family]:
+        assert maps(family, spec.name), spec.name
     assert maps(family, "denoiser_stage_b") == ()
 
 
 @pytest.mark.parametrize("family", UNETS)
 def test_tables_can_be_read_both_ways(family: str) -> None:
-    for component in architecture(family).components:
-        for table in maps(family, component.name):
+    for spec in MODULES[family]:
+        for table in maps(family, spec.name):
             lookup = Lookup(table)
-            for name in parameters_of(component.small):
+            for name in parameters_of(spec.small):
                 place = lookup.by_library(name)
                 assert place is not None, (table.layout, name)
                 back = lookup.by_stored(place.stored)

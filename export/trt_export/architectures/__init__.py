@@ -1,1 +1,0 @@
-"""Every architecture that can be exported, one declarative entry each."""
