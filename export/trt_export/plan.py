@@ -458,12 +458,11 @@ def _chunk(network: Network, architecture: Architecture) -> int | None:
 
 def default_for(family: Architecture) -> Histogram:
     """The default histogram of an architecture."""
-    costs = [network_cost(one, family, one.precisions[0]) for one in family.denoisers]
     return default_histogram(
         native_pixels=family.native_side**2,
         tokens=family.tokens,
         guidance_rows=family.rows,
-        size_step=math.lcm(*(cost.size_multiple for cost in costs)),
+        size_step=family.size_step,
     )
 
 

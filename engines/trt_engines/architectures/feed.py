@@ -14,7 +14,7 @@ class Feed(StrEnum):
     GUIDANCE = "guidance"  # the job's guidance, of a network that is distilled for it
     SIZES = "sizes"  # SDXL's time ids: the picture's height and width, top and left of its crop, height and width
     MASK = "mask"  # inpainting: 1 where a latent position is to be painted
-    MASKED = "masked"  # inpainting: the latent of the source picture, whose masked part is grey
+    MASKED = "masked"  # inpainting: the latent of the source picture without what is to be painted
     REFERENCE = "reference"  # latents of pictures that an edit looks at
     BEFORE = "before"  # the latent that the pass before has finished
     ZEROS = "zeros"  # nothing: all zero

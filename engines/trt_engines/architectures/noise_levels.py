@@ -36,6 +36,6 @@ class NoiseLevels:
 
     prediction: Prediction
     time: Time
-    shift: float = 1.0  # see `Time`; 1 shifts nothing but with FLUX, where 0 does
+    shift: float = 1.0  # as `Time` has it; no shift is 1, and 0 with FLUX
     shift_rule: ShiftRule = ShiftRule.FIXED
     units: int = 1  # the network's time runs from 0 to this: steps of training, or 1 where it is a ratio

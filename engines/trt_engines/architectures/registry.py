@@ -1,6 +1,7 @@
 """Every architecture there is, by name.
 
-A module of this package that has `ARCHITECTURES`, a tuple, adds them: a further architecture is a further file.
+The files of this package are looked through for a tuple `ARCHITECTURES`, so a new architecture is one new file here and
+no change to another.
 """
 
 from __future__ import annotations

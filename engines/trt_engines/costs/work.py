@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trt_engines.architectures import stable_diffusion
+from trt_engines.architectures.architecture import Architecture
+
 ATTENTION_SLOWDOWN = 1.5
 """Fused attention against matrix products of the same FLOPs.
 
@@ -66,15 +69,43 @@ class NetworkWork:
         )
 
 
-STABLE_DIFFUSION_1 = NetworkWork(
-    name="stable_diffusion_1 denoiser",
-    cell=8,
-    parameters=859_520_964,
-    fixed=55_705_600.0,
-    per_cell=164_602_880.0,
-    per_token=38_338_560.0,
-    per_cell_squared=7_301.0,
-    per_cell_token=11_280.0,
+def _work(
+    entry: Architecture,
+    name: str,
+    *,
+    kernels: int,
+    operations: int,
+    bytes_fixed: float,
+    unfused_bytes_fixed: float,
+    bytes_per_cell: float = 0.0,
+    unfused_bytes_per_cell: float = 0.0,
+    head_padding: float = 1.0,
+) -> NetworkWork:
+    """A network of an architecture: FLOPs and weights as its entry says, what it moves as it was counted."""
+    network = entry.network(name)
+    cost = network.cost
+    return NetworkWork(
+        name=f"{entry.name} {name}",
+        cell=int(cost.cell),
+        parameters=network.parameters,
+        fixed=cost.fixed,
+        per_cell=cost.per_cell,
+        per_token=cost.per_token,
+        per_cell_squared=cost.per_cell_squared,
+        per_cell_token=cost.per_cell_token,
+        head_padding=head_padding,
+        bytes_fixed=bytes_fixed,
+        bytes_per_cell=bytes_per_cell,
+        kernels=kernels,
+        unfused_bytes_fixed=unfused_bytes_fixed,
+        unfused_bytes_per_cell=unfused_bytes_per_cell,
+        operations=operations,
+    )
+
+
+STABLE_DIFFUSION_1 = _work(
+    stable_diffusion.STABLE_DIFFUSION_1,
+    "denoiser",
     head_padding=1.6,  # 40, 80 and 160 wide
     bytes_fixed=11_585_152.0,
     bytes_per_cell=327_254.0,
@@ -83,15 +114,9 @@ STABLE_DIFFUSION_1 = NetworkWork(
     unfused_bytes_per_cell=633_414.0,
     operations=726,
 )
-SDXL = NetworkWork(
-    name="sdxl denoiser",
-    cell=8,
-    parameters=2_567_463_684,
-    fixed=49_807_360.0,
-    per_cell=361_620_480.0,
-    per_token=681_574_400.0,
-    per_cell_squared=2_800.0,
-    per_cell_token=25_600.0,
+SDXL = _work(
+    stable_diffusion.SDXL,
+    "denoiser",
     bytes_fixed=95_504_640.0,
     bytes_per_cell=579_926.0,
     kernels=1190,
@@ -99,12 +124,9 @@ SDXL = NetworkWork(
     unfused_bytes_per_cell=1_111_606.0,
     operations=1851,
 )
-VAE_DECODER = NetworkWork(
-    name="vae_decoder",
-    cell=8,
-    parameters=49_490_199,
-    per_cell=605_507_616.0,
-    per_cell_squared=2_048.0,
+VAE_DECODER = _work(
+    stable_diffusion.SDXL,
+    "vae_decoder",
     bytes_fixed=3_840.0,
     bytes_per_cell=1_047_960.0,
     kernels=71,
@@ -112,21 +134,17 @@ VAE_DECODER = NetworkWork(
     unfused_bytes_per_cell=2_036_152.0,
     operations=142,
 )
-CLIP_L = NetworkWork(
-    name="text_encoder",
-    cell=0,
-    parameters=123_060_480,
-    fixed=13_298_503_680.0,
+CLIP_L = _work(
+    stable_diffusion.SDXL,
+    "text_encoder",
     bytes_fixed=36_915_648.0,
     kernels=108,
     unfused_bytes_fixed=88_364_584.0,
     operations=171,
 )
-OPEN_CLIP_BIGG = NetworkWork(
-    name="text_encoder_2",
-    cell=0,
-    parameters=694_659_840,
-    fixed=97_863_303_680.0,
+OPEN_CLIP_BIGG = _work(
+    stable_diffusion.SDXL,
+    "text_encoder_2",
     bytes_fixed=164_643_074.0,
     kernels=291,
     unfused_bytes_fixed=266_162_816.0,

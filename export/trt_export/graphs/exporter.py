@@ -41,7 +41,7 @@ class GraphExportFailed(Exception):
     """A network could not be exported; the message names it and what stood in the way."""
 
 
-def export_graph(component: ModuleSpec, precision: str, config: Mapping[str, Any] | None = None) -> onnx.ModelProto:
+def export_graph(spec: ModuleSpec, precision: str, config: Mapping[str, Any] | None = None) -> onnx.ModelProto:
     """The graph of a network, its parameters external initializers of the file `UNBOUND`.
 
     Args:
@@ -53,18 +53,18 @@ def export_graph(component: ModuleSpec, precision: str, config: Mapping[str, Any
 
     Raises: GraphExportFailed.
     """
-    component = component if config is None else component.configured(config)
-    program, weights = _trace(component, precision)
+    spec = spec if config is None else spec.configured(config)
+    program, weights = _trace(spec, precision)
     model = program.model
     if constant := [name for name in model.graph.initializers if _is_buffer(name, program, weights)]:
         raise GraphExportFailed(
-            f"{component.name} reads {', '.join(constant)}: values that are no part of a checkpoint, and that nothing "
+            f"{spec.name} reads {', '.join(constant)}: values that are no part of a checkpoint, and that nothing "
             "computes in the graph; its entry has to compute them in `forward`"
         )
     _optimize(model, weights)
     proto: onnx.ModelProto = ir.to_proto(model)
     _forget_origin(proto)
-    _name_axes(proto.graph, component)
+    _name_axes(proto.graph, spec)
     return proto
 
 
@@ -77,34 +77,34 @@ def parameters(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _trace(component: ModuleSpec, precision: str) -> tuple[Any, set[str]]:
+def _trace(spec: ModuleSpec, precision: str) -> tuple[Any, set[str]]:
     """The exporter's program and the names of everything that a checkpoint holds."""
     dtype = TYPES[precision]
     with FakeTensorMode(), _default_type(dtype):
-        module = component.make(component.config).eval()
+        module = spec.make(spec.config).eval()
         module.requires_grad_(False)
         # Real values of integer buffers are lost as well: what a checkpoint does not hold has to be computed.
         weights = set(module.state_dict())
         with _default_type(torch.float32):
-            inputs = example_inputs(component, _EXAMPLE, dtype)
+            inputs = example_inputs(spec, _EXAMPLE, dtype)
     with _quiet(), torch.no_grad():
         try:
-            exported = torch.export.export(module, inputs, dynamic_shapes=_dynamic_shapes(component), strict=False)
+            exported = torch.export.export(module, inputs, dynamic_shapes=_dynamic_shapes(spec), strict=False)
             program = torch.onnx.export(
                 exported,
                 dynamo=True,
                 optimize=False,
-                input_names=[tensor.name for tensor in component.inputs],
-                output_names=[tensor.name for tensor in component.outputs],
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
                 opset_version=OPSET,
                 verbose=False,
             )
         except (RuntimeError, ValueError, torch.onnx.OnnxExporterError) as exc:
-            raise GraphExportFailed(f"{component.name} cannot be exported in {precision}: {exc}") from exc
+            raise GraphExportFailed(f"{spec.name} cannot be exported in {precision}: {exc}") from exc
     return program, weights
 
 
-def _dynamic_shapes(component: ModuleSpec) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(spec: ModuleSpec) -> tuple[dict[int, Any], ...]:
     """The dynamic axes of each input: one `Dim` for all axes of a name, or its multiples."""
     dims: dict[str, Any] = {}
 
@@ -118,13 +118,13 @@ def _dynamic_shapes(component: ModuleSpec) -> tuple[dict[int, Any], ...]:
 
     return tuple(
         {place: dim(part) for place, part in enumerate(tensor.shape) if isinstance(part, Axis)}
-        for tensor in component.inputs
+        for tensor in spec.inputs
     )
 
 
-def _name_axes(graph: onnx.GraphProto, component: ModuleSpec) -> None:
+def _name_axes(graph: onnx.GraphProto, spec: ModuleSpec) -> None:
     """Say what dynamic axes of inputs and outputs follow ("height/8"), in place of the tracer's symbols."""
-    described = {tensor.name: tensor for tensor in (*component.inputs, *component.outputs)}
+    described = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
     for value in (*graph.input, *graph.output):
         for size, part in zip(value.type.tensor_type.shape.dim, described[value.name].shape, strict=True):
             if isinstance(part, Axis):

@@ -1,7 +1,7 @@
 """Every module there is, by architecture and network.
 
-A file of this package that has `MODULES`, by name of the architecture, adds them: a further architecture is a further
-file.
+The files of this package are looked through for a mapping `MODULES` from an architecture's name to its modules, so a
+new architecture is one new file here and no change to another.
 """
 
 from __future__ import annotations
