@@ -13,7 +13,7 @@ from trt_worker.denoise.noise import GeneratorNoise
 from trt_worker.denoise.samplers import SAMPLERS
 from trt_worker.denoise.start import Sampling, parameterisation_of, start
 from trt_worker.device.overflow import overflow
-from trt_worker.device.row import Row
+from trt_worker.device.row import Half, Row
 
 SHAPE = (4, 8, 8)
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
@@ -31,8 +31,8 @@ def a_row(
         program=begun.program,
         start=begun.sample,
         noise=GeneratorNoise(1, SHAPE),
-        positive=np.full((77, 8), context, np.float32),
-        negative=np.zeros((77, 8), np.float32),
+        positive=Half(inputs={"context": np.full((77, 8), context, np.float32)}, tokens=77),
+        negative=Half(inputs={"context": np.zeros((77, 8), np.float32)}, tokens=77),
     )
 
 

@@ -51,11 +51,12 @@ def parameterisation_of(model: Model, shift: float | None = None) -> Parameteris
     """
     if shift is not None and not 0 < shift < math.inf:
         raise BadJob(f"a time shift of {shift} gives no noise levels: it has to be above 0 and finite")
-    if model.prediction == "flow":
-        return _flow(model.shift if shift is None else shift)
+    levels = model.levels
+    if levels.prediction == "flow":
+        return _flow(levels.shift if shift is None else shift)
     if shift is not None:
         raise UnservableJob(f"the job shifts time as for a flow model, which {model.name} is not")
-    return _levels(model.prediction)
+    return _levels(levels.prediction)
 
 
 def start(

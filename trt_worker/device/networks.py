@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from loguru import logger
 
+from trt_engines.architectures.prompting import TextEncoding, Vocabulary
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Device, Stream
 from trt_engines.errors import EngineRefused, OutOfMemory
-from trt_engines.interface import CLIP_TOKENS
-from trt_engines.model import Component, Model
+from trt_engines.model import Model
 from trt_engines.residency import Memory
 from trt_engines.sessions.host_calls import HostCalls
+from trt_engines.vocabularies import byte_pairs
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Conditioner
+from trt_worker.condition.prompt import PromptEncoding
 from trt_worker.condition.source import SourceEncoder
 from trt_worker.condition.tokenizer import clip_tokenizer
 from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
@@ -25,6 +27,9 @@ from trt_worker.device.engine_cache import EngineCache
 from trt_worker.plan.route import denoiser_buckets
 
 Tag = TypeVar("Tag")
+
+MOST_CHUNKS = 4
+"""Chunks of prompts that a text encoder takes in one call, where its engine does: hardly a prompt has more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +85,7 @@ class Networks(Generic[Tag]):
             )
             for memory, budget in budgets.items()
         }
+        self._models: dict[str, Model] = {}  # that were asked for, by name
         self._memories: dict[str, Memory] = {}  # of backends that were used, by name
         self._streams: dict[str, Streams] = {}
         self._stream_of: dict[BatchKey, Stream] = {}
@@ -98,8 +104,7 @@ class Networks(Generic[Tag]):
         """Seconds that loading all that a job needs takes, by backend and model, of whatever was loaded before."""
         return {
             (backend, model): sum(
-                cache.usual_load_seconds(backend, model, component)
-                for component in (Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER)
+                cache.usual_load_seconds(backend, model, network) for network in self._models[model].facts.needed
             )
             for cache in self._caches.values()
             for backend, model in cache.loaded_before
@@ -108,12 +113,15 @@ class Networks(Generic[Tag]):
     def switch_seconds(self, key: BatchKey) -> float:
         """Until the networks are in memory that images of a batch still need: their prompts are encoded already."""
         cache = self._caches[self._memories[key.backend]]
-        components = (Component.DENOISER, Component.VAE_DECODER)
-        return sum(cache.load_seconds(key.backend, key.model, component) for component in components)
+        facts = self._models[key.model].facts
+        networks = (*(one.denoiser for one in facts.passes), facts.decoder)
+        return sum(cache.load_seconds(key.backend, key.model, network) for network in networks)
 
     def has_denoiser(self, key: BatchKey) -> bool:
         """Whether images of a batch can step without another network's having to be loaded."""
-        return self._caches[self._memories[key.backend]].holds(key.backend, key.model, Component.DENOISER)
+        return self._caches[self._memories[key.backend]].holds(
+            key.backend, key.model, self._models[key.model].facts.passes[0].denoiser
+        )
 
     @property
     def taken(self) -> int:
@@ -146,19 +154,38 @@ class Networks(Generic[Tag]):
             self._stream_of[key] = self._streams_of(backend).denoise[known % self._denoise_streams]
         return self._stream_of[key]
 
-    def conditioner(self, model: Model, backend: EngineBackend) -> Conditioner:
-        """What encodes a model's prompts. Raises: EngineError."""
+    def encode(
+        self, model: Model, backend: EngineBackend, prompts: Sequence[str], clip_skip: int
+    ) -> tuple[PromptEncoding, ...]:
+        """Begin to encode some prompts, all of them with one text encoder before the next is loaded.
+
+        Args: clip_skip: see `Conditioner.begin`.
+        Raises: EngineError.
+        """
+        prompting = model.facts.prompting
+        by_encoder = []
+        for encoding in prompting.encoders:
+            conditioner = self._conditioner(model, backend, encoding)
+            by_encoder.append([conditioner.begin(prompt, clip_skip) for prompt in prompts])
+        return tuple(PromptEncoding(prompting, encodings) for encodings in zip(*by_encoder, strict=True))
+
+    def _conditioner(self, model: Model, backend: EngineBackend, encoding: TextEncoding) -> Conditioner:
+        """Raises: EngineError."""
         stream = self._streams_of(backend).condition
-        engine = self._engine(model, backend, Component.TEXT_ENCODER, model.native_width, model.native_height, stream)
+        chunks = [MOST_CHUNKS >> shift for shift in range(MOST_CHUNKS.bit_length())]
+        engine = self._engine(
+            model, backend, encoding.network, model.native_width, model.native_height, stream, rows=chunks
+        )
         if engine not in self._conditioners:
             calls = HostCalls(backend.device, engine)
-            self._conditioners[engine] = Conditioner(calls, clip_tokenizer(model.vocab, model.merges))
+            tokenizer = clip_tokenizer(*byte_pairs(Vocabulary(encoding.vocabulary)))
+            self._conditioners[engine] = Conditioner(calls, tokenizer, encoding)
         return self._conditioners[engine]
 
     def source_encoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> SourceEncoder:
         """What makes latents of source images of a size. Raises: EngineError."""
         stream = self._streams_of(backend).condition
-        engine = self._engine(model, backend, Component.VAE_ENCODER, size.width, size.height, stream)
+        engine = self._engine(model, backend, model.facts.encoder, size.width, size.height, stream)
         if engine not in self._source_encoders:
             self._source_encoders[engine] = SourceEncoder(HostCalls(backend.device, engine))
         return self._source_encoders[engine]
@@ -169,17 +196,21 @@ class Networks(Generic[Tag]):
         backend: EngineBackend,
         size: BatchKey,
         images: int,
-        tokens: int = CLIP_TOKENS,
+        tokens: int | None = None,
         rows: int = 1,
     ) -> Engine:
-        """The denoiser for some images at a time, both halves of their guidance; for fewer where memory is short, or
+        """The denoiser for some images at a time, with all engine rows of each; for fewer where memory is short, or
         no engine takes as many.
 
-        Args: rows: that it should take; a smaller one is only given when no such engine finds room.
+        Args:
+            tokens: of a row; None: the shortest length that buckets of the model are made for.
+            rows: that it should take; a smaller one is only given when no such engine finds room.
         Raises: EngineError.
         """
-        buckets = denoiser_buckets(size.width, size.height, images, tokens)
-        specs = [EngineSpec(model=model, component=Component.DENOISER, bucket=bucket) for bucket in buckets]
+        self._models[model.name] = model
+        buckets = denoiser_buckets(model, size.width, size.height, images, tokens)
+        network = model.facts.passes[0].denoiser
+        specs = [EngineSpec(model=model, network=network, bucket=bucket) for bucket in buckets]
         refusals = [backend.refuses(spec) for spec in specs]
         if all(refusals):
             raise EngineRefused(f"{backend.name}: {refusals[-1]}")
@@ -196,13 +227,13 @@ class Networks(Generic[Tag]):
 
     def refuses(self, model: Model, backend: EngineBackend, size: BatchKey, tokens: int) -> str | None:
         """Why no denoiser takes contexts of a length, not even for one image at a time; None: one does."""
-        smallest = denoiser_buckets(size.width, size.height, 1, tokens)[0]
-        return backend.refuses(EngineSpec(model=model, component=Component.DENOISER, bucket=smallest))
+        smallest = denoiser_buckets(model, size.width, size.height, 1, tokens)[0]
+        return backend.refuses(EngineSpec(model=model, network=model.facts.passes[0].denoiser, bucket=smallest))
 
     def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag]:
         """What makes pictures of a size. Raises: EngineError."""
         streams = self._streams_of(backend)
-        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, streams.decode)
+        engine = self._engine(model, backend, model.facts.decoder, size.width, size.height, streams.decode)
         if engine not in self._decoders:
             self._held = engine
             try:
@@ -245,12 +276,26 @@ class Networks(Generic[Tag]):
         return self._streams[backend.name]
 
     def _engine(
-        self, model: Model, backend: EngineBackend, component: Component, width: int, height: int, stream: Stream
+        self,
+        model: Model,
+        backend: EngineBackend,
+        network: str,
+        width: int,
+        height: int,
+        stream: Stream,
+        rows: Sequence[int] = (1,),
     ) -> Engine:
-        bucket = Bucket(width=width, height=height, rows=1)
-        return self._cache_of(backend).get(
-            backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream
-        )
+        """Args: rows: of a call, the preferred number first. The last is asked for even where it is refused."""
+        self._models[model.name] = model
+        tokens = model.facts.tokens[0]
+        specs = [
+            EngineSpec(
+                model=model, network=network, bucket=Bucket(width=width, height=height, rows=count, tokens=tokens)
+            )
+            for count in rows
+        ]
+        fit = [spec for spec in specs if backend.refuses(spec) is None]
+        return self._cache_of(backend).get(backend, fit or specs[-1:], stream)
 
     def _engines_in_use(self) -> Collection[Engine]:
         return [*self._in_use(), self._held] if self._held is not None else self._in_use()

@@ -37,6 +37,12 @@ class Architecture:
         raise KeyError(f"{self.name} has no network {name!r}; it has {', '.join(one.name for one in self.networks)}")
 
     @property
+    def needed(self) -> frozenset[str]:
+        """The networks without which nothing is drawn: all but the encoder of pictures."""
+        encoders = {encoder.network for encoder in self.prompting.encoders}
+        return frozenset(encoders | {one.denoiser for one in self.passes} | {self.decoder})
+
+    @property
     def denoisers(self) -> tuple[Network, ...]:
         """The networks that are stepped, in the order in which a picture goes through them."""
         return tuple(network for network in self.networks if network.role is Role.DENOISER)

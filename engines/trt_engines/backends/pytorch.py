@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.footprint import single_precision
-from trt_engines.backends.host_source import declared, memory_of, network_plan
+from trt_engines.backends.host_source import memory_of, network_plan
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
 from trt_engines.errors import EngineFault, OutOfMemory
-from trt_engines.interface import interface_of
-from trt_engines.model import Component
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostSession
 
@@ -55,15 +53,15 @@ class PyTorchSource:
                 return f"{package} is not installed (pip install {package})"
         if spec.model.architecture not in _ARCHITECTURES:
             return f"no PyTorch modules for architecture {spec.model.architecture}"
-        if spec.component not in spec.model.weights:
-            return f"{spec.model.name} has no {spec.component.value} weights"
+        if spec.files is None:
+            return f"{spec.model.name} has no weights of its {spec.network}"
         return None
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         return single_precision(spec)
 
     def engine_of(self, spec: EngineSpec) -> str:
-        return spec.component.value
+        return spec.network
 
     def open(self, spec: EngineSpec) -> HostSession:
         import torch
@@ -76,9 +74,7 @@ class PyTorchSource:
             raise OutOfMemory(f"{spec.label} does not fit on the card: {error}") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineFault(f"PyTorch cannot load {spec.label}: {error}") from error
-        layers = module.config.num_hidden_layers if spec.component is Component.TEXT_ENCODER else 1
-        tensors = declared(interface_of(spec, text_layers=layers))
-        return HostSession(self.device, network_plan(spec, _network(spec, module, device), tensors))
+        return HostSession(self.device, network_plan(spec, _network(spec, module, device)))
 
 
 def _module(spec: EngineSpec, device: str) -> Any:
@@ -88,23 +84,23 @@ def _module(spec: EngineSpec, device: str) -> Any:
     from transformers import CLIPTextModel
 
     loader = {
-        Component.TEXT_ENCODER: CLIPTextModel,
-        Component.DENOISER: UNet2DConditionModel,
-        Component.VAE_DECODER: AutoencoderKL,
-        Component.VAE_ENCODER: AutoencoderKL,
-    }[spec.component]
-    folder = spec.model.weights[spec.component].parent
+        "text_encoder": CLIPTextModel,
+        "denoiser": UNet2DConditionModel,
+        "vae_decoder": AutoencoderKL,
+        "vae_encoder": AutoencoderKL,
+    }[spec.network]
+    folder = spec.model.networks[spec.network].weights[0].parent
     module = loader.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-    if spec.component is Component.VAE_DECODER:
+    if spec.network == "vae_decoder":
         del module.encoder
-    elif spec.component is Component.VAE_ENCODER:
+    elif spec.network == "vae_encoder":
         del module.decoder
     return module.to(device, torch.float32).eval()
 
 
 def _network(spec: EngineSpec, module: Any, device: str) -> Network:
-    forward, label = _FORWARDS[spec.component], spec.label
-    (output,) = interface_of(spec).outputs
+    forward, label = _FORWARDS[spec.network], spec.label
+    (output,) = spec.ports.outputs
 
     def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         import torch
@@ -164,8 +160,8 @@ def _encode_pixels(module: Any, inputs: dict[str, Any]) -> Any:
 
 
 _FORWARDS = {
-    Component.TEXT_ENCODER: _encode_text,
-    Component.DENOISER: _denoise,
-    Component.VAE_DECODER: _decode,
-    Component.VAE_ENCODER: _encode_pixels,
+    "text_encoder": _encode_text,
+    "denoiser": _denoise,
+    "vae_decoder": _decode,
+    "vae_encoder": _encode_pixels,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from trt_engines.architectures.noise_levels import Prediction
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, quoted, read_graph
@@ -101,7 +102,7 @@ def read_recipe(spec: object, model: Model) -> Drawing:
     _vae(graph, decode)
     sampling = _sampling(graph, graph.producer(decode, "samples", "LATENT")[0])
     schedule, latent = sampling.schedule, sampling.latent
-    if schedule.shift is not None and model.prediction != "flow":
+    if schedule.shift is not None and model.levels.prediction is not Prediction.FLOW:
         raise UnreadableRecipe(f"the graph shifts time as for a flow model, which {model.name} is not")
     if schedule.strength < 1 and not latent.takes_source:
         raise UnservableJob("the graph runs part of a schedule on an empty latent, which is not served")
