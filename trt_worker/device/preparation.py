@@ -11,7 +11,9 @@ from trt_worker import frames
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Encoding
 from trt_worker.condition.source import SourceEncoding
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.denoise.levels import levels_of, parameterisation_of
+from trt_worker.denoise.schedules import whole
+from trt_worker.denoise.start import Sampling, start
 from trt_worker.device.row import Row
 
 
@@ -50,7 +52,13 @@ class Preparation:
             node=job.sampler_node,
             end=job.end_step,
         )
-        levels = parameterisation_of(self.model, job.shift)
+        levels = parameterisation_of(
+            levels_of(self.model),
+            shift=job.shift,
+            width=job.width,
+            height=job.height,
+            steps=whole(job.steps, job.strength),
+        )
         shape = latent_shape(self.model, job.width, job.height)
         rows = {}
         for index, seed in enumerate(job.seeds):

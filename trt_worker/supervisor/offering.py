@@ -13,7 +13,7 @@ from trt_engines.model import Model, find_models
 from trt_engines.weights import DigestNotes, damage
 from trt_worker.config.models import resolve_models
 from trt_worker.config.schema import Config
-from trt_worker.denoise.start import parameterisation_of
+from trt_worker.denoise.levels import levels_of
 from trt_worker.errors import UnservableJob
 
 DIGESTS = "digests.json"
@@ -95,7 +95,7 @@ class Offering:
 def _unknown(model: Model) -> str:
     """What a model's description asks for that nothing here computes; empty: nothing."""
     try:
-        parameterisation_of(model)
+        levels_of(model)
     except UnservableJob as error:
         return f"{model.folder / FILE}: prediction: {error}"
     return ""
