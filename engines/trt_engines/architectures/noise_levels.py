@@ -43,7 +43,7 @@ class NoiseLevels:
     time: Time
     shift: float = 1.0  # as `Time` has it; no shift is 1, and 0 with FLUX
     shift_rule: ShiftRule = ShiftRule.FIXED
-    units: int = 1  # the network's time runs from 0 to this: steps of training, or 1 where it is a ratio
+    units: int = 1  # the network's time runs from 0 to this: steps of training, or 1 where it is a ratio; not with EDM
     zero_terminal_snr: bool = False  # DISCRETE: betas are rescaled so that the last level is nothing but noise
     sigma_min: float | None = None  # EDM: the lowest and the highest noise level
     sigma_max: float | None = None
