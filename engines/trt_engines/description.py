@@ -45,6 +45,9 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, str] = {}  # names under which recipes ask for the model, by what they are used for
     prediction: Literal["epsilon", "v_prediction", "flow"] | None = None
     shift: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None
+    zero_terminal_snr: bool = False
+    sigma_min: Annotated[float, Meta(gt=0.0, le=1e6)] | None = None
+    sigma_max: Annotated[float, Meta(gt=0.0, le=1e6)] | None = None
     native_width: Side | None = None
     native_height: Side | None = None
     digests: dict[str, Digest] = {}  # of files, by path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
 from trt_engines.architectures.architecture import Architecture
-from trt_engines.architectures.noise_levels import NoiseLevels, Prediction
+from trt_engines.architectures.noise_levels import NoiseLevels
 from trt_engines.architectures.registry import UnknownArchitecture, architecture
 from trt_engines.description import FILE, Description, read_description
 from trt_engines.errors import ModelUnusable
@@ -42,6 +42,9 @@ class Model:
     native_height: int
     prediction: str | None = None  # of its first denoiser; None: the architecture's
     shift: float | None = None  # time shift of a flow model; None: the architecture's
+    zero_terminal_snr: bool = False  # its noise levels end in nothing but noise
+    sigma_min: float | None = None  # of EDM's noise levels; None: they are the architecture's
+    sigma_max: float | None = None
     digests: Mapping[Path, str] = field(default_factory=lambda: MappingProxyType({}))  # SHA-256 of files that have one
 
     def same_as(self, other: Model) -> bool:
@@ -51,7 +54,9 @@ class Model:
     @property
     def facts(self) -> Architecture:
         """Its architecture, with the noise levels that this model has."""
-        return _facts(self.architecture, self.prediction, self.shift)
+        return _facts(
+            self.architecture, self.prediction, self.shift, self.zero_terminal_snr, self.sigma_min, self.sigma_max
+        )
 
     @property
     def levels(self) -> NoiseLevels:
@@ -71,15 +76,17 @@ class Model:
 
 
 @lru_cache(maxsize=256)
-def _facts(name: str, prediction: str | None, shift: float | None) -> Architecture:
-    known = architecture(name)
-    first, *others = known.passes
-    levels = first.levels
-    if prediction is not None:
-        levels = replace(levels, prediction=Prediction(prediction))
-    if shift is not None:
-        levels = replace(levels, shift=shift)
-    return replace(known, passes=(replace(first, levels=levels), *others))
+def _facts(
+    name: str,
+    prediction: str | None,
+    shift: float | None,
+    zero_terminal_snr: bool,
+    sigma_min: float | None,
+    sigma_max: float | None,
+) -> Architecture:
+    return architecture(name).predicting(
+        prediction, shift=shift, zero_terminal_snr=zero_terminal_snr, sigma_min=sigma_min, sigma_max=sigma_max
+    )
 
 
 def read_model(folder: Path) -> Model:
@@ -117,8 +124,15 @@ def read_model(folder: Path) -> Model:
         native_height=described.native_height or side,
         prediction=described.prediction,
         shift=described.shift,
+        zero_terminal_snr=described.zero_terminal_snr,
+        sigma_min=described.sigma_min,
+        sigma_max=described.sigma_max,
         digests=MappingProxyType({folder / path: digest for path, digest in described.digests.items()}),
     )
+    try:
+        _ = model.facts
+    except ValueError as error:
+        raise ModelUnusable(f"{source}: its noise levels contradict each other: {error}") from error
     others = (path for one in model.networks.values() for path in (one.graph, one.bindings) if path is not None)
     try:
         for path in (*others, *model.weight_files, *model.digests):

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trt_engines.model import find_models
 from trt_worker.denoise.noise import GeneratorNoise
+from trt_worker.denoise.parameterisation import stable_diffusion
 from trt_worker.denoise.samplers import SAMPLERS
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.denoise.start import Sampling, start
 from trt_worker.device.overflow import overflow
 from trt_worker.device.row import Half, Row
 
@@ -23,8 +23,7 @@ def a_row(
     sampler: str = "euler", scheduler: str = "karras", steps: int = 20, guidance: float = 7.5, context: float = 30.0
 ) -> Row:
     sampling = Sampling(sampler=sampler, scheduler=scheduler, steps=steps, guidance=guidance, strength=1.0)
-    levels = parameterisation_of(find_models()["shapes-tiny"])
-    begun = start(sampling, levels, SHAPE, seed=1, draw=0, latent=None)
+    begun = start(sampling, stable_diffusion(), SHAPE, seed=1, draw=0, latent=None)
     return Row(
         job="job",
         index=0,

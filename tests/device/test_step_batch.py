@@ -26,8 +26,9 @@ from trt_engines.sessions.bound import BoundEngine
 from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import declared_tensors, open_graph, session_network
 from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.parameterisation import stable_diffusion
 from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, UNCONDITIONAL, X
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.denoise.start import Sampling, start
 from trt_worker.device.row import Row, halves
 from trt_worker.device.step_batch import STEPS_AHEAD, Step, StepBatch, device_bytes
 
@@ -44,7 +45,7 @@ def a_row(job: str, *, sampler: str = "euler", steps: int = 3, guidance: float =
     seed = 2**63 + sum(job.encode())
     random = np.random.default_rng(seed)
     sampling = Sampling(sampler=sampler, scheduler="karras", steps=steps, guidance=guidance, strength=1.0)
-    begun = start(sampling, parameterisation_of(MODEL), LATENT, seed=seed, draw=0, latent=None)
+    begun = start(sampling, stable_diffusion(), LATENT, seed=seed, draw=0, latent=None)
 
     def context(chunks: int) -> dict[str, NDArray[np.float32]]:
         return {"context": random.normal(size=(77 * chunks, WIDTH)).astype(np.float32)}

@@ -11,7 +11,9 @@ from trt_worker import frames
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.prompt import PromptEncoding
 from trt_worker.condition.source import SourceEncoding
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.denoise.levels import parameterisation_of
+from trt_worker.denoise.schedules import whole
+from trt_worker.denoise.start import Sampling, start
 from trt_worker.device.feeds import feeds_of
 from trt_worker.device.row import Row, halves
 
@@ -53,7 +55,13 @@ class Preparation:
             node=job.sampler_node,
             end=job.end_step,
         )
-        levels = parameterisation_of(self.model, job.shift)
+        levels = parameterisation_of(
+            denoising.levels,
+            shift=job.shift,
+            width=job.width,
+            height=job.height,
+            steps=whole(job.steps, job.strength),
+        )
         shape = denoising.latent.shape(job.width, job.height)
         first, second = halves(
             feeds_of(job, ports, denoising, positive.text),

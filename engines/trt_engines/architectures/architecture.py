@@ -64,8 +64,26 @@ class Architecture:
         """What its first denoiser predicts."""
         return self.passes[0].levels.prediction
 
-    def predicting(self, prediction: str) -> Architecture:
-        """The same with another prediction, as single checkpoints have it. Raises: ValueError: there is none such."""
+    def predicting(
+        self,
+        prediction: str | None = None,
+        *,
+        shift: float | None = None,
+        zero_terminal_snr: bool = False,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+    ) -> Architecture:
+        """The same with other noise levels of its first pass, as single checkpoints have them.
+
+        Args: see `NoiseLevels.with_checkpoint`.
+        Raises: ValueError: there is no such prediction, or they contradict each other.
+        """
         first, *others = self.passes
-        changed = replace(first, levels=replace(first.levels, prediction=Prediction(prediction)))
-        return replace(self, passes=(changed, *others))
+        levels = first.levels.with_checkpoint(
+            prediction=prediction,
+            shift=shift,
+            zero_terminal_snr=zero_terminal_snr,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+        )
+        return replace(self, passes=(replace(first, levels=levels), *others))

@@ -69,7 +69,10 @@ def open_located(located: Located, family: str | None = None) -> Source:
     return Source(
         name=located.name,
         architecture=replace(entry, networks=tuple(one.network for one in modules.values())).predicting(
-            found.prediction
+            found.prediction,
+            zero_terminal_snr=found.zero_terminal_snr,
+            sigma_min=found.sigma_min,
+            sigma_max=found.sigma_max,
         ),
         modules=modules,
         checkpoint=checkpoint,
