@@ -9,6 +9,7 @@ from loguru import logger
 
 from trt_engines.architectures.served import why_unserved
 from trt_engines.description import FILE
+from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
 from trt_engines.weights import DigestNotes, damage
 from trt_worker.config.models import resolve_models
