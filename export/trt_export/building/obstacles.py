@@ -11,7 +11,7 @@ from trt_export.building.compiling import BUILDERS
 from trt_export.building.order import Order
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.estimates import FLOAT8
-from trt_export.modules.measure import meta_module
+from trt_export.measuring.measure import meta_module
 
 
 def obstacles_of(order: Order, stored: StoredWeights, machine: Machine) -> tuple[str, ...]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from trt_export.checkpoints.binding import BoundTensor, Piece
+from trt_engines.bound_weights import BoundTensor, Piece, digest
 from trt_export.graphs.exporter import parameters
 
 ELEMENTS = {
@@ -85,31 +83,6 @@ def link_files(bound: BoundGraph, folder: Path) -> None:
         link = folder / place
         link.unlink(missing_ok=True)
         link.symlink_to(file.resolve())
-
-
-def digest(tensors: Iterable[BoundTensor]) -> str:
-    """SHA-256 over name, type, shape and content of weights, wherever their bytes lie.
-
-    Raises: OSError: a file cannot be read.
-    """
-    total = hashlib.sha256()
-    for tensor in tensors:
-        grid = f" {tensor.grid}" if tensor.grid else ""
-        total.update(f"{tensor.name} {tensor.dtype} {tensor.shape}{grid}\n".encode())
-        for piece in (*tensor.pieces, *([tensor.scale] if tensor.scale else [])):
-            _hash(piece, total)
-    return total.hexdigest()
-
-
-def _hash(piece: Piece, total: hashlib._Hash) -> None:
-    with piece.file.open("rb") as stream:
-        offset, end = piece.offset, piece.offset + piece.length
-        while offset < end:
-            data = os.pread(stream.fileno(), min(CHUNK, end - offset), offset)
-            if not data:
-                raise OSError(f"{piece.file} ends before its weights do")
-            total.update(data)
-            offset += len(data)
 
 
 def _places(tensors: Iterable[BoundTensor]) -> dict[Path, str]:

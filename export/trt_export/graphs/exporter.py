@@ -15,9 +15,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from trt_engines.architectures.axis import Axis, Quantity
+from trt_engines.modules.load import default_type
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_export.graphs.examples import example_inputs
 from trt_export.graphs.optimisation import optimise
-from trt_export.modules.examples import example_inputs
-from trt_export.modules.module_spec import ModuleSpec
 
 OPSET = 20
 
@@ -80,12 +81,12 @@ def parameters(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def _trace(spec: ModuleSpec, precision: str) -> tuple[Any, set[str]]:
     """The exporter's program and the names of everything that a checkpoint holds."""
     dtype = TYPES[precision]
-    with FakeTensorMode(), _default_type(dtype):
+    with FakeTensorMode(), default_type(dtype):
         module = spec.make(spec.config).eval()
         module.requires_grad_(False)
         # Real values of integer buffers are lost as well: what a checkpoint does not hold has to be computed.
         weights = set(module.state_dict())
-        with _default_type(torch.float32):
+        with default_type(torch.float32):
             inputs = example_inputs(spec, _EXAMPLE, dtype)
     with _quiet(), torch.no_grad():
         try:
@@ -173,17 +174,6 @@ def _forget_origin(proto: onnx.ModelProto) -> None:
     for node in graph.node:
         node.doc_string = ""
     del graph.value_info[:]
-
-
-@contextmanager
-def _default_type(dtype: torch.dtype) -> Iterator[None]:
-    """Floating point values are made in this type: converting a module that has no values is not possible."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager
