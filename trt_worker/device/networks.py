@@ -16,11 +16,14 @@ from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
 from trt_engines.residency import Memory
 from trt_engines.sessions.host_calls import HostCalls
+from trt_engines.sessions.tiled_calls import TiledCalls
+from trt_engines.tiles import buckets_whole_or_tile
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Conditioner
 from trt_worker.condition.source import SourceEncoder
 from trt_worker.condition.tokenizer import clip_tokenizer
 from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
+from trt_worker.decode.tiled import TiledDecoder
 from trt_worker.device.engine_cache import EngineCache
 from trt_worker.plan.route import denoiser_buckets
 
@@ -84,8 +87,11 @@ class Networks(Generic[Tag]):
         self._streams: dict[str, Streams] = {}
         self._stream_of: dict[BatchKey, Stream] = {}
         self._conditioners: dict[Engine, Conditioner] = {}
-        self._source_encoders: dict[Engine, SourceEncoder] = {}
-        self._decoders: dict[Engine, Decoder[Tag]] = {}
+        # By engine and size of the picture: tiles of one size serve pictures of many.
+        self._source_encoders: dict[tuple[Engine, int, int], SourceEncoder] = {}
+        self._decoders: dict[tuple[Engine, int, int], Decoder[Tag] | TiledDecoder[Tag]] = {}
+        self._too_large: dict[tuple[Component, BatchKey], int] = {}  # sizes there was no room for, whole and tiles
+        self._told_tiles: set[tuple[Component, BatchKey, Bucket]] = set()
         self._left: list[Decoded[Tag]] = []  # pictures of decoders that were closed
 
     @property
@@ -156,12 +162,17 @@ class Networks(Generic[Tag]):
         return self._conditioners[engine]
 
     def source_encoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> SourceEncoder:
-        """What makes latents of source images of a size. Raises: EngineError."""
+        """What makes latents of source images of a size, in tiles where it must be. Raises: EngineError."""
         stream = self._streams_of(backend).condition
-        engine = self._engine(model, backend, Component.VAE_ENCODER, size.width, size.height, stream)
-        if engine not in self._source_encoders:
-            self._source_encoders[engine] = SourceEncoder(HostCalls(backend.device, engine))
-        return self._source_encoders[engine]
+        engine = self._autoencoder(model, backend, Component.VAE_ENCODER, size, stream)
+        key = engine, size.width, size.height
+        if key not in self._source_encoders:
+            if _is_whole(engine, size):
+                calls: HostCalls | TiledCalls = HostCalls(backend.device, engine)
+            else:
+                calls = TiledCalls(backend.device, engine, size.width, size.height)
+            self._source_encoders[key] = SourceEncoder(calls, size.width, size.height)
+        return self._source_encoders[key]
 
     def denoiser(
         self,
@@ -199,20 +210,34 @@ class Networks(Generic[Tag]):
         smallest = denoiser_buckets(size.width, size.height, 1, tokens)[0]
         return backend.refuses(EngineSpec(model=model, component=Component.DENOISER, bucket=smallest))
 
-    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag]:
-        """What makes pictures of a size. Raises: EngineError."""
+    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag] | TiledDecoder[Tag]:
+        """What makes pictures of a size, in tiles where it must be. Raises: EngineError."""
         streams = self._streams_of(backend)
-        engine = self._engine(model, backend, Component.VAE_DECODER, size.width, size.height, streams.decode)
-        if engine not in self._decoders:
-            self._held = engine
-            try:
-                self._cache_of(backend).reserve(
-                    engine, device_bytes(engine, self._slots), f"pictures of {engine.label}"
-                )
-            finally:
-                self._held = None
-            self._decoders[engine] = Decoder(backend.device, engine, streams.copies, self._slots)
-        return self._decoders[engine]
+        engine = self._autoencoder(model, backend, Component.VAE_DECODER, size, streams.decode)
+        key = engine, size.width, size.height
+        if key in self._decoders:
+            return self._decoders[key]
+        if not _is_whole(engine, size):
+            self._decoders[key] = TiledDecoder(backend.device, engine, size.width, size.height, self._slots)
+            return self._decoders[key]
+        self._held = engine
+        try:
+            self._cache_of(backend).reserve(engine, device_bytes(engine, self._slots), f"pictures of {engine.label}")
+        finally:
+            self._held = None
+        self._decoders[key] = Decoder(backend.device, engine, streams.copies, self._slots)
+        return self._decoders[key]
+
+    def smaller_tiles(self, model: Model, backend: EngineBackend, component: Component, size: BatchKey) -> bool:
+        """There is no room for an autoencoder at a size, whatever is closed: from now on it gets smaller tiles.
+
+        It stays so, for a picture must not depend on what else is in memory. Returns: False: there are none.
+        """
+        tried = self._too_large.get((component, size), 0) + 1
+        left = self._autoencoder_specs(model, backend, component, size)[1:]
+        if left:
+            self._too_large[component, size] = tried
+        return bool(left)
 
     def decoded(self) -> list[Decoded[Tag]]:
         """Pictures that have come back, each given once. Never waits."""
@@ -252,6 +277,38 @@ class Networks(Generic[Tag]):
             backend, [EngineSpec(model=model, component=component, bucket=bucket)], stream
         )
 
+    def _autoencoder(
+        self, model: Model, backend: EngineBackend, component: Component, size: BatchKey, stream: Stream
+    ) -> Engine:
+        """An engine of an autoencoder for whole pictures of a size, or else for tiles of them."""
+        specs = self._autoencoder_specs(model, backend, component, size)
+        engine = self._cache_of(backend).get(backend, specs[:1], stream)
+        told = component, size, specs[0].bucket
+        if not _is_whole(engine, size) and told not in self._told_tiles:
+            self._told_tiles.add(told)
+            logger.warning(
+                "{} on {} takes {}x{} in tiles of {}x{}: it cannot take it whole here. Colours may differ slightly.",
+                f"{model.name}/{component.value}",
+                backend.name,
+                size.width,
+                size.height,
+                specs[0].bucket.width,
+                specs[0].bucket.height,
+            )
+        return engine
+
+    def _autoencoder_specs(
+        self, model: Model, backend: EngineBackend, component: Component, size: BatchKey
+    ) -> list[EngineSpec]:
+        """Whole pictures and tiles that a backend takes, without those there was no room for. Raises: EngineRefused."""
+        buckets = buckets_whole_or_tile(size.width, size.height, model.latent_scale)
+        specs = [EngineSpec(model=model, component=component, bucket=bucket) for bucket in buckets]
+        refusals = [backend.refuses(spec) for spec in specs]
+        if all(refusals):
+            raise EngineRefused(f"{backend.name}: {refusals[0]}")
+        taken = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
+        return taken[self._too_large.get((component, size), 0) :]
+
     def _engines_in_use(self) -> Collection[Engine]:
         return [*self._in_use(), self._held] if self._held is not None else self._in_use()
 
@@ -263,11 +320,17 @@ class Networks(Generic[Tag]):
         """Whatever is under way in an engine is waited for, and what it gave is kept."""
         if (conditioner := self._conditioners.pop(engine, None)) is not None:
             conditioner.calls.close()
-        if (source_encoder := self._source_encoders.pop(engine, None)) is not None:
-            source_encoder.calls.close()
-        if (decoder := self._decoders.pop(engine, None)) is not None:
+        for key in [key for key in self._source_encoders if key[0] is engine]:
+            self._source_encoders.pop(key).calls.close()
+        for key in [key for key in self._decoders if key[0] is engine]:
+            decoder = self._decoders.pop(key)
             decoder.close()
             self._left += decoder.finished()
         for cache in self._caches.values():
             cache.release(engine)
         self._closing(engine)
+
+
+def _is_whole(engine: Engine, size: BatchKey) -> bool:
+    """Whether an autoencoder's engine takes whole pictures of a size."""
+    return engine.tensor("pixels").shape[-2:] == (size.height, size.width)

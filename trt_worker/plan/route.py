@@ -10,6 +10,7 @@ from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
 from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Component, Model
+from trt_engines.tiles import buckets_whole_or_tile
 from trt_worker.job import JobSpec
 from trt_worker.sampler_names import run_as
 
@@ -94,10 +95,18 @@ def route(
 def _refusal(
     backend: EngineBackend, model: Model, buckets: Sequence[Bucket], components: Sequence[Component]
 ) -> str | None:
-    """Why a backend cannot run a job, not even one image at a time; what is no denoiser is called with one row."""
+    """Why a backend cannot run a job, not even one image at a time and in tiles; what is no denoiser is called with one
+    row."""
+    whole = replace(buckets[0], rows=1)
     for component in components:
-        shapes = buckets if component is Component.DENOISER else (replace(buckets[0], rows=1),)
+        match component:
+            case Component.DENOISER:
+                shapes = buckets
+            case Component.VAE_DECODER | Component.VAE_ENCODER:
+                shapes = buckets_whole_or_tile(whole.width, whole.height, model.latent_scale)
+            case _:
+                shapes = (whole,)
         refusals = [backend.refuses(EngineSpec(model=model, component=component, bucket=bucket)) for bucket in shapes]
         if all(refusals):
-            return refusals[-1]
+            return refusals[-1] if component is Component.DENOISER else refusals[0]
     return None
