@@ -145,9 +145,7 @@ def with_statistics_of(component: Component, inputs: Mapping[str, NDArray[Any]])
         nodes.append(helper.make_node("Add", [f"scaled {number}", f"offset {number}"], list(node.output)))
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
-    return session_network(
-        onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    )
+    return session_network(onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]))
 
 
 ENCODE = session_network(open_graph(MODEL.graphs[Component.VAE_ENCODER], 1))
