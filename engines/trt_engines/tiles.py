@@ -3,6 +3,8 @@
 A tile differs from the same part of the whole picture in two ways. Near its sides the network sees zeros in place of
 what lies beyond; so the outer quarter of an overlap is not used, and tiles fade into each other over its middle half.
 And its group normalisation sees the tile's mean and variance; nothing is done about that, so larger tiles are better.
+How much it matters is the network's: with shapes-tiny, whose groups are a few channels, slopes and waves of 1024x768
+pixels change by 9/255 on average in tiles of 768, by 22 to 27 in tiles of 512 and by 36 to 41 in tiles of 256.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ class Networks(Generic[Tag]):
         if not _is_whole(engine, size) and told not in self._told_tiles:
             self._told_tiles.add(told)
             logger.warning(
-                "{} on {} takes {}x{} in tiles of {}x{}: it cannot take it whole here. Colours may differ slightly.",
+                "{} on {} takes {}x{} in tiles of {}x{}: it has no room or engine for the whole. Colours may differ.",
                 f"{model.name}/{component.value}",
                 backend.name,
                 size.width,
