@@ -123,3 +123,27 @@ def test_the_pace_follows_what_is_measured_and_forgets_slowly() -> None:
 
     assert pace.seconds(1) == pytest.approx(3, abs=0.01)
     assert pace.overhead_seconds == pytest.approx(2, abs=0.01)
+
+
+@dataclass(frozen=True)
+class Narrow(Picky):
+    """A backend whose autoencoders take no picture with a side of more than `most` pixels."""
+
+    most: int = 512
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        autoencoder = spec.network in {"vae_decoder", "vae_encoder"}
+        too_large = autoencoder and max(spec.bucket.width, spec.bucket.height) > self.most
+        return f"{spec.bucket.label} is too large" if too_large else super().refuses(spec)
+
+
+def test_a_picture_that_the_decoder_takes_in_tiles_only_is_taken() -> None:
+    plan = route(a_job(width=1024, height=1024), MODEL, [Narrow("fast")], max_rows=4)
+
+    assert plan.backend == "fast"
+    assert not plan.fallback
+
+
+def test_a_picture_that_the_decoder_takes_neither_whole_nor_in_tiles_is_refused_for_its_own_size() -> None:
+    with pytest.raises(EngineRefused, match="fast: 1024x1024r1t77 is too large"):
+        route(a_job(width=1024, height=1024), MODEL, [Narrow("fast", most=200)], max_rows=4)

@@ -23,6 +23,7 @@ from trt_engines.residency import Memory
 from trt_worker import frames
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
+from trt_worker.condition.source import SourceEncoding
 from trt_worker.decode.decoder import Decoded
 from trt_worker.device.batches import Batches
 from trt_worker.device.networks import Networks
@@ -201,8 +202,12 @@ class DeviceLoop:
             raise NotAtHand(f"this device was not told of {job.model if model is None else run.backend}")
         encoded = None
         if source:  # first: one that is no image costs nothing else
-            encoder = self._networks.source_encoder(model, backend, batch_key(run))
-            encoded = encoder.begin(source, job.source_fit)
+            key = batch_key(run)
+
+            def encode() -> SourceEncoding:
+                return self._networks.source_encoder(model, backend, key).begin(source, job.source_fit)
+
+            encoded = self._in_tiles_at_worst(model, backend, model.facts.encoder, key, encode)
         prompts = [job.prompt]
         if second_evaluation(model.facts.passes[0].guidance, job.guidance):
             prompts.append(job.negative_prompt)
@@ -359,7 +364,7 @@ class DeviceLoop:
                     self._with_room(lambda: decode(row, latent))
                 except OutOfMemory:
                     batch.release_engines()  # all of the step's calls are in the stream: they may leave for a decoder
-                    self._with_room(lambda: decode(row, latent))
+                    self._in_tiles_at_worst(model, backend, model.facts.decoder, key, lambda: decode(row, latent))
             except ENDS_THE_PROCESS:
                 raise
             except Exception as error:  # noqa: BLE001  # told once the step is through
@@ -378,6 +383,19 @@ class DeviceLoop:
                 raise
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
             return work()
+
+    def _in_tiles_at_worst(
+        self, model: Model, backend: EngineBackend, network: str, key: BatchKey, work: Callable[[], T]
+    ) -> T:
+        """What asks for an autoencoder; where there is no room for it once all that is idle was closed, it is asked
+        once more for smaller tiles."""
+        while True:
+            try:
+                return self._with_room(work)
+            except OutOfMemory as error:
+                if not self._networks.smaller_tiles(model, backend, network, key):
+                    raise
+                logger.warning("{}; {}x{} is tried in smaller tiles.", error, key.width, key.height)
 
     def _wait(self) -> None:
         """There is nothing to give to the device: wait for the first thing that changes that."""

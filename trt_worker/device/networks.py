@@ -16,6 +16,8 @@ from trt_engines.errors import EngineRefused, OutOfMemory
 from trt_engines.model import Model
 from trt_engines.residency import Memory
 from trt_engines.sessions.host_calls import HostCalls
+from trt_engines.sessions.tiled_calls import TiledCalls
+from trt_engines.tiles import buckets_whole_or_tile
 from trt_engines.vocabularies import byte_pairs
 from trt_worker.batch.admission import BatchKey
 from trt_worker.condition.encode import Conditioner
@@ -23,6 +25,7 @@ from trt_worker.condition.prompt import PromptEncoding
 from trt_worker.condition.source import SourceEncoder
 from trt_worker.condition.tokenizer import clip_tokenizer
 from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
+from trt_worker.decode.tiled import TiledDecoder
 from trt_worker.device.engine_cache import EngineCache
 from trt_worker.plan.route import denoiser_buckets
 
@@ -90,8 +93,11 @@ class Networks(Generic[Tag]):
         self._streams: dict[str, Streams] = {}
         self._stream_of: dict[BatchKey, Stream] = {}
         self._conditioners: dict[Engine, Conditioner] = {}
-        self._source_encoders: dict[Engine, SourceEncoder] = {}
-        self._decoders: dict[Engine, Decoder[Tag]] = {}
+        # By engine and size of the picture: tiles of one size serve pictures of many.
+        self._source_encoders: dict[tuple[Engine, int, int], SourceEncoder] = {}
+        self._decoders: dict[tuple[Engine, int, int], Decoder[Tag] | TiledDecoder[Tag]] = {}
+        self._too_large: dict[tuple[str, BatchKey], int] = {}  # sizes there was no room for, whole and tiles
+        self._told_tiles: set[tuple[str, BatchKey, Bucket]] = set()
         self._left: list[Decoded[Tag]] = []  # pictures of decoders that were closed
 
     @property
@@ -183,12 +189,17 @@ class Networks(Generic[Tag]):
         return self._conditioners[engine]
 
     def source_encoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> SourceEncoder:
-        """What makes latents of source images of a size. Raises: EngineError."""
+        """What makes latents of source images of a size, in tiles where it must be. Raises: EngineError."""
         stream = self._streams_of(backend).condition
-        engine = self._engine(model, backend, model.facts.encoder, size.width, size.height, stream)
-        if engine not in self._source_encoders:
-            self._source_encoders[engine] = SourceEncoder(HostCalls(backend.device, engine))
-        return self._source_encoders[engine]
+        engine = self._autoencoder(model, backend, model.facts.encoder, size, stream)
+        key = engine, size.width, size.height
+        if key not in self._source_encoders:
+            if _is_whole(engine, size):
+                calls: HostCalls | TiledCalls = HostCalls(backend.device, engine)
+            else:
+                calls = TiledCalls(backend.device, engine, size.width, size.height)
+            self._source_encoders[key] = SourceEncoder(calls, size.width, size.height)
+        return self._source_encoders[key]
 
     def denoiser(
         self,
@@ -230,20 +241,34 @@ class Networks(Generic[Tag]):
         smallest = denoiser_buckets(model, size.width, size.height, 1, tokens)[0]
         return backend.refuses(EngineSpec(model=model, network=model.facts.passes[0].denoiser, bucket=smallest))
 
-    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag]:
-        """What makes pictures of a size. Raises: EngineError."""
+    def decoder(self, model: Model, backend: EngineBackend, size: BatchKey) -> Decoder[Tag] | TiledDecoder[Tag]:
+        """What makes pictures of a size, in tiles where it must be. Raises: EngineError."""
         streams = self._streams_of(backend)
-        engine = self._engine(model, backend, model.facts.decoder, size.width, size.height, streams.decode)
-        if engine not in self._decoders:
-            self._held = engine
-            try:
-                self._cache_of(backend).reserve(
-                    engine, device_bytes(engine, self._slots), f"pictures of {engine.label}"
-                )
-            finally:
-                self._held = None
-            self._decoders[engine] = Decoder(backend.device, engine, streams.copies, self._slots)
-        return self._decoders[engine]
+        engine = self._autoencoder(model, backend, model.facts.decoder, size, streams.decode)
+        key = engine, size.width, size.height
+        if key in self._decoders:
+            return self._decoders[key]
+        if not _is_whole(engine, size):
+            self._decoders[key] = TiledDecoder(backend.device, engine, size.width, size.height, self._slots)
+            return self._decoders[key]
+        self._held = engine
+        try:
+            self._cache_of(backend).reserve(engine, device_bytes(engine, self._slots), f"pictures of {engine.label}")
+        finally:
+            self._held = None
+        self._decoders[key] = Decoder(backend.device, engine, streams.copies, self._slots)
+        return self._decoders[key]
+
+    def smaller_tiles(self, model: Model, backend: EngineBackend, network: str, size: BatchKey) -> bool:
+        """There is no room for an autoencoder at a size, whatever is closed: from now on it gets smaller tiles.
+
+        It stays so, for a picture must not depend on what else is in memory. Returns: False: there are none.
+        """
+        tried = self._too_large.get((network, size), 0) + 1
+        left = self._autoencoder_specs(model, backend, network, size)[1:]
+        if left:
+            self._too_large[network, size] = tried
+        return bool(left)
 
     def decoded(self) -> list[Decoded[Tag]]:
         """Pictures that have come back, each given once. Never waits."""
@@ -297,6 +322,38 @@ class Networks(Generic[Tag]):
         fit = [spec for spec in specs if backend.refuses(spec) is None]
         return self._cache_of(backend).get(backend, fit or specs[-1:], stream)
 
+    def _autoencoder(
+        self, model: Model, backend: EngineBackend, network: str, size: BatchKey, stream: Stream
+    ) -> Engine:
+        """An engine of an autoencoder for whole pictures of a size, or else for tiles of them."""
+        specs = self._autoencoder_specs(model, backend, network, size)
+        engine = self._cache_of(backend).get(backend, specs[:1], stream)
+        told = network, size, specs[0].bucket
+        if not _is_whole(engine, size) and told not in self._told_tiles:
+            self._told_tiles.add(told)
+            logger.warning(
+                "{} on {} takes {}x{} in tiles of {}x{}: it has no room or engine for the whole. Colours may differ.",
+                f"{model.name}/{network}",
+                backend.name,
+                size.width,
+                size.height,
+                specs[0].bucket.width,
+                specs[0].bucket.height,
+            )
+        return engine
+
+    def _autoencoder_specs(
+        self, model: Model, backend: EngineBackend, network: str, size: BatchKey
+    ) -> list[EngineSpec]:
+        """Whole pictures and tiles that a backend takes, without those there was no room for. Raises: EngineRefused."""
+        buckets = buckets_whole_or_tile(size.width, size.height, model.facts.size_step)
+        specs = [EngineSpec(model=model, network=network, bucket=bucket) for bucket in buckets]
+        refusals = [backend.refuses(spec) for spec in specs]
+        if all(refusals):
+            raise EngineRefused(f"{backend.name}: {refusals[0]}")
+        taken = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
+        return taken[self._too_large.get((network, size), 0) :]
+
     def _engines_in_use(self) -> Collection[Engine]:
         return [*self._in_use(), self._held] if self._held is not None else self._in_use()
 
@@ -308,11 +365,17 @@ class Networks(Generic[Tag]):
         """Whatever is under way in an engine is waited for, and what it gave is kept."""
         if (conditioner := self._conditioners.pop(engine, None)) is not None:
             conditioner.calls.close()
-        if (source_encoder := self._source_encoders.pop(engine, None)) is not None:
-            source_encoder.calls.close()
-        if (decoder := self._decoders.pop(engine, None)) is not None:
+        for key in [key for key in self._source_encoders if key[0] is engine]:
+            self._source_encoders.pop(key).calls.close()
+        for key in [key for key in self._decoders if key[0] is engine]:
+            decoder = self._decoders.pop(key)
             decoder.close()
             self._left += decoder.finished()
         for cache in self._caches.values():
             cache.release(engine)
         self._closing(engine)
+
+
+def _is_whole(engine: Engine, size: BatchKey) -> bool:
+    """Whether an autoencoder's engine takes whole pictures of a size."""
+    return engine.tensor("pixels").shape[-2:] == (size.height, size.width)

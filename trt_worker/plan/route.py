@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from trt_engines.architectures.guidance import Guidance, GuidanceKind
+from trt_engines.architectures.network import Role
 from trt_engines.backend import EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model
+from trt_engines.tiles import buckets_whole_or_tile
 from trt_worker.job import JobSpec
 from trt_worker.sampler_names import run_as
 
@@ -105,11 +107,19 @@ def route(
 
 
 def _refusal(backend: EngineBackend, model: Model, buckets: Sequence[Bucket], networks: Sequence[str]) -> str | None:
-    """Why a backend cannot run a job, not even one image at a time; what is no denoiser is called with one row."""
-    denoisers = {one.denoiser for one in model.facts.passes}
+    """Why a backend cannot run a job, not even one image at a time and in tiles; what is no denoiser is called with one
+    row."""
+    whole, facts = replace(buckets[0], rows=1), model.facts
     for network in networks:
-        shapes = buckets if network in denoisers else (replace(buckets[0], rows=1),)
+        role = facts.network(network).role
+        match role:
+            case Role.DENOISER:
+                shapes = tuple(buckets)
+            case Role.AUTOENCODER:
+                shapes = buckets_whole_or_tile(whole.width, whole.height, facts.size_step)
+            case Role.TEXT_ENCODER:
+                shapes = (whole,)
         refusals = [backend.refuses(EngineSpec(model=model, network=network, bucket=bucket)) for bucket in shapes]
         if all(refusals):
-            return refusals[-1]
+            return refusals[-1] if role is Role.DENOISER else refusals[0]
     return None

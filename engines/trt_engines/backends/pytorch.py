@@ -1,7 +1,7 @@
-"""PyTorch through the modules that are exported: on the processor the fallback and the reference, on a card the fallback.
+"""PyTorch through the modules that are exported: the fallback, and on the processor the reference too.
 
-Nothing here was run on a card: what only a card can prove is `_card`, `_computes_bfloat16`, and that the modules compute
-the same there.
+Nothing here was run on a card: only a card can prove `_card`, `_computes_bfloat16`, and that modules compute the same
+there.
 """
 
 from __future__ import annotations
