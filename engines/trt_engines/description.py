@@ -36,6 +36,13 @@ class DescribedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Annotated[int, Meta(ge=1, le=2**40)] | None = None  # None: as many as the architecture's own size has
 
 
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the owner of a checkpoint put it. Paths are absolute."""
+
+    path: str
+    networks: dict[str, str] = {}  # files of single networks that lie elsewhere, by network
+
+
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `model.json`. Paths are relative to its folder."""
 
@@ -51,6 +58,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     native_width: Side | None = None
     native_height: Side | None = None
     digests: dict[str, Digest] = {}  # of files, by path
+    source: Source | None = None  # None: the folder itself has the weights
 
 
 def read_description(source: Path) -> Description:
@@ -83,7 +91,7 @@ def _problems(described: Description) -> Iterator[str]:
     names = {"name": described.name, "architecture": described.architecture}
     names |= {f"files.{use}": name for use, name in described.files.items()}
     for field, name in names.items():
-        if problem := _problem_with_name(name):
+        if problem := problem_with_name(name):
             yield f"{field}: {problem}"
     paths = {f"digests, file {number}": path for number, path in enumerate(described.digests, start=1)}
     for network, files in described.networks.items():
@@ -97,7 +105,8 @@ def _problems(described: Description) -> Iterator[str]:
             yield f"{field}: {problem}"
 
 
-def _problem_with_name(name: str) -> str:
+def problem_with_name(name: str) -> str:
+    """Why a text is no name of a model, as the end of a sentence; empty: it is one."""
     if not 0 < len(name) <= MOST_NAME:
         return f"has {len(name)} characters; a name has 1 to {MOST_NAME}"
     if not name.isprintable() or name != name.strip():

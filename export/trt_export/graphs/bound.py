@@ -34,19 +34,23 @@ class BoundGraph:
     weight_bytes: int
 
 
-def bind_graph(graph: onnx.ModelProto, tensors: Iterable[BoundTensor]) -> BoundGraph:
+def bind_graph(
+    graph: onnx.ModelProto, tensors: Iterable[BoundTensor], places: Mapping[Path, str] | None = None
+) -> BoundGraph:
     """The graph with its weights where a checkpoint has them.
 
     A weight of another type than the graph's gets a Cast behind it, a float8 weight a DequantizeLinear with its scale
     (and a multiplication where it has one for each block),
     and one whose halves are swapped a Split and a Concat. Nothing is read but for the digest.
 
+    Args: places: what each file is called in the graph's folder; None: plain names that are made here.
+
     Raises: ValueError: a weight of the graph is not among the tensors, or differs in shape.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(graph)
     bound = {tensor.name: tensor for tensor in tensors}
-    places = _places(bound.values())
+    places = _places(bound.values()) if places is None else places
     nodes: list[onnx.NodeProto] = []
     kept: list[TensorProto] = []
     for initializer in proto.graph.initializer:
