@@ -41,6 +41,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: str
     networks: dict[str, str] = {}  # files of single networks that lie elsewhere, by network
+    architecture: str | None = None  # as its owner named it; None: its files say it
+    fingerprint: str = ""  # of its files when it was added, see `trt_export.building.located`; empty: nobody noted it
 
 
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
