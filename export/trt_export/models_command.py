@@ -197,7 +197,7 @@ def _add_one(
     looks = looks_of(wanted)
     try:
         added = add_checkpoint(wanted, models, store, stop, lambda _: None)
-    except _problems() as error:
+    except adding_problems() as error:
         tell(News(text=f"{wanted.model} is not added, and not tried again before it changes: {error}", failed=True))
         with suppress(OSError):
             notes.keep(wanted, looks, str(error))
@@ -262,8 +262,8 @@ def _custom(text: str) -> Wanted:
         raise typer.BadParameter(f"{text!r}: {error!r}", param_hint="--custom") from error
 
 
-def _problems() -> tuple[type[Exception], ...]:
-    """What people can do something about."""
+def adding_problems() -> tuple[type[Exception], ...]:
+    """What adding a checkpoint ends with that people can do something about."""
     from trt_engines.architectures.registry import UnknownArchitecture
     from trt_engines.errors import EngineError
     from trt_export.adding.add import CannotAdd
@@ -283,7 +283,7 @@ def _errors(command: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = (EngineError, CannotRemove, OSError) if command != "add" else _problems()
+        known = (EngineError, CannotRemove, OSError) if command != "add" else adding_problems()
         if not isinstance(error, known):
             raise
         typer.echo(message(f"models {command}: {' '.join(str(error).split())}"), err=True)

@@ -24,10 +24,10 @@ from trt_engines.store.files import room_for, write_whole
 from trt_engines.store.locks import hold
 from trt_export.adding.baselines import family_of
 from trt_export.adding.folder import Written, write_network
-from trt_export.adding.staging import CONVERTED, lock_of, publish, staged, tidy
+from trt_export.adding.staging import lock_of, publish, staged, tidy
 from trt_export.adding.wanted import Wanted
 from trt_export.building.holdings import Holdings, holdings
-from trt_export.building.located import Located, fingerprint
+from trt_export.building.located import CONVERTED, Located, fingerprint
 from trt_export.building.phases import export_by_name
 from trt_export.building.source import Source, open_located
 from trt_export.checkpoints.kinds import refuse_other_kinds

@@ -101,6 +101,17 @@ def survey(models: Path, custom: Sequence[Wanted], notes: Notes) -> Survey:
     )
 
 
+def added_from(models: Path, wanted: Wanted) -> str | None:
+    """The name of the model that was added from a checkpoint and that its checkpoint still is; None: there is none."""
+    for file in sorted(models.glob(f"[!.]*/{FILE}")):
+        known = _known(file)
+        if known is None or (known[0].path, known[0].networks) != (wanted.path, wanted.networks):
+            continue
+        if known[1] == looks_of(known[0]):
+            return known[0].model
+    return None
+
+
 def _known(description: Path) -> tuple[Wanted, str] | None:
     """The checkpoint of a model and what it looked like when it was added; None: the model has none."""
     try:

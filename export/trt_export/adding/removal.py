@@ -10,7 +10,8 @@ from pathlib import Path
 from trt_engines.description import FILE, Description, read_description
 from trt_engines.errors import ModelUnusable
 from trt_engines.store.locks import hold
-from trt_export.adding.staging import CONVERTED, SIDE, lock_of
+from trt_export.adding.staging import SIDE, lock_of
+from trt_export.building.located import CONVERTED
 
 
 class CannotRemove(Exception):

@@ -14,9 +14,6 @@ from pathlib import Path
 from trt_engines.store.files import remove_tree
 from trt_engines.store.locks import hold_if_free
 
-CONVERTED = "checkpoint.safetensors"
-"""What a pickled checkpoint becomes, in the model's folder."""
-
 SIDE = "side-{}.safetensors"
 """File of those of a network's weights that cannot be bound where they lie."""
 
