@@ -33,6 +33,7 @@ from trt_worker.sessions import GuardedSessions
 from trt_worker.submit.upload import Uploader
 from trt_worker.supervisor.device_link import DeviceLink
 from trt_worker.supervisor.maker import JobMaker
+from trt_worker.supervisor.newcomers import add_newcomers
 from trt_worker.supervisor.offering import DIGESTS, Found, Offering
 from trt_worker.supervisor.service import Service
 from trt_worker.supervisor.spawn import DeviceProcess
@@ -69,6 +70,7 @@ class Worker:
     offering: Offering
     stop: anyio.Event = field(default_factory=anyio.Event)
     stopped: anyio.Event = field(default_factory=anyio.Event)
+    offering_anew: anyio.Lock = field(default_factory=anyio.Lock)  # a reload and a new model may come at once
     failure: str = ""
     _counted: tuple[int, int] = (0, 0)
 
@@ -133,11 +135,13 @@ async def open_worker(
     log_directory: Path | None = None,
     verbosity: int = 0,
     started: DeviceProcess | None = None,
+    newcomers: bool = False,
 ) -> AsyncIterator[Worker]:
     """Start devices, then transports; leaving the context drains: every job taken is settled, within the bound.
 
     Args:
         started: a device process that was started beforehand, to save its start-up time.
+        newcomers: whether checkpoints that are no models yet are added in the background, and then offered.
 
     Raises: ConfigError, DriverFailed, UnknownGpu: before anything is started.
         DeviceUnusable: no device can be started.
@@ -184,6 +188,8 @@ async def open_worker(
                 side.start_soon(maker.health.run)
                 if source is not None:
                     side.start_soon(_follow_config, worker, source)
+                if newcomers:
+                    side.start_soon(_add_newcomers, worker)
                 async with anyio.create_task_group() as intake:
                     intake.start_soon(_take_jobs, worker)
                     try:
@@ -214,7 +220,12 @@ async def run(
         async with anyio.create_task_group() as both:
             with anyio.open_signal_receiver(SIGINT, SIGTERM) as signals:
                 async with open_worker(
-                    config, source=source, log_directory=log_directory, verbosity=verbosity, started=started
+                    config,
+                    source=source,
+                    log_directory=log_directory,
+                    verbosity=verbosity,
+                    started=started,
+                    newcomers=True,
                 ) as worker:
                     both.start_soon(_obey_signals, signals, worker, both.cancel_scope)
                     await worker.stop.wait()
@@ -320,15 +331,28 @@ async def _follow_config(worker: Worker, source: ConfigSource) -> None:
     changes = follow(source.path, worker.config, environ=source.environ, name=source.name, home=source.home)
     async with aclosing(changes):
         async for reload in changes:
-            found = await anyio.to_thread.run_sync(worker.offering.find, reload.config)
-            for link in worker.links:  # first of all: what is offered, every device knows
-                await link.hand_over(found.models.values())
-            worker.service.maker.health.retry()
-            _withhold_damaged(found, worker.service.maker)
             worker.config = reload.config
-            worker.service.offer(found.models)
+            worker.service.maker.health.retry()
+            await _offer(worker)
             worker.service.depth = _depth(reload.config, len(worker.links))
             worker.networks.adopt(reload.config)
+
+
+async def _add_newcomers(worker: Worker) -> None:
+    async def added() -> None:
+        await _offer(worker)
+
+    await add_newcomers(worker.config, added)
+
+
+async def _offer(worker: Worker) -> None:
+    """Offer what the configuration names and the disk has now."""
+    async with worker.offering_anew:
+        found = await anyio.to_thread.run_sync(worker.offering.find, worker.config)
+        for link in worker.links:  # first of all: what is offered, every device knows
+            await link.hand_over(found.models.values())
+        _withhold_damaged(found, worker.service.maker)
+        worker.service.offer(found.models)
 
 
 def _withhold_damaged(found: Found, maker: JobMaker) -> None:

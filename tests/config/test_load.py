@@ -222,7 +222,7 @@ def test_every_wrong_value_is_reported_at_once_with_its_place_and_what_is_allowe
         ("backends: [onnxruntime, cuda]", "item 2: 'cuda' is not known; allowed: tensorrt-rtx"),
         ("wallet_address: 0x12", "40 hexadecimal digits"),
         ("dreamer_name: " + "n" * 101, "1 to 100 characters"),
-        ("custom_models: [{name: A, baseline: sdxl, filepath: a}]", "item 1, baseline"),
+        ("custom_models: [{name: A, baseline: sd_xl, filepath: a}]", "item 1, baseline: 'sd_xl' is no architecture"),
         ("models_to_load: '[\"A\"'", "no list in brackets"),
         ("network: horde", "set horde_url"),
         ("api_key: a b", "copy it again"),
@@ -333,6 +333,14 @@ def test_custom_models_are_read_in_pythons_own_form_too() -> None:
     [model] = load_config(None, environ={"AIWORKER_CUSTOM_MODELS": text}).config.custom_models
 
     assert (model.name, model.filepath) == ("A", Path("/a b.safetensors"))
+
+
+def test_checkpoints_of_ones_own_lie_where_the_worker_does_unless_they_are_named_in_full() -> None:
+    text = "[{'name': 'A', 'baseline': 'sdxl', 'filepath': 'a.safetensors'}]"
+
+    [model] = load_config(None, environ={"AIWORKER_CUSTOM_MODELS": text}, home=Path("/home")).config.custom_models
+
+    assert model.filepath == Path("/home/a.safetensors")
 
 
 def test_the_environment_that_the_regen_workers_converter_writes_is_read_whole() -> None:

@@ -18,10 +18,10 @@ class OnDisk:
 
 AVAILABLE = {
     "Deliberate": OnDisk("stable_diffusion_1"),
-    "AlbedoBase XL": OnDisk("stable_diffusion_xl"),
-    "Old One": OnDisk("stable_diffusion_2_768"),
-    "Juggernaut XL": OnDisk("stable_diffusion_xl"),
-    "All in one": OnDisk("shapes_tiny"),
+    "AlbedoBase XL": OnDisk("sdxl"),
+    "Old One": OnDisk("stable_diffusion_2_v"),
+    "Juggernaut XL": OnDisk("sdxl"),
+    "All in one": OnDisk("stable_diffusion_1_inpainting"),
 }
 NAMES = tuple(AVAILABLE)
 
@@ -33,14 +33,18 @@ NAMES = tuple(AVAILABLE)
         (["all models"], NAMES),
         (["ALL MODEL"], NAMES),
         (["ALL SDXL"], ("AlbedoBase XL", "Juggernaut XL")),
-        (["ALL SD15 MODELS"], ("Deliberate",)),
+        (["ALL SD15 MODELS"], ("Deliberate", "All in one")),
+        (["ALL INPAINTING"], ("All in one",)),
+        (["baseline: stable_diffusion_xl"], ("AlbedoBase XL", "Juggernaut XL")),
+        (["Baseline:stable diffusion 1"], ("Deliberate", "All in one")),
+        (["ALL stable_diffusion_2_768"], ("Old One",)),
         (["all sd21 model"], ("Old One",)),
-        (["ALL shapes_tiny"], ("All in one",)),
+        (["ALL stable_diffusion_1_inpainting"], ("All in one",)),
         (["Juggernaut XL", "Deliberate"], ("Juggernaut XL", "Deliberate")),
         (["juggernaut xl"], ("Juggernaut XL",)),
-        (["Deliberate", "ALL SD15", "Deliberate"], ("Deliberate",)),
+        (["Deliberate", "ALL SD15", "Deliberate"], ("Deliberate", "All in one")),
         (["All in one"], ("All in one",)),
-        (["ALL SDXL", "ALL SD15"], ("AlbedoBase XL", "Juggernaut XL", "Deliberate")),
+        (["ALL SDXL", "ALL SD15"], ("AlbedoBase XL", "Juggernaut XL", "Deliberate", "All in one")),
     ],
 )
 def test_what_is_asked_for_is_offered_in_that_order(load: list[str], names: tuple[str, ...]) -> None:
@@ -68,7 +72,7 @@ def test_what_is_skipped_is_not_made_up_for() -> None:
 
 
 def test_instructions_work_in_what_is_skipped() -> None:
-    assert resolve_models(["ALL"], ["ALL SDXL", "ALL SD15"], AVAILABLE)[0] == ("Old One", "All in one")
+    assert resolve_models(["ALL"], ["ALL SDXL", "ALL SD15"], AVAILABLE)[0] == ("Old One",)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,7 @@ def test_instructions_work_in_what_is_skipped() -> None:
         ("Juggernaut", "closest is 'Juggernaut XL'"),
         ("ALL NSFW", "do not say whether they are nsfw"),
         ("ALL FLUX", "matches no model"),
+        ("baseline: stable_diffusion_9", "names no architecture; known are "),
         ("TOP", "write for example TOP 3"),
         ("TOP 10xyz", "write for example TOP 3"),
         ("TOP " + "9" * 5000, "write for example TOP 3"),

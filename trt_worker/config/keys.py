@@ -68,14 +68,13 @@ UNSERVED: dict[str, str] = {
     "allow_lora": "LoRA jobs are not served yet, so none is taken",
     "allow_post_processing": "post-processing is not served yet, so no job that asks for it is taken",
     "civitai_api_token": "nothing is downloaded from CivitAI",
-    "custom_models": "a checkpoint is not run as it is; put an exported model folder under cache_home instead",
 }
 """Live keys that allow something which no engine of this version can do: told when they are switched on."""
 
 _ONE_COPY = "weights are held once and memory is managed by itself"
 _ONE_PROCESS = "every card has one process that runs many jobs at once; max_batch sets how many"
 _NO_DOWNLOAD = "this worker downloads no models; it serves what lies under cache_home"
-_MODELS_PLACE = "models are found under cache_home only"
+_MODELS_PLACE = "models are found under cache_home; name others in custom_models, or add them: models add PATH"
 _IMAGES_ONLY = "this worker makes images only"
 _MEASURED = "how much is taken ahead follows from the measured speed; queue_size limits it"
 _TIMEOUTS = "a device that says nothing is restarted after process_timeout"

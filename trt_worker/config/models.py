@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Protocol
 
+from trt_engines.architectures.feed import Feed
+from trt_engines.architectures.registry import ARCHITECTURES, known_as
+
 META = re.compile(r"(?P<what>all|top|bottom)(?:\s+(?P<which>\w+))??(?:\s+models?)?", re.IGNORECASE)
 """`ALL`, `ALL SDXL`, `TOP 5`, `BOTTOM 2`, each with an optional `MODEL` or `MODELS`. Matched over the whole text:
 older workers did not, so that a model called `All in one` was an instruction."""
 
-BASELINES = {
-    "sd15": ("stable_diffusion_1",),
-    "sd21": ("stable_diffusion_2", "stable_diffusion_2_512", "stable_diffusion_2_768"),
-    "sdxl": ("stable_diffusion_xl",),
-}
-"""Architectures behind the short names that instructions use; an architecture can also be named in full."""
+BASELINE = re.compile(r"baseline\s*:\s*(?P<which>\S.*)", re.IGNORECASE)
+"""`baseline: stable_diffusion_xl`: the same as `ALL stable_diffusion_xl`."""
 
-UNKNOWABLE = frozenset({"sfw", "nsfw", "inpainting"})
+SHORT = {"sd15": "stable_diffusion_1", "sd21": "stable_diffusion_2", "flux": "flux_1"}
+"""What instructions call architectures; all else is an architecture's own name, or what a network calls it."""
+
+UNKNOWABLE = frozenset({"sfw", "nsfw"})
 """Groups of the Horde's model list about which a model on disk says nothing."""
 
 
@@ -70,6 +72,8 @@ def _one(
 ) -> Sequence[str]:
     if entry in available:
         return [entry]
+    if (baseline := BASELINE.fullmatch(entry)) is not None:
+        return _of_architectures(entry, baseline["which"], key, available, notes)
     instruction = META.fullmatch(entry)
     if instruction is not None:
         return _meta(entry, instruction, key, available, popular, notes)
@@ -100,11 +104,7 @@ def _meta(
                 f"{key}: {entry!r} cannot be resolved, since models on disk do not say whether they are {which}"
             )
             return []
-        wanted = BASELINES.get(which, (which,))
-        names = [name for name, model in available.items() if model.architecture.lower() in wanted]
-        if not names:
-            notes.append(f"{key}: {entry!r} matches no model at hand")
-        return names
+        return _of_architectures(entry, which, key, available, notes)
     if not which.isdecimal() or len(which) > 6:
         notes.append(f"{key}: {entry!r} is not understood; write for example TOP 3")
         return []
@@ -117,3 +117,27 @@ def _meta(
     if what == "bottom":
         ranked.reverse()
     return ranked[: int(which)]
+
+
+def _of_architectures(
+    entry: str, which: str, key: str, available: Mapping[str, HasArchitecture], notes: list[str]
+) -> Sequence[str]:
+    meant = architectures(which)
+    names = [name for name, model in available.items() if model.architecture in meant]
+    if not meant:
+        notes.append(
+            f"{key}: {entry!r} names no architecture; known are {', '.join(one.name for one in ARCHITECTURES)}"
+        )
+    elif not names:
+        notes.append(f"{key}: {entry!r} matches no model at hand")
+    return names
+
+
+def architectures(word: str) -> frozenset[str]:
+    """The names of the architectures that operators and networks call by a word, in any case; none: nobody does."""
+    plain = word.strip().lower()
+    if plain == "inpainting":
+        fed = {one.name: {tensor.feed for net in one.denoisers for tensor in net.inputs} for one in ARCHITECTURES}
+        return frozenset(name for name, feeds in fed.items() if Feed.MASK in feeds)
+    words = (SHORT.get(plain, plain), plain.replace(" ", "_").replace("-", "_"))
+    return frozenset(one.name for spelt in words for one in known_as(spelt))

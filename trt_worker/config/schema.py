@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from trt_engines.architectures.registry import ARCHITECTURES, known_as
 from trt_engines.backends.ladder import BACKENDS, TEST_BACKENDS
 from trt_worker.addresses import is_loopback
 from trt_worker.config.source import parse_flow
@@ -144,6 +145,13 @@ def _wallet(text: str) -> str:
     return text
 
 
+def _baseline(text: str) -> str:
+    if not known_as(text):
+        known = dict.fromkeys(alias for one in ARCHITECTURES for alias in one.aliases if " " not in alias)
+        raise ValueError(f"is no architecture; allowed: {', '.join(known)}")
+    return text
+
+
 def _backend(text: str) -> str:
     if text not in BACKENDS:
         raise ValueError(f"is not known; allowed: {', '.join(BACKENDS)}")
@@ -167,14 +175,7 @@ class CustomModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: Name
-    baseline: Literal[
-        "stable_diffusion_1",
-        "stable_diffusion_2_512",
-        "stable_diffusion_2_768",
-        "stable_diffusion_xl",
-        "stable_cascade",
-        "flux_1",
-    ]
+    baseline: Annotated[Text, AfterValidator(_baseline)]
     filepath: FolderPath
 
 
@@ -307,7 +308,9 @@ class Config(BaseModel):
 
     def anchored(self, home: Path) -> Self:
         """The same with every relative path starting in `home`."""
-        return self.model_copy(update={key: home / value for key, value in self if isinstance(value, Path)})
+        paths: dict[str, object] = {key: home / value for key, value in self if isinstance(value, Path)}
+        own = tuple(one.model_copy(update={"filepath": home / one.filepath}) for one in self.custom_models)
+        return self.model_copy(update=paths | {"custom_models": own})
 
     def redacted(self) -> dict[str, Any]:
         """Every key with its value, fit for a bug report and for JSON: secrets say only that they are set."""

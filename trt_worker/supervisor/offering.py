@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from loguru import logger
 
 from trt_engines.architectures.served import why_unserved
-from trt_engines.description import FILE
+from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
 from trt_engines.weights import DigestNotes, damage
@@ -59,6 +59,8 @@ class Offering:
         models: dict[str, Model] = {}
         damaged: dict[str, str] = {}
         for name in names:
+            if name not in self._known and self._outdated(available[name]):
+                continue
             model = self._first(available[name])
             if problem := _unknown(model):
                 logger.error("A model is passed over: {}", problem)
@@ -76,6 +78,13 @@ class Offering:
         except OSError as error:
             logger.warning("The digests of weights cannot be noted ({}); they are read again next time.", error)
         return problem
+
+    def _outdated(self, model: Model) -> bool:
+        """Whether a model's checkpoint is another one by now, so that the model is going to be added anew."""
+        if read_description(model.folder / FILE).source is None or not (problem := self.damage(model)):
+            return False
+        logger.error("{} is not offered before it is added anew: {}", model.name, problem)
+        return True
 
     def _first(self, model: Model) -> Model:
         """A model as it was first offered."""
