@@ -22,7 +22,7 @@ from trt_engines.model import BUILT_IN, Model, read_model
 from trt_engines.store.files import remove_tree, room_for, write_whole
 from trt_engines.store.locks import hold
 from trt_engines.weights import sha256_of
-from trt_export.adding.folder import Written, write_network
+from trt_export.adding.folder import SERVED_AS, Written, write_network
 from trt_export.building.holdings import holdings
 from trt_export.building.located import Located
 from trt_export.building.phases import export_by_name
@@ -154,9 +154,9 @@ def _write(
 
 
 def graph_file(source: Source, network: str, cache: GraphCache) -> Path:
-    """Where the cache keeps a network's graph, whether or not it is there: the one that engines are built of."""
+    """Where the cache keeps the graph of a network that is served, whether or not it is there."""
     module = source.modules[network]
-    return cache.path(f"{source.architecture.name}/{network}", module.config, module.network.precisions[0])
+    return cache.path(f"{source.architecture.name}/{network}", module.config, SERVED_AS)
 
 
 def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: threading.Event) -> None:
@@ -169,7 +169,7 @@ def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: th
     with hold(file.with_suffix(LOCK), stop=stop):
         if file.exists():
             return
-        place = (source.architecture.name, network, dict(module.config), module.network.precisions[0])
+        place = (source.architecture.name, network, dict(module.config), SERVED_AS)
         done = run_phase(export_by_name, place, lambda step, share: tell(f"{step} {network}", share), stop)
         cache.keep(file, done.result)
 
