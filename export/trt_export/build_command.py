@@ -142,7 +142,7 @@ def _added(
     from trt_export.adding.found import added_from
     from trt_export.adding.wanted import Wanted
     from trt_export.child import Stopped
-    from trt_export.models_command import add_checkpoint, adding_problems
+    from trt_export.models_command import add_checkpoint, expected
 
     wanted = Wanted(path=path.absolute(), networks=dict(networks), family=family)
     if (known := added_from(models, wanted)) is not None:
@@ -151,7 +151,9 @@ def _added(
         return add_checkpoint(wanted, models, store, interrupted.stop, typer.echo).model.name
     except Stopped as error:
         raise typer.Exit(SIGNALLED + (interrupted.number or 0)) from error
-    except adding_problems() as error:
+    except Exception as error:
+        if not expected(error):
+            raise
         typer.echo(message(f"build: not added to the models, so that it is built and not served: {error}"), err=True)
         return model
 

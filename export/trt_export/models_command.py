@@ -197,7 +197,9 @@ def _add_one(
     looks = looks_of(wanted)
     try:
         added = add_checkpoint(wanted, models, store, stop, lambda _: None)
-    except adding_problems() as error:
+    except Exception as error:
+        if not expected(error):
+            raise
         tell(News(text=f"{wanted.model} is not added, and not tried again before it changes: {error}", failed=True))
         with suppress(OSError):
             notes.keep(wanted, looks, str(error))
@@ -211,6 +213,10 @@ def add_checkpoint(
 ) -> Added:
     """Add a checkpoint and say what it is, and how far it is. Raises: as `add_model`."""
     from trt_engines.store.files import megabytes
+    from trt_export.checkpoints.kinds import refuse_other_kinds
+
+    if wanted.path.is_file():
+        refuse_other_kinds(wanted.path)  # at once, before the libraries are loaded that adding takes
     from trt_export.adding.add import add_model
 
     told = ""
@@ -262,29 +268,28 @@ def _custom(text: str) -> Wanted:
         raise typer.BadParameter(f"{text!r}: {error!r}", param_hint="--custom") from error
 
 
-def adding_problems() -> tuple[type[Exception], ...]:
-    """What adding a checkpoint ends with that people can do something about."""
+def expected(error: Exception) -> bool:
+    """Whether people can do something about what adding a checkpoint has ended with."""
     from trt_engines.architectures.registry import UnknownArchitecture
     from trt_engines.errors import EngineError
-    from trt_export.adding.add import CannotAdd
+    from trt_export.adding.wanted import CannotAdd
     from trt_export.checkpoints.binding import WeightsMissing
     from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
     from trt_export.child import PhaseFailed
 
-    return (EngineError, UnknownArchitecture, CannotAdd, WeightsMissing, UnreadableCheckpoint, PhaseFailed, OSError)
+    known = (EngineError, UnknownArchitecture, CannotAdd, WeightsMissing, UnreadableCheckpoint, PhaseFailed, OSError)
+    return isinstance(error, known)
 
 
 @contextmanager
 def _errors(command: str) -> Iterator[None]:
     """End with what went wrong in one sentence, for what people can do something about."""
-    from trt_engines.errors import EngineError
     from trt_export.adding.removal import CannotRemove
 
     try:
         yield
     except Exception as error:
-        known = (EngineError, CannotRemove, OSError) if command != "add" else adding_problems()
-        if not isinstance(error, known):
+        if not isinstance(error, CannotRemove) and not expected(error):
             raise
         typer.echo(message(f"models {command}: {' '.join(str(error).split())}"), err=True)
         raise typer.Exit(BAD_REQUEST) from error

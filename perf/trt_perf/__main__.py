@@ -11,7 +11,7 @@ from pathlib import Path
 from trt_engines.figures import write_figures
 from trt_perf.targets import TARGETS
 
-SUITES = ("pipeline", "host", "build", "device", "noise", "faults")
+SUITES = ("pipeline", "host", "build", "device", "noise", "faults", "fidelity", "models")
 
 
 def main(arguments: list[str] | None = None) -> int:

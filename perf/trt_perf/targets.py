@@ -25,6 +25,13 @@ class Target:
 
 
 TARGETS = {
+    "parity_min_psnr_db": Target(least=55),
+    "parity_control_db": Target(most=25),
+    "families_served_missing": Target(most=0),
+    "served_sd15_peak_gb": Target(most=8),
+    "served_sdxl_peak_gb": Target(most=16),
+    "models_add_sd15_s": Target(most=20),
+    "models_add_sd15_mb": Target(most=50),
     "pipeline_vs_diffusers": Target(least=1.3),
     "pipeline_vs_diffusers_sequential": Target(least=1.6),
     "loop_overhead": Target(most=0.03),

@@ -85,7 +85,7 @@ def test_fewer_rows_than_the_bucket_give_the_same_rows(model: Model) -> None:
 
 def test_a_damaged_graph_is_an_engine_fault_that_names_the_file(tmp_path: Path) -> None:
     folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "damaged")
-    (folder / "unet.onnx").write_bytes(b"not a graph")
+    (folder / "denoiser.onnx").write_bytes(b"not a graph")
 
     with pytest.raises(EngineFault, match=r"unet\.onnx"):
         loaded(onnxruntime_backend(1), a_spec(read_model(folder), "denoiser"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from loguru import logger
 
@@ -14,7 +15,7 @@ from trt_worker.condition.source import SourceEncoding
 from trt_worker.denoise.levels import parameterisation_of
 from trt_worker.denoise.schedules import whole
 from trt_worker.denoise.start import Sampling, start
-from trt_worker.device.feeds import feeds_of
+from trt_worker.device.feeds import Inputs, feeds_of
 from trt_worker.device.row import Row, halves
 
 
@@ -27,6 +28,7 @@ class Preparation:
     positive: PromptEncoding
     negative: PromptEncoding | None  # None: no guidance by a second evaluation
     source: SourceEncoding | None
+    given: Inputs = field(default_factory=lambda: MappingProxyType({}))  # in place of defaults, see `feeds_of`
 
     @property
     def done(self) -> bool:
@@ -64,8 +66,8 @@ class Preparation:
         )
         shape = denoising.latent.shape(job.width, job.height)
         first, second = halves(
-            feeds_of(job, ports, denoising, positive.text),
-            feeds_of(job, ports, denoising, negative.text) if negative is not None else None,
+            feeds_of(job, ports, denoising, positive.text, self.given),
+            feeds_of(job, ports, denoising, negative.text, self.given) if negative is not None else None,
             along=ports.along_tokens,
             lengths=facts.prompting.lengths,
             least=facts.tokens[0],

@@ -23,27 +23,20 @@ from trt_engines.model import BUILT_IN, Model, read_model
 from trt_engines.store.files import room_for, write_whole
 from trt_engines.store.locks import hold
 from trt_export.adding.baselines import family_of
-from trt_export.adding.folder import Written, write_network
+from trt_export.adding.folder import SERVED_AS, Written, write_network
 from trt_export.adding.staging import lock_of, publish, staged, tidy
-from trt_export.adding.wanted import Wanted
+from trt_export.adding.wanted import CannotAdd, UnservedArchitecture, Wanted
 from trt_export.building.holdings import Holdings, holdings
 from trt_export.building.located import CONVERTED, Located, fingerprint
 from trt_export.building.phases import export_by_name
 from trt_export.building.source import Source, open_located
 from trt_export.checkpoints.kinds import refuse_other_kinds
-from trt_export.checkpoints.legacy import PICKLED, convert
+from trt_export.checkpoints.legacy import convert
+from trt_export.checkpoints.pickles import PICKLED
 from trt_export.child import Stopped, Tell, run_phase
 from trt_export.graphs.cache import GraphCache
 
 _CHUNK = 2**24
-
-
-class CannotAdd(Exception):
-    """A model was not added; the message says why and what to do. Nothing of it was kept."""
-
-
-class UnservedArchitecture(CannotAdd):
-    """The checkpoint is of an architecture that engines are built for and that is not served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +136,9 @@ def _write(wanted: Wanted, folder: Path, cache: GraphCache, tell: Tell, stop: th
 
 
 def graph_file(source: Source, network: str, cache: GraphCache) -> Path:
-    """Where the cache keeps a network's graph, whether or not it is there: the one that engines are built of."""
+    """Where the cache keeps the graph of a network that is served, whether or not it is there."""
     module = source.modules[network]
-    return cache.path(f"{source.architecture.name}/{network}", module.config, module.network.precisions[0])
+    return cache.path(f"{source.architecture.name}/{network}", module.config, SERVED_AS)
 
 
 def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: threading.Event) -> None:
@@ -158,7 +151,7 @@ def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: th
     with hold(file.with_suffix(".lock"), stop=stop):
         if file.exists():
             return
-        place = (source.architecture.name, network, dict(module.config), module.network.precisions[0])
+        place = (source.architecture.name, network, dict(module.config), SERVED_AS)
         done = run_phase(export_by_name, place, lambda step, share: tell(f"{step} {network}", share), stop)
         cache.keep(file, done.result)
 

@@ -1,8 +1,7 @@
 """What a model's folder holds of its networks: graphs that compute in float32, bindings, and links to the weights.
 
 No weight is copied but those that cannot be bound where they lie. The graph of a network is exported once for all
-models of its architecture, in the precision that engines are built in, and widened here: ONNX Runtime computes in
-float32 on the processor and has no kernels of bfloat16 there.
+models of its architecture.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
 from trt_engines.bound_weights import bindings
 from trt_engines.description import DescribedNetwork
@@ -24,9 +22,10 @@ from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.graphs.bound import bind_graph
 from trt_export.graphs.exporter import parameters
-from trt_export.graphs.widening import widen
 
-NARROW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+SERVED_AS = "float32"
+"""Precision of the graphs that are served: of constants that were rounded to half precision (such as the scale of an
+attention) nothing gives the lost digits back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +40,13 @@ def write_network(source: Source, network: str, graph: bytes, folder: Path, name
     """Write a network's files.
 
     Args:
-        graph: weightless, in any precision.
+        graph: weightless, in the precision SERVED_AS.
         names: what the checkpoint's files are called in the folder, where they are links; they need not be there yet.
 
     Raises: WeightsMissing, UnreadableCheckpoint, ValueError: the graph wants other weights; OSError, StoreFull.
     """
     module = source.modules[network]
     proto = onnx.load_model_from_string(graph)
-    widen(proto, NARROW, weights_too=True)
     side = folder / SIDE.format(network)
     tables = key_maps(source.architecture.name, network)
     weights = bind(parameters(proto), source.checkpoint.of(network), tables, side)

@@ -10,6 +10,14 @@ from trt_engines.description import Source
 from trt_export.building.located import Located, fingerprint
 
 
+class CannotAdd(Exception):
+    """A model was not added; the message says why and what to do. Nothing of it was kept."""
+
+
+class UnservedArchitecture(CannotAdd):
+    """The checkpoint is of an architecture that engines are built for and that is not served."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """A checkpoint that is to be added."""

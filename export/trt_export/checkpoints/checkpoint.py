@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trt_engines.architectures.registry import ARCHITECTURES
-from trt_export.checkpoints.legacy import PICKLED, refusal
+from trt_export.checkpoints.pickles import PICKLED, refusal
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_header
 
 

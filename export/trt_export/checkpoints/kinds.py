@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from trt_export.checkpoints.legacy import PICKLED
+from trt_export.checkpoints.pickles import PICKLED
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_header
 
 _HEAD = 512

@@ -1,4 +1,4 @@
-"""Pickled checkpoints: why they are refused, and their conversion in a process that runs none of their code."""
+"""The conversion of pickled checkpoints, in a process that runs none of their code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import resource
-import shlex
 import threading
 import zipfile
 from collections.abc import Mapping
@@ -18,9 +17,6 @@ import torch
 from trt_engines.store.files import megabytes, whole_file
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
 from trt_export.child import Tell, own_memory, run_phase, unheard
-
-PICKLED = frozenset({".ckpt", ".pt", ".pth", ".bin"})
-"""Endings of files that PyTorch's own `save` writes."""
 
 SPARE_BYTES = 4 << 30
 """Memory of the converting process above what it has at its start and twice the file."""
@@ -56,16 +52,6 @@ STAND_INS = (
     "numpy.dtype",
 )
 """Names in pickles that are given to `Inert`: nothing of theirs is imported or called."""
-
-
-def refusal(file: Path) -> str:
-    """Why a pickle is not read, and what to do."""
-    target = file.with_suffix(".safetensors")
-    return (
-        f"{file} is a pickle: reading it runs code from whoever made it, and its weights cannot be bound where they "
-        f"lie. Convert it once, in a process that runs none of it: python -m trt_export convert "
-        f"{shlex.quote(str(file))} {shlex.quote(str(target))}"
-    )
 
 
 def convert(source: Path, target: Path, tell: Tell = unheard, stop: threading.Event | None = None) -> int:

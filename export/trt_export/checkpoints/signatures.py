@@ -11,23 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trt_export.checkpoints.checkpoint import Checkpoint, Tensors
+from trt_export.checkpoints.maps.registry import SIGNATURES
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES
 from trt_export.checkpoints.published import DENOISERS, published_file
 from trt_export.checkpoints.quantised import PACKED, quantisation, refusal
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
-    """Tensors that the denoisers of an architecture have, in one layout, and that no other has all of."""
-
-    architecture: str
-    layout: str
-    tensors: Mapping[str, Shape]
-    absent: tuple[str, ...] = ()  # what a relative has beside them
-
+from trt_export.checkpoints.signature import Shape, Signature
 
 TWINS: Mapping[str, tuple[str, ...]] = {
     "stable_diffusion_2": ("stable_diffusion_2_v",),
@@ -128,154 +117,6 @@ def differences(signature: Signature, tensors: Tensors, prefix: str) -> Sequence
             found.append(f"{prefix}{name} is {there.shape} and not {shape}")
     found += [f"{prefix}{name} is there" for name in signature.absent if prefix + name in tensors]
     return found
-
-
-def _unets() -> tuple[Signature, ...]:
-    """Stable Diffusion by the channels that go in and the width of the text, in both layouts."""
-    layouts = (
-        ("ldm", "input_blocks.0.0.weight", "input_blocks.1.1", "label_emb.0.0.weight"),
-        ("diffusers", "conv_in.weight", "down_blocks.0.attentions.0", "add_embedding.linear_1.weight"),
-    )
-    found = []
-    for version, width in ((1, 768), (2, 1024)):
-        for suffix, channels in (("", 4), ("_inpainting", 9)):
-            for layout, first, block, pooled in layouts:
-                keys = {
-                    first: (320, channels, 3, 3),
-                    f"{block}.transformer_blocks.0.attn2.to_k.weight": (320, width),
-                }
-                found.append(
-                    Signature(
-                        architecture=f"stable_diffusion_{version}{suffix}",
-                        layout=layout,
-                        tensors=keys,
-                        absent=(pooled,),
-                    )
-                )
-    return tuple(found)
-
-
-SIGNATURES: tuple[Signature, ...] = (
-    *_unets(),
-    Signature(
-        architecture="sdxl",
-        layout="ldm",
-        tensors={
-            "input_blocks.0.0.weight": (320, 4, 3, 3),
-            "label_emb.0.0.weight": (1280, 2816),
-            "input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
-        },
-    ),
-    Signature(
-        architecture="sdxl",
-        layout="diffusers",
-        tensors={
-            "conv_in.weight": (320, 4, 3, 3),
-            "add_embedding.linear_1.weight": (1280, 2816),
-            "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
-        },
-        absent=("time_embedding.cond_proj.weight",),  # guidance as an input, as in latent consistency models
-    ),
-    Signature(
-        architecture="stable_cascade",
-        layout="original",
-        tensors={"clip_txt_mapper.weight": (2048, 1280), "down_blocks.0.0.channelwise.0.weight": (8192, 2048)},
-    ),
-    Signature(
-        architecture="flux_dev",
-        layout="bfl",
-        tensors={
-            "img_in.weight": (3072, 64),
-            "double_blocks.18.img_attn.qkv.weight": (9216, 3072),
-            "guidance_in.in_layer.weight": (3072, 256),
-        },
-    ),
-    Signature(
-        architecture="flux_schnell",
-        layout="bfl",
-        tensors={
-            "img_in.weight": (3072, 64),
-            "double_blocks.18.img_attn.qkv.weight": (9216, 3072),
-            "vector_in.in_layer.weight": (3072, 768),
-        },
-        absent=("guidance_in.in_layer.weight",),
-    ),
-    Signature(
-        architecture="chroma",
-        layout="bfl",
-        tensors={
-            "img_in.weight": (3072, 64),
-            "double_blocks.18.img_attn.qkv.weight": (9216, 3072),
-            "distilled_guidance_layer.in_proj.weight": (5120, 64),
-        },
-    ),
-    Signature(
-        architecture="flux_dev",
-        layout="diffusers",
-        tensors={
-            "x_embedder.weight": (3072, 64),
-            "transformer_blocks.18.attn.add_q_proj.weight": (3072, 3072),
-            "time_text_embed.guidance_embedder.linear_1.weight": (3072, 256),
-        },
-    ),
-    Signature(
-        architecture="flux_schnell",
-        layout="diffusers",
-        tensors={
-            "x_embedder.weight": (3072, 64),
-            "transformer_blocks.18.attn.add_q_proj.weight": (3072, 3072),
-            "time_text_embed.text_embedder.linear_1.weight": (3072, 768),
-        },
-        absent=("time_text_embed.guidance_embedder.linear_1.weight",),
-    ),
-    Signature(
-        architecture="chroma",
-        layout="diffusers",
-        tensors={
-            "x_embedder.weight": (3072, 64),
-            "transformer_blocks.18.attn.add_q_proj.weight": (3072, 3072),
-            "distilled_guidance_layer.in_proj.weight": (5120, 64),
-        },
-    ),
-    Signature(  # both layouts have these names
-        architecture="z_image_turbo",
-        layout="original",
-        tensors={
-            "cap_embedder.1.weight": (3840, 2560),
-            "noise_refiner.1.adaLN_modulation.0.weight": (15360, 256),
-            "layers.29.feed_forward.w1.weight": (10240, 3840),
-        },
-    ),
-    Signature(
-        architecture="flux2_klein_4b",
-        layout="bfl",
-        tensors={
-            "img_in.weight": (3072, 128),
-            "txt_in.weight": (3072, 7680),
-            "double_stream_modulation_img.lin.weight": (18432, 3072),
-        },
-    ),
-    Signature(
-        architecture="flux2_klein_4b",
-        layout="diffusers",
-        tensors={
-            "x_embedder.weight": (3072, 128),
-            "context_embedder.weight": (3072, 7680),
-            "double_stream_modulation_img.linear.weight": (18432, 3072),
-        },
-    ),
-    Signature(
-        architecture="krea_2_turbo",
-        layout="original",
-        tensors={"first.weight": (6144, 64), "txtfusion.projector.weight": (1, 12)},
-    ),
-    Signature(
-        architecture="krea_2_turbo",
-        layout="diffusers",
-        tensors={"img_in.weight": (6144, 64), "text_fusion.projector.weight": (1, 12)},
-    ),
-)
-"""One row for each architecture and layout."""
 
 
 def _relative(title: str, tensors: Mapping[str, Shape], instead: str, *absent: str) -> Relative:

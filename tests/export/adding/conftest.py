@@ -52,7 +52,7 @@ def graphs(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = open_source(str(small), family=FAMILY)
     for network, module in source.modules.items():
         weights = [
-            TensorProto(name=PREFIX + name, data_type=TensorProto.FLOAT16, dims=shape)
+            TensorProto(name=PREFIX + name, data_type=TensorProto.FLOAT, dims=shape)
             for name, shape in parameters_of(module).items()
         ]
         for tensor in weights:

@@ -26,11 +26,11 @@ from trt_engines.store.errors import StoreFull
 from trt_engines.store.locks import hold
 from trt_engines.store.store import Store
 from trt_export.adding import add as adding
-from trt_export.adding.add import Added, CannotAdd, UnservedArchitecture, add_model
+from trt_export.adding.add import Added, add_model
 from trt_export.adding.overview import READY, changed, overviews, problem_with
 from trt_export.adding.removal import CannotRemove, removal_of, remove
 from trt_export.adding.staging import lock_of
-from trt_export.adding.wanted import Wanted
+from trt_export.adding.wanted import CannotAdd, UnservedArchitecture, Wanted
 from trt_export.building.located import locate
 from trt_export.checkpoints.random_checkpoint import random_tensors, write_random
 from trt_export.child import Stopped, unheard
@@ -215,7 +215,7 @@ KILLED = """
 import sys, threading
 from pathlib import Path
 from trt_export.adding import add
-from trt_export.adding.wanted import Wanted
+from trt_export.adding.wanted import CannotAdd, UnservedArchitecture, Wanted
 
 checkpoint, models, graphs, when = sys.argv[1:]
 def wait():

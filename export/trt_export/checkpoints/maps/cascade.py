@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from trt_export.checkpoints.keymap import Entry, KeyMap
 from trt_export.checkpoints.maps import text_encoders
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -109,3 +110,12 @@ _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "vae_encoder": _STAGE_A,
     "effnet_encoder": _table("vae.encoder.", _efficientnet(), "mean", "std"),
 }
+
+
+SIGNATURES = (
+    Signature(
+        architecture="stable_cascade",
+        layout="original",
+        tensors={"clip_txt_mapper.weight": (2048, 1280), "down_blocks.0.0.channelwise.0.weight": (8192, 2048)},
+    ),
+)

@@ -11,6 +11,7 @@ from trt_export.checkpoints.keymap import Entry, KeyMap
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.flux import denoiser, streams
 from trt_export.checkpoints.maps.rows import affine, row
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -36,3 +37,25 @@ _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "vae_decoder": autoencoders.FLUX,
     "vae_encoder": autoencoders.FLUX,
 }
+
+
+SIGNATURES = (
+    Signature(
+        architecture="chroma",
+        layout="bfl",
+        tensors={
+            "img_in.weight": (3072, 64),
+            "double_blocks.18.img_attn.qkv.weight": (9216, 3072),
+            "distilled_guidance_layer.in_proj.weight": (5120, 64),
+        },
+    ),
+    Signature(
+        architecture="chroma",
+        layout="diffusers",
+        tensors={
+            "x_embedder.weight": (3072, 64),
+            "transformer_blocks.18.attn.add_q_proj.weight": (3072, 3072),
+            "distilled_guidance_layer.in_proj.weight": (5120, 64),
+        },
+    ),
+)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES, KINDS, affine, fused, row
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -101,3 +102,45 @@ _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "vae_decoder": autoencoders.FLUX,
     "vae_encoder": autoencoders.FLUX,
 }
+
+
+SIGNATURES = (
+    Signature(
+        architecture="flux_dev",
+        layout="bfl",
+        tensors={
+            "img_in.weight": (3072, 64),
+            "double_blocks.18.img_attn.qkv.weight": (9216, 3072),
+            "guidance_in.in_layer.weight": (3072, 256),
+        },
+    ),
+    Signature(
+        architecture="flux_schnell",
+        layout="bfl",
+        tensors={
+            "img_in.weight": (3072, 64),
+            "double_blocks.18.img_attn.qkv.weight": (9216, 3072),
+            "vector_in.in_layer.weight": (3072, 768),
+        },
+        absent=("guidance_in.in_layer.weight",),
+    ),
+    Signature(
+        architecture="flux_dev",
+        layout="diffusers",
+        tensors={
+            "x_embedder.weight": (3072, 64),
+            "transformer_blocks.18.attn.add_q_proj.weight": (3072, 3072),
+            "time_text_embed.guidance_embedder.linear_1.weight": (3072, 256),
+        },
+    ),
+    Signature(
+        architecture="flux_schnell",
+        layout="diffusers",
+        tensors={
+            "x_embedder.weight": (3072, 64),
+            "transformer_blocks.18.attn.add_q_proj.weight": (3072, 3072),
+            "time_text_embed.text_embedder.linear_1.weight": (3072, 768),
+        },
+        absent=("time_text_embed.guidance_embedder.linear_1.weight",),
+    ),
+)

@@ -11,6 +11,7 @@ from trt_export.checkpoints.keymap import Entry, KeyMap
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.flux import denoiser, joint_attention, last_modulation, single_norms
 from trt_export.checkpoints.maps.rows import row
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -49,3 +50,25 @@ _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "vae_decoder": autoencoders.FLUX2,
     "vae_encoder": autoencoders.FLUX2,
 }
+
+
+SIGNATURES = (
+    Signature(
+        architecture="flux2_klein_4b",
+        layout="bfl",
+        tensors={
+            "img_in.weight": (3072, 128),
+            "txt_in.weight": (3072, 7680),
+            "double_stream_modulation_img.lin.weight": (18432, 3072),
+        },
+    ),
+    Signature(
+        architecture="flux2_klein_4b",
+        layout="diffusers",
+        tensors={
+            "x_embedder.weight": (3072, 128),
+            "context_embedder.weight": (3072, 7680),
+            "double_stream_modulation_img.linear.weight": (18432, 3072),
+        },
+    ),
+)

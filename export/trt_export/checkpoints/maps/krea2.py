@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES, affine, row
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -72,3 +73,17 @@ _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "vae_decoder": autoencoders.QWEN_IMAGE,
     "vae_encoder": autoencoders.QWEN_IMAGE,
 }
+
+
+SIGNATURES = (
+    Signature(
+        architecture="krea_2_turbo",
+        layout="original",
+        tensors={"first.weight": (6144, 64), "txtfusion.projector.weight": (1, 12)},
+    ),
+    Signature(
+        architecture="krea_2_turbo",
+        layout="diffusers",
+        tensors={"img_in.weight": (6144, 64), "text_fusion.projector.weight": (1, 12)},
+    ),
+)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from trt_export.checkpoints.keymap import Entry, KeyMap
 from trt_export.checkpoints.maps import text_encoders
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES, affine, row
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -181,3 +182,52 @@ _COMPONENTS: dict[str, dict[str, tuple[KeyMap, ...]]] = {
         "vae_encoder": _VAE,
     },
 }
+
+
+def _unets() -> tuple[Signature, ...]:
+    """Stable Diffusion by the channels that go in and the width of the text, in both layouts."""
+    layouts = (
+        ("ldm", "input_blocks.0.0.weight", "input_blocks.1.1", "label_emb.0.0.weight"),
+        ("diffusers", "conv_in.weight", "down_blocks.0.attentions.0", "add_embedding.linear_1.weight"),
+    )
+    found = []
+    for version, width in ((1, 768), (2, 1024)):
+        for suffix, channels in (("", 4), ("_inpainting", 9)):
+            for layout, first, block, pooled in layouts:
+                keys = {
+                    first: (320, channels, 3, 3),
+                    f"{block}.transformer_blocks.0.attn2.to_k.weight": (320, width),
+                }
+                found.append(
+                    Signature(
+                        architecture=f"stable_diffusion_{version}{suffix}",
+                        layout=layout,
+                        tensors=keys,
+                        absent=(pooled,),
+                    )
+                )
+    return tuple(found)
+
+
+SIGNATURES = (
+    *_unets(),
+    Signature(
+        architecture="sdxl",
+        layout="ldm",
+        tensors={
+            "input_blocks.0.0.weight": (320, 4, 3, 3),
+            "label_emb.0.0.weight": (1280, 2816),
+            "input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
+        },
+    ),
+    Signature(
+        architecture="sdxl",
+        layout="diffusers",
+        tensors={
+            "conv_in.weight": (320, 4, 3, 3),
+            "add_embedding.linear_1.weight": (1280, 2816),
+            "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
+        },
+        absent=("time_embedding.cond_proj.weight",),  # guidance as an input, as in latent consistency models
+    ),
+)

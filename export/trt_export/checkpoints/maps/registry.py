@@ -1,13 +1,30 @@
-"""Every table there is, by architecture and component."""
+"""Every table of keys and every signature there is.
+
+The files of this package are looked through for a function `maps` (the layouts in which a network of an architecture is
+published) and a tuple `SIGNATURES`, so a new architecture is one new file here and no change to another.
+"""
 
 from __future__ import annotations
 
-from trt_export.checkpoints.keymap import KeyMap
-from trt_export.checkpoints.maps import cascade, chroma, flux, flux2, krea2, ldm, z_image
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
 
-MODULES = (ldm, cascade, flux, chroma, z_image, flux2, krea2)
+from trt_export.checkpoints import maps as package
+from trt_export.checkpoints.keymap import KeyMap
+from trt_export.checkpoints.signature import Signature
+
+MODULES: tuple[ModuleType, ...] = tuple(
+    import_module(f"{package.__name__}.{name}")
+    for name in sorted(found.name for found in iter_modules(package.__path__))
+    if name != "registry"
+)
+
+SIGNATURES: tuple[Signature, ...] = tuple(one for module in MODULES for one in getattr(module, "SIGNATURES", ()))
+"""One for each architecture and layout."""
 
 
 def key_maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
     """The layouts in which a network is published; (): only its library's own is known, which needs no table."""
-    return tuple(table for module in MODULES for table in module.maps(architecture, component))
+    tables = (getattr(module, "maps", None) for module in MODULES)
+    return tuple(table for maps in tables if maps is not None for table in maps(architecture, component))

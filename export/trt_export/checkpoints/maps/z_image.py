@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from trt_export.checkpoints.keymap import Entry, KeyMap
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES, affine, row
+from trt_export.checkpoints.signature import Signature
 
 
 def maps(architecture: str, component: str) -> tuple[KeyMap, ...]:
@@ -50,3 +51,16 @@ _COMPONENTS: dict[str, tuple[KeyMap, ...]] = {
     "vae_decoder": autoencoders.FLUX,
     "vae_encoder": autoencoders.FLUX,
 }
+
+
+SIGNATURES = (
+    Signature(  # both layouts have these names
+        architecture="z_image_turbo",
+        layout="original",
+        tensors={
+            "cap_embedder.1.weight": (3840, 2560),
+            "noise_refiner.1.adaLN_modulation.0.weight": (15360, 256),
+            "layers.29.feed_forward.w1.weight": (10240, 3840),
+        },
+    ),
+)
