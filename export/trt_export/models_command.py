@@ -213,10 +213,11 @@ def add_checkpoint(
 ) -> Added:
     """Add a checkpoint and say what it is, and how far it is. Raises: as `add_model`."""
     from trt_engines.store.files import megabytes
+    from trt_export.adding.wanted import check_there
     from trt_export.checkpoints.kinds import refuse_other_kinds
 
-    if wanted.path.is_file():
-        refuse_other_kinds(wanted.path)  # at once, before the libraries are loaded that adding takes
+    check_there(wanted)  # before the libraries are loaded that adding takes
+    refuse_other_kinds(wanted.path)
     from trt_export.adding.add import add_model
 
     told = ""

@@ -46,7 +46,7 @@ async def add_newcomers(
             while True:
                 try:
                     line = await lines.receive_until(b"\n", LONGEST_LINE)
-                except (anyio.IncompleteRead, anyio.DelimiterNotFound):
+                except anyio.IncompleteRead:
                     break
                 if (news := read_news(line)) is not None:
                     _tell(news)
@@ -54,6 +54,8 @@ async def add_newcomers(
                         await added()
             if code := await process.wait():
                 logger.error("Looking for new checkpoints ended with status {}; `models add PATH` says why.", code)
+        except anyio.DelimiterNotFound:
+            logger.error("The process that adds checkpoints says what cannot be understood, and is ended.")
         finally:
             if process.returncode is None:
                 process.kill()

@@ -25,7 +25,7 @@ from trt_engines.store.locks import hold
 from trt_export.adding.baselines import family_of
 from trt_export.adding.folder import SERVED_AS, Written, write_network
 from trt_export.adding.staging import lock_of, publish, staged, tidy
-from trt_export.adding.wanted import CannotAdd, UnservedArchitecture, Wanted
+from trt_export.adding.wanted import CannotAdd, UnservedArchitecture, Wanted, check_there
 from trt_export.building.holdings import Holdings, holdings
 from trt_export.building.located import CONVERTED, Located, fingerprint
 from trt_export.building.phases import export_by_name
@@ -67,9 +67,7 @@ def add_model(wanted: Wanted, *, models: Path, graphs: Path, tell: Tell, stop: t
         path=wanted.path.expanduser().absolute(),
         networks={network: file.expanduser().absolute() for network, file in wanted.networks.items()},
     )
-    for file in (wanted.path, *wanted.networks.values()):
-        if not file.exists():
-            raise CannotAdd(f"{file} does not exist")
+    check_there(wanted)
     _check_name(wanted.model)
     place = models / wanted.model
     models.mkdir(parents=True, exist_ok=True)

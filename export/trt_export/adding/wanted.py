@@ -41,6 +41,13 @@ class Wanted:
         return Located(name=self.model, path=self.path, networks=tuple(self.networks.items()))
 
 
+def check_there(wanted: Wanted) -> None:
+    """Raises: CannotAdd: a file is not there."""
+    for place in (wanted.path, *wanted.networks.values()):
+        if not place.expanduser().exists():
+            raise CannotAdd(f"{place} does not exist")
+
+
 def looks_of(wanted: Wanted) -> str:
     """What tells that a checkpoint has changed; empty: it cannot be looked at."""
     try:

@@ -48,7 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def graphs(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with a graph for each of its networks: all weights, and nothing that reads them."""
-    cache = GraphCache(tmp_path_factory.mktemp("graphs"))
+    cache = GraphCache(tmp_path_factory.mktemp("store") / "graphs")
     source = open_source(str(small), family=FAMILY)
     for network, module in source.modules.items():
         weights = [
