@@ -144,6 +144,12 @@ def plan(context: typer.Context) -> None:
     _export("plan", context.args)
 
 
+@app.command(context_settings=_PASSED_ON)
+def models(context: typer.Context) -> None:
+    """Add checkpoints, list, check and remove models: `models add PATH [--name NAME]`; see `models --help`."""
+    _export("models", context.args)
+
+
 @app.command()
 def doctor(
     config: ConfigPath = DEFAULT_CONFIG,
@@ -190,8 +196,9 @@ def version() -> None:
 
 def _export(command: str, arguments: list[str]) -> None:
     """Become a command of `trt_export`, which knows the models that the configuration does."""
-    if "TRT_WORKER_MODELS" not in os.environ and DEFAULT_CONFIG.exists():
-        os.environ["TRT_WORKER_MODELS"] = str(_load(DEFAULT_CONFIG, None).config.cache_home)
+    if "TRT_WORKER_MODELS" not in os.environ:
+        configured = _load(DEFAULT_CONFIG, None).config.cache_home if DEFAULT_CONFIG.exists() else HOME / "models"
+        os.environ["TRT_WORKER_MODELS"] = str(configured)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_export", command, *arguments])
 

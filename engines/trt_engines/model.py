@@ -176,14 +176,15 @@ def find_models(
     """The models of the package and of further folders, by name; a later folder wins.
 
     Args:
-        folders: directories that hold one model folder each; those that do not exist are passed over.
+        folders: directories that hold one model folder each; those that do not exist are passed over, and so are
+            folders whose names begin with a dot: models that are being added.
         unusable: told of each model folder that cannot be used, which is passed over then; without it, the first such
             folder raises.
     Raises: ModelUnusable: see `unusable`.
     """
     models: dict[str, Model] = {}
     for root in (BUILT_IN, *folders):
-        for description in sorted(root.glob(f"*/{FILE}")):
+        for description in sorted(root.glob(f"[!.]*/{FILE}")):
             try:
                 model = read_model(description.parent)
             except ModelUnusable as error:

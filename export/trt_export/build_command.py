@@ -76,7 +76,10 @@ def build(
     network: Networks = None,
     json: Json = None,
 ) -> None:
-    """Build engines of models, of all known ones without a name; what stands already is not built again."""
+    """Build engines of models, of all known ones without a name; what stands already is not built again.
+
+    A checkpoint that is no model yet is added to the models first, where there is a folder of them.
+    """
     from trt_engines.errors import EngineError
     from trt_engines.figures import write_figures
     from trt_engines.store.store import Store
@@ -103,7 +106,11 @@ def build(
                 disk_bytes=in_bytes(disk_gb),
                 family=family,
             )
-            found = [locate(one, models_folder, elsewhere) for one in models or ()] or known_models(
+            names = [
+                one if dry_run else _added(one, models_folder, elsewhere, family, store, interrupted)
+                for one in models or ()
+            ]
+            found = [locate(one, models_folder, elsewhere) for one in names] or known_models(
                 models_folder, lambda error: typer.echo(f"build: passed over: {error}", err=True)
             )
             figures, code = _build(found, asked, Store(store), jobs, interrupted, dry_run=dry_run)
@@ -113,6 +120,40 @@ def build(
     if json:
         write_figures(json, figures | {"dry_run": dry_run, "seconds": round(time.monotonic() - began, 1)})
     raise typer.Exit(code)
+
+
+def _added(
+    model: str,
+    models: Path | None,
+    networks: tuple[tuple[str, Path], ...],
+    family: str | None,
+    store: Path,
+    interrupted: Interrupts,
+) -> str:
+    """The name of the model of a checkpoint, which is added if it was none yet; what cannot be added stays a path."""
+    from trt_engines.description import FILE
+    from trt_engines.model import find_models
+
+    path = Path(model).expanduser()
+    if models is None or not path.exists() or (path / FILE).is_file():
+        return model
+    if model in find_models([models], unusable=lambda _: None):
+        return model
+    from trt_export.adding.found import added_from
+    from trt_export.adding.wanted import Wanted
+    from trt_export.child import Stopped
+    from trt_export.models_command import add_checkpoint, adding_problems
+
+    wanted = Wanted(path=path.absolute(), networks=dict(networks), family=family)
+    if (known := added_from(models, wanted)) is not None:
+        return known
+    try:
+        return add_checkpoint(wanted, models, store, interrupted.stop, typer.echo).model.name
+    except Stopped as error:
+        raise typer.Exit(SIGNALLED + (interrupted.number or 0)) from error
+    except adding_problems() as error:
+        typer.echo(message(f"build: not added to the models, so that it is built and not served: {error}"), err=True)
+        return model
 
 
 def _build(

@@ -115,10 +115,14 @@ def _death(code: int, complaints: IO[bytes]) -> str:
     return f"its process died ({how}){f': {words[-1]}' if words else ''}"
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _serve(connection: Connection) -> None:
     """One piece of work, in the process that was started for it."""
-    # A killed builder takes this process along, or it would go on writing where the next build works.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()  # or it would go on writing where the next build works
     turn = threading.Lock()
 
     def tell(step: str, share: float) -> None:

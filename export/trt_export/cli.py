@@ -11,6 +11,8 @@ import typer
 
 from trt_engines.text import message
 from trt_export.build_command import build
+from trt_export.models_command import add_found
+from trt_export.models_command import app as models
 from trt_export.plan_command import plan
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(build)
 app.command()(plan)
+app.command(name="add-found", hidden=True)(add_found)
+app.add_typer(models, name="models")
 
 
 @app.command()

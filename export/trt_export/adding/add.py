@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 
+from trt_engines.architectures.network import Network, Role
 from trt_engines.architectures.noise_levels import NoiseLevels
 from trt_engines.architectures.registry import architecture
 from trt_engines.architectures.served import why_unserved
-from trt_engines.description import FILE, Description, problem_with_name, read_description
+from trt_engines.description import FILE, MOST_PART, Description, problem_with_name, read_description
 from trt_engines.description import Source as DescribedSource
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import BUILT_IN, Model, read_model
-from trt_engines.store.files import remove_tree, room_for, write_whole
+from trt_engines.store.files import room_for, write_whole
 from trt_engines.store.locks import hold
-from trt_engines.weights import sha256_of
+from trt_export.adding.baselines import family_of
 from trt_export.adding.folder import SERVED_AS, Written, write_network
-from trt_export.building.holdings import holdings
-from trt_export.building.located import Located
+from trt_export.adding.staging import lock_of, publish, staged, tidy
+from trt_export.adding.wanted import Wanted
+from trt_export.building.holdings import Holdings, holdings
+from trt_export.building.located import CONVERTED, Located, fingerprint
 from trt_export.building.phases import export_by_name
 from trt_export.building.source import Source, open_located
 from trt_export.checkpoints.kinds import refuse_other_kinds
 from trt_export.checkpoints.legacy import PICKLED, convert
-from trt_export.child import Tell, run_phase
+from trt_export.child import Stopped, Tell, run_phase
 from trt_export.graphs.cache import GraphCache
 
-NEW, LOCK = ".new-", ".lock"
-"""What the folder of a model that is being added begins with, and what the name of its lock ends with."""
-
-CONVERTED = "checkpoint.safetensors"
-"""What a pickled checkpoint becomes, in the model's folder."""
+_CHUNK = 2**24
 
 
 class CannotAdd(Exception):
     """A model was not added; the message says why and what to do. Nothing of it was kept."""
+
+
+class UnservedArchitecture(CannotAdd):
+    """The checkpoint is of an architecture that engines are built for and that is not served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,107 +52,93 @@ class Added:
 
     model: Model
     title: str  # of its architecture
+    types: tuple[str, ...]  # of its weights, in safetensors' words
     notes: tuple[str, ...]  # what is unusual, or was taken for granted, as sentences for people
     exported: tuple[str, ...]  # networks whose graphs were not there
-    written_bytes: int  # besides the graphs in the cache and links
+    written_bytes: int  # besides the graphs in the cache, without what links lead to
 
 
-def add_model(
-    path: Path,
-    *,
-    models: Path,
-    graphs: Path,
-    name: str | None = None,
-    networks: Mapping[str, Path] = MappingProxyType({}),
-    family: str | None = None,
-    tell: Tell,
-    stop: threading.Event,
-) -> Added:
-    """Add a checkpoint to the models of a folder.
+def add_model(wanted: Wanted, *, models: Path, graphs: Path, tell: Tell, stop: threading.Event) -> Added:
+    """Add a checkpoint to the models of a folder; a model of the same files and name is written anew.
 
     Args:
-        path: a safetensors file, a pickle, a diffusers folder, or a folder of split files as ComfyUI has them.
         models: folder of model folders.
         graphs: folder of exported graphs.
-        name: of the model; None: the file's or folder's.
-        networks: files of single networks that lie elsewhere, by network.
-        family: name of the architecture, where the files do not say it.
         tell: told what is done, and how far it is.
         stop: ends the work when set.
-    Raises: CannotAdd, UnreadableCheckpoint, UnknownArchitecture, PhaseFailed, Stopped, StoreFull, OSError.
+    Raises: CannotAdd, UnreadableCheckpoint, UnknownArchitecture, WeightsMissing, PhaseFailed, Stopped, StoreError,
+        OSError. Whatever it is, nothing of the model is there that was not there before.
     """
-    path = path.expanduser().absolute()
-    if not path.exists():
-        raise CannotAdd(f"{path} does not exist")
-    called = name if name is not None else (path.name if path.is_dir() else path.stem)
-    _check_name(called)
+    wanted = replace(
+        wanted,
+        path=wanted.path.expanduser().absolute(),
+        networks={network: file.expanduser().absolute() for network, file in wanted.networks.items()},
+    )
+    for file in (wanted.path, *wanted.networks.values()):
+        if not file.exists():
+            raise CannotAdd(f"{file} does not exist")
+    _check_name(wanted.model)
+    place = models / wanted.model
     models.mkdir(parents=True, exist_ok=True)
-    with hold(models / f".{called}{LOCK}", stop=stop):
-        _check_free(models / called, called, path, networks)
-        with _staging(models, called) as folder:
-            added = _write(path, called, folder, models, GraphCache(graphs), networks, family, tell, stop)
-            _publish(folder, models / called)
-    return replace(added, model=read_model(models / called))
+    tidy(models)
+    with hold(lock_of(models, wanted.model), stop=stop):
+        _check_free(place, wanted)
+        with room_for(models, f"the model {wanted.model}"), staged(models, wanted.model) as folder:
+            added = _write(wanted, folder, GraphCache(graphs), tell, stop)
+            publish(folder, place)
+    return replace(added, model=read_model(place))
 
 
-def _write(
-    path: Path,
-    name: str,
-    folder: Path,
-    models: Path,
-    cache: GraphCache,
-    networks: Mapping[str, Path],
-    family: str | None,
-    tell: Tell,
-    stop: threading.Event,
-) -> Added:
+def _write(wanted: Wanted, folder: Path, cache: GraphCache, tell: Tell, stop: threading.Event) -> Added:
     """Write the folder of a model. Returns: what was added, its model as it lies in that folder."""
-    checkpoint = path
-    if path.is_file() and path.suffix.lower() in PICKLED:
-        tell("convert", 0.0)
-        checkpoint = folder / CONVERTED
-        convert(path, checkpoint)
-    source = _open(checkpoint, name, networks, family)
-    wanted = _complete(source)
-    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter, exporting waits for another process
-        files = _names_in(folder, source.checkpoint.files)
-        digests = beside.submit(lambda: {files[file]: sha256_of(file) for file in files})
-        written: dict[str, Written] = {}
-        exported = []
-        for network in wanted:
+    before = fingerprint(wanted.located)
+    readable = _without_pickles(wanted, folder, tell, stop)
+    refuse_other_kinds(readable.path)
+    family = wanted.family or (wanted.baseline and family_of(readable, wanted.baseline))
+    source = _open(readable, wanted, family)
+    held = holdings(source)
+    _check_complete(wanted, source, held)
+    files = _names_in(folder, source.checkpoint.files)
+    written: dict[str, Written] = {}
+    exported = []
+    with _digests(files, stop) as digests:
+        for network in held.stored:
             file = graph_file(source, network, cache)
             if not file.exists():
                 exported.append(network)
                 export(source, network, cache, tell, stop)
             tell(f"bind {network}", 0.0)
-            with room_for(models, f"the model {name}"):
-                written[network] = write_network(source, network, file.read_bytes(), folder, files)
-        for file, link in files.items():
-            if file.parent != folder:
-                (folder / link).symlink_to(file.resolve())
-        tell("digests", 0.0)
-        known = digests.result()
+            written[network] = write_network(source, network, file.read_bytes(), folder, files)
+            if stop.is_set():
+                raise Stopped
+        known = digests()
+    for file, link in files.items():
+        if file.parent != folder:
+            (folder / link).symlink_to(file.resolve())
+    if fingerprint(wanted.located) != before:
+        raise CannotAdd(f"{wanted.path} was changed while it was read, as by a download: add it when it is whole")
     levels = source.architecture.passes[0].levels
-    usual = architecture(source.architecture.name).passes[0].levels
+    usual = architecture(source.architecture.name).prediction
     described = Description(
-        name=name,
+        name=wanted.model,
         architecture=source.architecture.name,
         networks={network: one.described for network, one in written.items()},
-        files={f"file {number}": file for number, file in enumerate(_asked_for_as(path, files), start=1)},
-        prediction=None if levels.prediction == usual.prediction else levels.prediction.value,
+        files={f"file {number}": file for number, file in enumerate(_asked_for_as(wanted, files), start=1)},
+        prediction=None if levels.prediction == usual else levels.prediction.value,
         zero_terminal_snr=levels.zero_terminal_snr,
         sigma_min=levels.sigma_min,
         sigma_max=levels.sigma_max,
         digests=known,
-        source=DescribedSource(path=str(path), networks={one: str(file) for one, file in networks.items()}),
+        source=_described(wanted, family, before),
     )
     write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(described), indent=2))
     return Added(
         model=read_model(folder),
         title=source.architecture.title,
-        notes=tuple(_notes(source, levels)),
+        types=tuple(sorted({word for one in held.stored.values() for word in one.types})),
+        notes=tuple(_notes(source, held, levels)),
         exported=tuple(exported),
-        written_bytes=sum(one.size for one in written.values()) + (folder / FILE).stat().st_size,
+        written_bytes=sum(file.stat().st_size for file in folder.iterdir() if not file.is_symlink()),
     )
 
 
@@ -166,7 +155,7 @@ def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: th
     """
     file, module = graph_file(source, network, cache), source.modules[network]
     cache.root.mkdir(parents=True, exist_ok=True)
-    with hold(file.with_suffix(LOCK), stop=stop):
+    with hold(file.with_suffix(".lock"), stop=stop):
         if file.exists():
             return
         place = (source.architecture.name, network, dict(module.config), SERVED_AS)
@@ -174,30 +163,56 @@ def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: th
         cache.keep(file, done.result)
 
 
-def _open(path: Path, name: str, networks: Mapping[str, Path], family: str | None) -> Source:
+def _described(wanted: Wanted, family: str | None, files: str) -> DescribedSource:
+    networks = {network: str(file) for network, file in wanted.networks.items()}
+    return DescribedSource(path=str(wanted.path), networks=networks, architecture=family, fingerprint=files)
+
+
+def _without_pickles(wanted: Wanted, folder: Path, tell: Tell, stop: threading.Event) -> Located:
+    """The checkpoint with safetensors files in a model's folder for its pickles."""
+
+    def converted(file: Path, name: str) -> Path:
+        if not file.is_file() or file.suffix.lower() not in PICKLED:
+            return file
+        tell("convert", 0.0)
+        convert(file, folder / name, tell, stop)
+        return folder / name
+
+    path = converted(wanted.path, CONVERTED)
+    networks = {network: converted(file, f"{network}-{CONVERTED}") for network, file in wanted.networks.items()}
+    return Located(name=wanted.model, path=path, networks=tuple(networks.items()))
+
+
+def _open(located: Located, wanted: Wanted, family: str | None) -> Source:
     """Raises: CannotAdd, UnreadableCheckpoint, UnknownArchitecture."""
-    refuse_other_kinds(path)
-    located = Located(name=name, path=path, networks=tuple(networks.items()))
     source = open_located(located, family)
     if reason := why_unserved(source.architecture):
-        raise CannotAdd(
-            f"{path} is {source.architecture.title}: {reason}. Engines of it can be built, and a later version serves "
-            "them; nothing was written"
+        raise UnservedArchitecture(
+            f"{wanted.path} is {source.architecture.title}: {reason}. Engines of it can be built, and a later version "
+            "serves them; nothing was written"
         )
     return source
 
 
-def _complete(source: Source) -> tuple[str, ...]:
-    """The networks that the checkpoint has. Raises: CannotAdd: it lacks one without which nothing is drawn."""
-    found = holdings(source)
-    if missing := [one for one in source.modules if one in found.problems and one in source.architecture.needed]:
-        reasons = " ".join(f"{one}: {found.problems[one]}." for one in missing)
-        options = " ".join(f"--network {one}=FILE" for one in missing)
+def _check_complete(wanted: Wanted, source: Source, held: Holdings) -> None:
+    """Raises: CannotAdd: the checkpoint lacks a network without which nothing is drawn."""
+    needed = [one for one in source.architecture.networks if one.name in source.architecture.needed]
+    missing = [one for one in needed if one.name in held.absent]
+    reasons = [f"The {one.name}: {held.problems[one.name]}" for one in needed if one.name in held.problems]
+    what = f"{wanted.path} is {source.architecture.title}"
+    if missing:
+        options = dict.fromkeys(f"--network {_option(one)}=FILE" for one in missing)
         raise CannotAdd(
-            f"{source.checkpoint.path} is {source.architecture.title} without its {', '.join(missing)}; say where they "
-            f"are with {options}. {reasons}"
+            f"{what} without its {' and '.join(one.name for one in missing)}; say where to find that with "
+            f"{' '.join(options)}"
         )
-    return tuple(one for one in source.modules if one in found.stored)
+    if reasons:
+        raise CannotAdd(f"{what}, but its weights cannot be taken. {'. '.join(reasons)}")
+
+
+def _option(network: Network) -> str:
+    """What `--network` calls a network: an autoencoder's file has both directions."""
+    return "vae" if network.role is Role.AUTOENCODER and "vae" in network.folders else network.name
 
 
 def _check_name(name: str) -> None:
@@ -205,71 +220,76 @@ def _check_name(name: str) -> None:
     problem = problem_with_name(name)
     if not problem and (name.startswith(".") or "/" in name):
         problem = f"is {name!r}; a model's name is also that of a folder"
+    if not problem and len(f".{name}.lock".encode()) > MOST_PART:
+        problem = f"begins {name[:40]!r} and is longer than that of a folder can be"
     if problem:
         raise CannotAdd(f"the name {problem}: give another with --name")
 
 
-def _check_free(folder: Path, name: str, path: Path, networks: Mapping[str, Path]) -> None:
+def _check_free(place: Path, wanted: Wanted) -> None:
     """Raises: CannotAdd: another model has the name."""
-    if (BUILT_IN / name).exists():
-        raise CannotAdd(f"{name} is the model that ships with this worker: give another name with --name")
-    if not folder.exists():
+    if (BUILT_IN / wanted.model).exists():
+        raise CannotAdd(f"{wanted.model} is the model that ships with this worker: give another name with --name")
+    if not place.exists():
         return
+    if not (place / FILE).exists():
+        raise CannotAdd(f"there is a folder {place} already that is no model: give another name with --name")
     try:
-        source = read_description(folder / FILE).source
+        source = read_description(place / FILE).source
     except ModelUnusable as error:
-        raise CannotAdd(f"{folder} is there already and cannot be read ({error}): remove it, or give --name") from error
-    wanted = DescribedSource(path=str(path), networks={one: str(file) for one, file in networks.items()})
-    if source != wanted:
-        lies = source.path if source is not None else str(folder)
         raise CannotAdd(
-            f"there is a model {name} already, of {lies}: give this one another name with --name, or remove the other "
-            f"first (./horde-bridge.sh models remove {name})"
+            f"there is a model {wanted.model} already that cannot be read ({error}): remove it, or give --name"
+        ) from error
+    lying = _described(wanted, None, "")
+    if source is None or (source.path, source.networks) != (lying.path, lying.networks):
+        lies = source.path if source is not None else str(place)
+        raise CannotAdd(
+            f"there is a model {wanted.model} already, of {lies}: give this one another name with --name, or remove "
+            f"that first (./horde-bridge.sh models remove {wanted.model})"
         )
-
-
-@contextmanager
-def _staging(models: Path, name: str) -> Iterator[Path]:
-    """A folder that nobody reads, without what a killed add left of it. It is removed, if it was not moved."""
-    folder = models / f".{name}{NEW}folder"
-    if folder.exists():
-        remove_tree(folder)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        if folder.exists():
-            remove_tree(folder)
-
-
-def _publish(folder: Path, place: Path) -> None:
-    """Move a whole folder to its place; what was there before is gone first."""
-    if place.exists():
-        old = place.with_name(f".{place.name}{NEW}old")
-        if old.exists():
-            remove_tree(old)
-        place.rename(old)
-        folder.rename(place)
-        remove_tree(old)
-    else:
-        folder.rename(place)
 
 
 def _names_in(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
     """What a checkpoint's files are called in a model's folder: links, but for what lies there itself."""
     return {
-        file: file.name if file.parent == folder else f"weights-{number}{file.suffix.lower()}"
+        file: file.name if file.parent == folder else f"weights-{number}.safetensors"
         for number, file in enumerate(files)
     }
 
 
-def _asked_for_as(path: Path, files: Mapping[Path, str]) -> Sequence[str]:
+@contextmanager
+def _digests(files: Mapping[Path, str], stop: threading.Event) -> Iterator[Callable[[], dict[str, str]]]:
+    """Hash files beside other work: hashing lets go of the interpreter, and exporting waits for another process.
+
+    Gives what waits for the digests, by the names of the files. Leaving the block early ends the hashing.
+    """
+    left = threading.Event()
+
+    def digest(file: Path) -> str:
+        total = hashlib.sha256()
+        with file.open("rb", buffering=0) as stream:
+            while data := stream.read(_CHUNK):
+                if stop.is_set() or left.is_set():
+                    raise Stopped
+                total.update(data)
+        return total.hexdigest()
+
+    with ThreadPoolExecutor(1) as beside:
+        future = beside.submit(lambda: {name: digest(file) for file, name in files.items()})
+        try:
+            yield future.result
+        finally:
+            left.set()
+
+
+def _asked_for_as(wanted: Wanted, files: Mapping[Path, str]) -> Sequence[str]:
     """File names under which recipes ask for a model: not those that every diffusers folder has."""
-    names = dict.fromkeys([path.name, *(file.name for file in files)])
-    return [name for name in names if not name.startswith(("model.", "model-", "diffusion_pytorch_model"))]
+    names = dict.fromkeys([wanted.path.name, *(file.name for file in files)])
+    others = ("model.", "model-", "diffusion_pytorch_model")
+    return [name for name in names if not name.startswith(others) and not name.endswith(CONVERTED)]
 
 
-def _notes(source: Source, levels: NoiseLevels) -> Iterator[str]:
+def _notes(source: Source, held: Holdings, levels: NoiseLevels) -> Iterator[str]:
     """What is unusual about a model, as sentences for people."""
     if levels.prediction != architecture(source.architecture.name).prediction:
         yield f"It predicts {levels.prediction}, by its own word."
@@ -277,5 +297,7 @@ def _notes(source: Source, levels: NoiseLevels) -> Iterator[str]:
         yield "Its noise levels end in nothing but noise (zero terminal SNR)."
     if levels.sigma_max is not None:
         yield f"Its noise levels are EDM's, from {levels.sigma_min:g} to {levels.sigma_max:g}."
+    for network, problem in held.problems.items():
+        yield f"It is served without its {network}, and takes no jobs that need that: {problem}."
     if source.assumption:
         yield source.assumption[0].upper() + source.assumption[1:] + "."

@@ -16,6 +16,7 @@ from trt_engines.bound_weights import bindings
 from trt_engines.description import DescribedNetwork
 from trt_engines.modules.registry import module_of
 from trt_engines.store.files import write_whole
+from trt_export.adding.staging import SIDE
 from trt_export.building.source import Source
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.maps.registry import key_maps
@@ -46,7 +47,7 @@ def write_network(source: Source, network: str, graph: bytes, folder: Path, name
     """
     module = source.modules[network]
     proto = onnx.load_model_from_string(graph)
-    side = folder / f"side-{network}.safetensors"
+    side = folder / SIDE.format(network)
     tables = key_maps(source.architecture.name, network)
     weights = bind(parameters(proto), source.checkpoint.of(network), tables, side)
     read = {piece.file for one in weights for piece in (*one.pieces, *([one.scale] if one.scale else []))}

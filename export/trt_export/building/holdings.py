@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from trt_export.building.source import Source
-from trt_export.checkpoints.binding import StoredWeights, WeightsMissing, check, tensors_of
-from trt_export.checkpoints.checkpoint import Checkpoint
+from trt_export.checkpoints.binding import NetworkAbsent, StoredWeights, WeightsMissing, check, tensors_of
+from trt_export.checkpoints.checkpoint import Checkpoint, NoFile
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.published import published_file
 from trt_export.checkpoints.quantised import quantisation, refusal
@@ -23,6 +23,7 @@ class Holdings:
 
     stored: Mapping[str, StoredWeights]  # of each network whose weights are all there
     problems: Mapping[str, str]  # why those of the others cannot be bound
+    absent: frozenset[str] = frozenset()  # of these others, those of which nothing at all is there
 
 
 def holdings(source: Source, components: Collection[str] = ()) -> Holdings:
@@ -30,7 +31,7 @@ def holdings(source: Source, components: Collection[str] = ()) -> Holdings:
 
     Args: components: to look for, by name; all without any.
     """
-    stored, problems = {}, {}
+    stored, problems, absent = {}, {}, set()
     for name, module in source.modules.items():
         if components and name not in components:
             continue
@@ -38,7 +39,9 @@ def holdings(source: Source, components: Collection[str] = ()) -> Holdings:
             stored[name] = stored_weights(source.architecture.name, name, meta_module(module), source.checkpoint)
         except (UnreadableCheckpoint, WeightsMissing) as exc:
             problems[name] = str(exc)
-    return Holdings(stored=stored, problems=problems)
+            if isinstance(exc, NetworkAbsent | NoFile):
+                absent.add(name)
+    return Holdings(stored=stored, problems=problems, absent=frozenset(absent))
 
 
 def stored_weights(architecture: str, component: str, module: nn.Module, checkpoint: Checkpoint) -> StoredWeights:

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
-from trt_engines.model import find_models, read_model
+from trt_engines.model import Model, find_models, read_model
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
 
 HEAD = 2**20
 """Bytes at a file's start that are looked at: the header of a safetensors file, or most of it."""
+
+CONVERTED = "checkpoint.safetensors"
+"""What a pickled checkpoint becomes, in the model's folder; of one network, with its name and a dash before it."""
 
 READ = frozenset({".safetensors", ".sft", ".json"})
 """Files of a model's folder that decide its engines."""
@@ -44,7 +48,7 @@ def locate(model: str, models: Path | None = None, networks: tuple[tuple[str, Pa
     unusable: list[ModelUnusable] = []
     known = find_models([models] if models else [], unusable=unusable.append)
     if found := known.get(model):
-        return Located(name=found.name, path=found.folder, family=found.architecture, networks=networks)
+        return of_model(found, networks)
     path = Path(model).expanduser()
     if not path.exists():
         names = ", ".join(sorted(known)) or "none"
@@ -52,18 +56,34 @@ def locate(model: str, models: Path | None = None, networks: tuple[tuple[str, Pa
         raise UnreadableCheckpoint(
             f"{model!r} is neither a file, a folder nor a known model; known are {names}{others}"
         )
-    if (path / "model.json").is_file():
-        described = read_model(path)
-        return Located(name=described.name, path=path.absolute(), family=described.architecture, networks=networks)
+    if (path / FILE).is_file():
+        return of_model(read_model(path.absolute()), networks)
     return Located(name=path.name if path.is_dir() else path.stem, path=path.absolute(), networks=networks)
 
 
 def known_models(models: Path | None, unusable: Callable[[ModelUnusable], None]) -> tuple[Located, ...]:
     """The models that ship and those of a folder, by name. Args: unusable: told of those that are passed over."""
     found = find_models([models] if models else [], unusable=unusable).values()
-    return tuple(
-        Located(name=one.name, path=one.folder, family=one.architecture)
-        for one in sorted(found, key=lambda one: one.name)
+    return tuple(of_model(one) for one in sorted(found, key=lambda one: one.name))
+
+
+def of_model(model: Model, networks: tuple[tuple[str, Path], ...] = ()) -> Located:
+    """Where the weights of a model lie: those of one that was added where its owner put them, but for pickles.
+
+    Args: networks: as those of `locate`, before the model's own.
+    """
+    source = read_description(model.folder / FILE).source
+    if source is None:
+        return Located(name=model.name, path=model.folder, family=model.architecture, networks=networks)
+    own = {network: Path(file) for network, file in source.networks.items()}
+    places = {"": Path(source.path), **own}
+    for network in tuple(places):
+        converted = model.folder / (f"{network}-{CONVERTED}" if network else CONVERTED)
+        if converted.is_file():
+            places[network] = converted
+    path = places.pop("")
+    return Located(
+        name=model.name, path=path, family=model.architecture, networks=tuple({**places, **dict(networks)}.items())
     )
 
 

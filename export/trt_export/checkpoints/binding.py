@@ -32,6 +32,10 @@ class WeightsMissing(Exception):
     """A checkpoint lacks weights of a network, has others, or has them otherwise; the message names file and key."""
 
 
+class NetworkAbsent(WeightsMissing):
+    """A checkpoint has none of a network's weights."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWeights:
     """What a checkpoint holds of a network."""
@@ -169,7 +173,7 @@ def _layout(names: Iterable[str], tensors: Mapping[str, StoredTensor], tables: S
                 best = (count, one, prefix)
     if best is None or best[0] == 0:
         held = ", ".join(sorted(tensors)[:3]) or "nothing"
-        raise WeightsMissing(
+        raise NetworkAbsent(
             f"{_files(tensors)}: none of the network's {len(wanted)} weights is there in any known layout; it holds "
             f"{len(tensors)} tensors ({held}, ..). It may be of another architecture (name the right one with "
             "--architecture), or without this network, which then is in a file that has to be named or put beside it"

@@ -38,6 +38,10 @@ MARKERS = frozenset({"scaled_fp8"})
 Tensors = Mapping[str, StoredTensor]
 
 
+class NoFile(UnreadableCheckpoint):
+    """A checkpoint has no file for a network."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """The files of a model's weights. `parts` are its networks by folder or component; "" has all the others."""
@@ -62,7 +66,7 @@ class Checkpoint:
         for place in (*places, ""):
             if place in self.parts:
                 return place
-        raise UnreadableCheckpoint(
+        raise NoFile(
             f"{self.path} has nothing for the {component}: none of {', '.join(places)} is there; it has "
             f"{', '.join(sorted(self.parts)) or 'no networks'}"
         )

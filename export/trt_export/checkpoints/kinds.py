@@ -9,6 +9,7 @@ from trt_export.checkpoints.legacy import PICKLED
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_header
 
 _HEAD = 512
+PICKLES = sorted(PICKLED)
 
 Names = Iterable[str]
 
@@ -59,22 +60,35 @@ def refuse_other_kinds(path: Path) -> None:
     """
     if path.is_dir() or path.suffix.lower() in PICKLED:
         return
+    if (other := _told_by_its_beginning(path)) is not None:
+        raise UnreadableCheckpoint(f"{path} is {other}")
+    if (kind := kind_of(read_header(path))) is not None:
+        raise UnreadableCheckpoint(f"{path} is {kind}. Nothing was written")
+
+
+def _told_by_its_beginning(path: Path) -> str | None:
+    """What a file is that is no safetensors file, and what to do, in words for people; None: it may be one."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head:
+        return "empty: download it again"
+    if len(head) > 8 and not any(head[4:8]):
+        return None  # a header's length, below 4 GB: no other kind has four zeros there
     if head.startswith(b"GGUF"):
-        raise UnreadableCheckpoint(
-            f"{path} is a GGUF file, whose weights are packed in a way that no graph reads: take it as safetensors"
-        )
-    if head.lstrip()[:1] == b"<":
-        raise UnreadableCheckpoint(
-            f"{path} is a web page and no model: the download asked for a login or went to the wrong address. Download "
-            "it again"
-        )
-    if (kind := kind_of(read_header(path))) is not None:
-        raise UnreadableCheckpoint(f"{path} is {kind}. Nothing was written")
+        return "a GGUF file, whose weights are packed in a way that no graph reads: take it as safetensors"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS and not the file itself: fetch it with `git lfs pull`, or download it"
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return f"a pickle or an archive under another name: PyTorch's checkpoints have to end in {', '.join(PICKLES)}"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"<"):
+        return "a web page and no model: the download asked for a login or went to the wrong address. Download it again"
+    if text.startswith(b"{"):
+        return "a message of a server and no model: the download was refused. Look into it, and download it again"
+    return None
 
 
 def kind_of(tensors: Mapping[str, StoredTensor]) -> str | None:

@@ -68,15 +68,17 @@ def refusal(file: Path) -> str:
     )
 
 
-def convert(source: Path, target: Path) -> int:
+def convert(source: Path, target: Path, tell: Tell = unheard, stop: threading.Event | None = None) -> int:
     """Write the weights of a pickle as safetensors; `target` is whole, or as it was before.
 
     The pickle is read by another process, one with bounds on its memory and its files, by PyTorch's reader for weights
     alone, which builds tensors and plain containers and calls nothing else.
 
-    Returns: bytes written. Raises: PhaseFailed: the file is damaged, asks for code, or is not of weights.
+    Args: stop: ends the conversion when set.
+
+    Returns: bytes written. Raises: PhaseFailed: the file is damaged, asks for code, or is not of weights. Stopped.
     """
-    return int(run_phase(convert_here, (source, target), unheard, threading.Event()).result)
+    return int(run_phase(convert_here, (source, target), tell, stop or threading.Event()).result)
 
 
 def convert_here(source: Path, target: Path, tell: Tell) -> int:

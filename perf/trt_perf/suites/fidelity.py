@@ -18,6 +18,7 @@ import numpy as np
 
 from trt_engines.model import Model
 from trt_export.adding.add import add_model
+from trt_export.adding.wanted import Wanted
 from trt_perf.fidelity.drawing import BLANK, HEIGHT, WIDTH, Picture, Wish, a_source, drawn, plain, psnr
 from trt_perf.fidelity.random_models import ARCHITECTURES, RandomModel, a_random_model
 
@@ -51,10 +52,9 @@ def _added(architecture: str, scratch: Path) -> tuple[RandomModel, Model]:
     """A small random model, and what the worker makes of its folder."""
     made = a_random_model(architecture, scratch / architecture)
     added = add_model(
-        made.folder,
+        Wanted(path=made.folder, family=architecture),
         models=scratch / "models",
         graphs=scratch / "graphs",
-        family=architecture,
         tell=lambda step, share: None,
         stop=threading.Event(),
     )
