@@ -26,7 +26,7 @@ Side = Annotated[int, Meta(ge=8, le=16384, multiple_of=8)]  # pixels
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
 
 
-class DescribedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DescribedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The files of one network."""
 
     weights: Annotated[tuple[str, ...], Meta(min_length=1, max_length=1024)]
@@ -36,7 +36,7 @@ class DescribedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Annotated[int, Meta(ge=1, le=2**40)] | None = None  # None: as many as the architecture's own size has
 
 
-class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where the owner of a checkpoint put it. Paths are absolute."""
 
     path: str
@@ -45,7 +45,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str = ""  # of its files when it was added, see `trt_export.building.located`; empty: nobody noted it
 
 
-class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A `model.json`. Paths are relative to its folder."""
 
     name: str

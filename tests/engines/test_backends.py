@@ -87,7 +87,7 @@ def test_a_damaged_graph_is_an_engine_fault_that_names_the_file(tmp_path: Path) 
     folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "damaged")
     (folder / "denoiser.onnx").write_bytes(b"not a graph")
 
-    with pytest.raises(EngineFault, match=r"unet\.onnx"):
+    with pytest.raises(EngineFault, match=r"denoiser\.onnx"):
         loaded(onnxruntime_backend(1), a_spec(read_model(folder), "denoiser"))
 
 

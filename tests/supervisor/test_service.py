@@ -12,6 +12,7 @@ import anyio
 import numpy as np
 import pytest
 
+from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
 from trt_engines.model import Model, find_models
 from trt_worker import frames
@@ -20,7 +21,7 @@ from trt_worker.encode.encoder import Encoder
 from trt_worker.errors import BadJob, DeviceUnusable, LateJob, UnservableJob
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.pace import Pace
-from trt_worker.plan.route import Plan, denoiser_buckets
+from trt_worker.plan.route import Plan
 from trt_worker.submit.upload import Uploader
 from trt_worker.supervisor.device_link import MadeJob
 from trt_worker.supervisor.maker import Making
@@ -82,7 +83,7 @@ class Scripted:
         plan = Plan(
             backend="dummy",
             engine="e",
-            bucket=denoiser_buckets(job.width, job.height, 4)[0],
+            bucket=Bucket(width=job.width, height=job.height, rows=8),
             reason="first choice",
             fallback=False,
             sampler=job.sampler,

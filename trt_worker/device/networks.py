@@ -326,6 +326,7 @@ class Networks(Generic[Tag]):
         self, model: Model, backend: EngineBackend, network: str, size: BatchKey, stream: Stream
     ) -> Engine:
         """An engine of an autoencoder for whole pictures of a size, or else for tiles of them."""
+        self._models[model.name] = model
         specs = self._autoencoder_specs(model, backend, network, size)
         engine = self._cache_of(backend).get(backend, specs[:1], stream)
         told = network, size, specs[0].bucket

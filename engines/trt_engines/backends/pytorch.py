@@ -81,7 +81,7 @@ class PyTorchSource:
     def open(self, spec: EngineSpec) -> HostSession:
         import torch
 
-        from trt_engines.modules.load import load_module
+        from trt_engines.module_loading import load_module
 
         torch.set_num_threads(self._threads)
         device = _card() if self._gpu else "cpu"

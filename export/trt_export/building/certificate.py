@@ -20,7 +20,7 @@ from trt_engines.architectures.axis import sizes_of
 from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bound_weights import BoundTensor, float32_values
 from trt_engines.bucket import Bucket
-from trt_engines.modules.load import WithoutValues
+from trt_engines.module_loading import WithoutValues
 from trt_engines.modules.module_spec import ModuleSpec
 from trt_engines.store.manifest import Certificate
 from trt_export.child import Tell

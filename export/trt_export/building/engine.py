@@ -144,7 +144,7 @@ def _exported(order: Order, cache: GraphCache, store: Store, report: Tell, stop:
         if file.exists():
             return _Graph(data=file.read_bytes(), seconds=0.0, peak_bytes=0)
         began = time.monotonic()
-        exported = run_phase(export_by_name, (*place, order.precision), report, stop)
+        exported = run_phase(export_by_name, (*place, order.precision), lambda _, share: report("export", share), stop)
         cache.keep(file, exported.result)
         seconds = time.monotonic() - began
     return _Graph(data=exported.result, seconds=seconds, peak_bytes=exported.peak_bytes)

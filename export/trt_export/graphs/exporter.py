@@ -15,7 +15,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from trt_engines.architectures.axis import Axis, Quantity
-from trt_engines.modules.load import default_type
+from trt_engines.module_loading import default_type
 from trt_engines.modules.module_spec import ModuleSpec
 from trt_export.child import Tell, unheard
 from trt_export.graphs.examples import example_inputs

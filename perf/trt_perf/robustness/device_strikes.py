@@ -50,6 +50,7 @@ def _full() -> Exception:
 DEVICE_PROVOKED: dict[str, tuple[str, tuple[Callable[[], Exception], ...]]] = {
     r"_step_alone:\d+ stage batch\.step": (r"_put_step:\d+ stage batch\.step", (points.a_surprise,)),
     r"batch\.release_engines": (r"stage decoder\.begin", (_full, _full)),
+    r"smaller_tiles": (r"stage decoder\.begin", (_full, _full, _full, _full)),
 }
 """What has to be thrown first, where, so that a point is passed at all."""
 
