@@ -14,11 +14,11 @@ from torch import nn
 
 from trt_engines.architectures.axis import Quantity, Sizes
 from trt_engines.architectures.tensor import Kind, Tensor
+from trt_engines.modules.module_spec import ModuleSpec
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.safetensors_file import read_header
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import TYPES, parameters
-from trt_export.modules.module_spec import ModuleSpec
 
 
 def _at(rows: int, width: int, height: int, tokens: int) -> Sizes:

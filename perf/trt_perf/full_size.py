@@ -25,6 +25,8 @@ from trt_engines.builders.builder import BuildRequest
 from trt_engines.builders.footprint import build_memory
 from trt_engines.cards import card
 from trt_engines.machine_memory import machine_memory
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import MODULES, module_of, networks
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.profile import Profile, Range
 from trt_engines.store.files import require_room
@@ -38,8 +40,6 @@ from trt_export.checkpoints.random_checkpoint import random_tensors, write_rando
 from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.bound import bind_graph, link_files
 from trt_export.graphs.exporter import parameters
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import MODULES, module_of, networks
 from trt_export.plan import precision_of
 from trt_perf.network_key import network_key
 from trt_perf.progress import Progress

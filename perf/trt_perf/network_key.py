@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from trt_export.modules.module_spec import ModuleSpec
+from trt_engines.modules.module_spec import ModuleSpec
 
 
 def network_key(spec: ModuleSpec, config: Mapping[str, Any], *decides: object) -> str:

@@ -16,12 +16,12 @@ from trt_engines.architectures.network import Network
 from trt_engines.builders.builder import BuildFailed, BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.cards import card
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import MODULES, module_of, networks
 from trt_engines.profiles.profile import Profile, Range
 from trt_export.building.order import input_ranges
 from trt_export.child import Tell, run_phase, unheard
 from trt_export.graphs.exporter import export_graph
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import MODULES, module_of, networks
 from trt_export.parity import lively_module, worst_difference, write_bound
 from trt_export.plan import precision_of
 from trt_perf.network_key import network_key

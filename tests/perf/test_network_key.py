@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trt_export.modules.registry import MODULES
+from trt_engines.modules.registry import MODULES
 from trt_perf.network_key import network_key
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_export.modules.registry import module_of
+from trt_engines.modules.registry import module_of
 from trt_perf.small_networks import outcomes, targets
 
 

@@ -19,11 +19,11 @@ from torch.overrides import TorchFunctionMode
 from trt_engines.architectures.axis import sizes_of
 from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bucket import Bucket
+from trt_engines.modules.module_spec import ModuleSpec
 from trt_engines.store.manifest import Certificate
 from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
 from trt_export.graphs.widening import widen
-from trt_export.modules.module_spec import ModuleSpec
 
 PSNR_LEAST = 35.0
 """dB, of an output's range: below, a picture is visibly another one (the rule of thumb of cache-dit)."""

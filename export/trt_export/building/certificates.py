@@ -18,7 +18,7 @@ from trt_export.graphs.cache import code_digest
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime-gpu")
 SOURCES = (
     "trt_engines/architectures",
-    "trt_export/modules",
+    "trt_engines/modules",
     "trt_export/samples.py",
     "trt_export/building/certificate.py",
     "trt_export/graphs/widening.py",

@@ -11,6 +11,7 @@ from trt_engines.architectures.network import Network
 from trt_engines.builders.builder import BuildRequest
 from trt_engines.builders.preflight import Needs
 from trt_engines.cards import builders
+from trt_engines.modules.module_spec import ModuleSpec
 from trt_engines.profiles.cost import plan_file_bytes
 from trt_engines.profiles.histogram import Histogram
 from trt_engines.profiles.profile import Profile
@@ -19,7 +20,6 @@ from trt_export.building.compiling import BUILDERS
 from trt_export.building.source import Source
 from trt_export.estimates import Weights, memory_of, seconds_of
 from trt_export.graphs.cache import GraphCache
-from trt_export.modules.module_spec import ModuleSpec
 from trt_export.plan import BuildPlan, Card, EnginePlan, Limits, Stored, make_plan
 
 

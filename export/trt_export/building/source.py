@@ -12,15 +12,15 @@ from typing import Any
 
 from trt_engines.architectures.architecture import Architecture
 from trt_engines.architectures.registry import architecture
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import MODULES, module_of
 from trt_export.building.located import Located, locate
 from trt_export.checkpoints.binding import holds
 from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.recognition import recognise
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.modules.measure import fitted, meta_module
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import MODULES, module_of
+from trt_export.counting.measure import fitted, meta_module
 
 CONFIG = "config.json"
 

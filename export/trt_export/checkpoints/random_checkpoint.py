@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from trt_engines.architectures.architecture import Architecture
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import MODULES, module_of
 from trt_engines.store.files import megabytes, whole_file
 from trt_export.checkpoints.binding import PREFIX
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.safetensors_file import SIZES, encode_header
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import MODULES, module_of
 
 TYPES = {
     "float32": ("F32", torch.float32),

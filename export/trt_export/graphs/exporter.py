@@ -15,9 +15,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from trt_engines.architectures.axis import Axis, Quantity
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_export.graphs.examples import example_inputs
 from trt_export.graphs.optimisation import optimise
-from trt_export.modules.examples import example_inputs
-from trt_export.modules.module_spec import ModuleSpec
 
 OPSET = 20
 

@@ -27,9 +27,9 @@ from diffusers import EulerDiscreteScheduler
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.stable_diffusion import UNetDenoiser
 from trt_engines.weights import sha256_of
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.stable_diffusion import UNetDenoiser
 from trt_export.shapes_tiny.networks import load_model
 from trt_export.shapes_tiny.train.decoder import refined_vae
 from trt_export.shapes_tiny.train.denoiser import trained_model

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from trt_engines.modules.registry import MODULES, module_of
 from trt_export.checkpoints.keymap import diffusers
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.prediction import TELLING_BIASES
 from trt_export.checkpoints.random_checkpoint import NoLayout, Published, parameters_of, published
 from trt_export.checkpoints.safetensors_file import BITS, encode_header, read_header
-from trt_export.modules.registry import MODULES, module_of
 
 HEADERS = Path(__file__).parent / "checkpoints"
 

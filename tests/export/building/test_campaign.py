@@ -9,6 +9,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from trt_engines.modules.registry import module_of
 from trt_engines.store.manifest import Certificate
 from trt_export.building.board import LiveBoard, PlainBoard
 from trt_export.building.campaign import Outcome, Task, admitted, run_campaign
@@ -17,7 +18,6 @@ from trt_export.building.order import Order
 from trt_export.building.progress import Outlook, Planned
 from trt_export.child import Stopped, Tell
 from trt_export.estimates import first_of, weights_of
-from trt_export.modules.registry import module_of
 
 GB = 10**9
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trt_engines.modules.registry import module_of
 from trt_export.building.forecast import forecast
 from trt_export.building.located import Located
 from trt_export.building.order import Order
 from trt_export.building.work import Work
 from trt_export.estimates import weights_of
 from trt_export.graphs.cache import GraphCache
-from trt_export.modules.registry import module_of
 
 
 def an_order(*cards: int) -> Order:

@@ -20,12 +20,12 @@ from safetensors.numpy import save_file
 from transformers import CLIPTextConfig, Qwen3Config, Qwen3VLConfig, T5Config
 
 from trt_engines.architectures.registry import architecture
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import MODULES, module_of
 from trt_export.building.source import open_source
 from trt_export.checkpoints.checkpoint import FOLDERS
 from trt_export.checkpoints.random_checkpoint import describe, parameters_of, random_tensors, write_random
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, encode_header
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import MODULES, module_of
 
 DIFFUSERS: Mapping[str, Mapping[str, Any]] = {
     "flux_dev": {"denoiser": FluxTransformer2DModel, "vae": AutoencoderKL},

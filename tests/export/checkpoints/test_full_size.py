@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from trt_engines.architectures.registry import ARCHITECTURES, architecture
+from trt_engines.modules.registry import MODULES
 from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import Published, describe, parameters_of, published, random_tensors
 from trt_export.checkpoints.signatures import TWINS, detect
-from trt_export.modules.registry import MODULES
 
 SECOND = {twin for twins in TWINS.values() for twin in twins}
 NAMES = [

@@ -21,11 +21,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from trt_engines.modules.registry import module_of
 from trt_export.checkpoints.binding import PREFIX, check
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of
 from trt_export.checkpoints.safetensors_file import StoredTensor
-from trt_export.modules.registry import module_of
 
 Make = Callable[[dict[str, Any]], torch.nn.Module]
 LAYERS = {"num_hidden_layers": 36}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from trt_engines.architectures.registry import architecture
+from trt_engines.modules.registry import MODULES
 from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
@@ -25,7 +26,6 @@ from trt_export.checkpoints.random_checkpoint import (
     write_random,
 )
 from trt_export.cli import app
-from trt_export.modules.registry import MODULES
 
 
 def a_tensor(*shape: int) -> Published:

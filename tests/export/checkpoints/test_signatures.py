@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from trt_engines.architectures.registry import ARCHITECTURES
+from trt_engines.modules.registry import module_of
 from trt_export.checkpoints.checkpoint import Checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint
 from trt_export.checkpoints.signatures import SIGNATURES, TWINS, detect
-from trt_export.modules.registry import module_of
 
 DETECTED = {twin: name for name, twins in TWINS.items() for twin in twins}
 

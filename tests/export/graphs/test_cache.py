@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import trt_export.modules
+import trt_engines.modules
 from trt_export.building import certificates
 from trt_export.graphs import cache
 from trt_export.graphs.cache import GraphCache, code_digest
@@ -24,7 +24,7 @@ def imported(folder: Path) -> Iterator[str]:
 
 
 def test_modules_are_made_of_nothing_of_ours_but_what_names_a_graph() -> None:
-    parts = tuple(imported(Path(trt_export.modules.__path__[0])))
+    parts = tuple(imported(Path(trt_engines.modules.__path__[0])))
 
     assert parts
     assert [part for part in parts if not part.startswith(cache.SOURCES)] == []

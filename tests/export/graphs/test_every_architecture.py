@@ -12,12 +12,12 @@ from onnx import TensorProto
 
 from trt_engines.builders.builder import BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import module_of, networks
 from trt_engines.profiles.profile import Profile, Range
 from trt_export.building.order import input_ranges
 from trt_export.graphs.exporter import export_graph
 from trt_export.graphs.widening import widen
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import module_of, networks
 from trt_export.parity import lively_module, worst_difference, write_bound
 
 SD1_UNET = module_of("stable_diffusion_1", "denoiser").small

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from trt_engines.architectures.axis import Quantity
 from trt_engines.architectures.registry import architecture
+from trt_engines.modules.registry import module_of
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.checkpoint import open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import random_tensors, write_random
 from trt_export.graphs.bound import bind_graph
 from trt_export.graphs.exporter import export_graph, parameters
-from trt_export.modules.registry import module_of
 from trt_export.parity import inputs_of
 
 KLEIN = architecture("flux2_klein_4b")

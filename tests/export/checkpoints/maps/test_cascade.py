@@ -11,6 +11,7 @@ from diffusers.loaders.single_file_utils import convert_stable_cascade_unet_sing
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from trt_engines.modules.registry import MODULES, module_of
 from trt_export.checkpoints.binding import PREFIX, Piece, bind
 from trt_export.checkpoints.checkpoint import FOLDERS, open_checkpoint
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup
@@ -18,7 +19,6 @@ from trt_export.checkpoints.maps.cascade import maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
 from trt_export.checkpoints.safetensors_file import read_header
 from trt_export.cli import app
-from trt_export.modules.registry import MODULES, module_of
 
 NETWORKS = [spec.name for spec in MODULES["stable_cascade"]]
 STAGE_C_FILE = ("text_encoder", "denoiser", "effnet_encoder")

@@ -17,10 +17,10 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from trt_engines.architectures.registry import ARCHITECTURES
+from trt_engines.modules.registry import MODULES, module_of
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
-from trt_export.modules.registry import MODULES, module_of
 
 FLOWS = [entry.name for entry in ARCHITECTURES if entry.prediction == "flow"]
 CONVERTERS = {

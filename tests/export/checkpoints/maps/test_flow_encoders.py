@@ -11,11 +11,11 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, convert_wan_vae_to_diffusers
 
+from trt_engines.modules.registry import module_of
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps import autoencoders, text_encoders
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
-from trt_export.modules.registry import module_of
 
 Fixture = Callable[..., Any]
 KL = {"down_block_types": [""] * 4, "up_block_types": [""] * 4}  # what the converter reads of a configuration

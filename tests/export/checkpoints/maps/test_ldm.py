@@ -17,10 +17,10 @@ from diffusers.loaders.single_file_utils import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from trt_engines.modules.registry import MODULES, module_of
 from trt_export.checkpoints.keymap import Lookup
 from trt_export.checkpoints.maps.ldm import maps
 from trt_export.checkpoints.random_checkpoint import parameters_of, published
-from trt_export.modules.registry import MODULES, module_of
 
 FAMILIES = (
     "stable_diffusion_1",

@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import module_of
-from trt_export.modules.text_encoders import bucket_edges
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import module_of
+from trt_engines.modules.text_encoders import bucket_edges
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -14,8 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from trt_engines.architectures.axis import Quantity
 from trt_engines.architectures.stable_cascade import STABLE_CASCADE
-from trt_export.modules.efficientnet import EFFICIENTNET_V2_S, make_encoder
-from trt_export.modules.registry import module_of
+from trt_engines.modules.efficientnet import EFFICIENTNET_V2_S, make_encoder
+from trt_engines.modules.registry import module_of
 
 TIMES = torch.tensor([0.25, 0.875])
 

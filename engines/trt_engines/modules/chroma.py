@@ -11,18 +11,18 @@ from diffusers import ChromaTransformer2DModel
 from torch import nn
 
 from trt_engines.architectures.chroma import CHROMA
-from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.modules.flux import (
+from trt_engines.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
+from trt_engines.modules.flux import (
     TIME_UNITS,
     JointAttention,
     joint_rotation,
     limit_half,
 )
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import key_mask, pack, unpack
-from trt_export.modules.rotary import falling_frequencies, sinusoid
-from trt_export.modules.text_encoders import t5_xxl
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import key_mask, pack, unpack
+from trt_engines.modules.rotary import falling_frequencies, sinusoid
+from trt_engines.modules.text_encoders import t5_xxl
 
 
 class ChromaDenoiser(LibraryModule):

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from trt_engines.architectures.krea2 import KREA_2_TURBO, TAPS, TEMPLATE
-from trt_export.modules.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
-from trt_export.modules.flux import TIME_UNITS, joint_rotation
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import attend, key_mask, pack, unpack
-from trt_export.modules.rotary import Rotation, rotate_pairs, sinusoid
-from trt_export.modules.text_encoders import qwen3_vl_4b
+from trt_engines.modules.autoencoders import QWEN_IMAGE_VAE_DECODER, QWEN_IMAGE_VAE_ENCODER
+from trt_engines.modules.flux import TIME_UNITS, joint_rotation
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import attend, key_mask, pack, unpack
+from trt_engines.modules.rotary import Rotation, rotate_pairs, sinusoid
+from trt_engines.modules.text_encoders import qwen3_vl_4b
 
 TEMPLATE_TOKENS = TEMPLATE.cut
 """Tokens of the system prompt that the encoder reads and the denoiser does not look at."""

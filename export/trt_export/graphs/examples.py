@@ -6,7 +6,7 @@ import torch
 
 from trt_engines.architectures.axis import Sizes
 from trt_engines.architectures.tensor import Kind
-from trt_export.modules.module_spec import ModuleSpec
+from trt_engines.modules.module_spec import ModuleSpec
 
 
 def example_inputs(spec: ModuleSpec, sizes: Sizes, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

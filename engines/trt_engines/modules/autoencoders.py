@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from trt_engines.architectures import autoencoders as facts
 from trt_engines.architectures.network import Network
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import PATCH, attend
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import PATCH, attend
 
 
 class KlDecoder(LibraryModule):

@@ -9,9 +9,9 @@ import torch
 
 from trt_engines.architectures.axis import Quantity
 from trt_engines.architectures.tensor import Kind
-from trt_export.modules.examples import example_inputs
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import networks
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import networks
+from trt_export.graphs.examples import example_inputs
 
 TYPES = {Kind.REAL: torch.bfloat16, Kind.FLOAT32: torch.float32, Kind.INT64: torch.int64, Kind.BOOL: torch.bool}
 EACH = [

@@ -24,10 +24,10 @@ from transformers import (
 from trt_engines.architectures import text_encoders as facts
 from trt_engines.architectures.network import Network
 from trt_engines.architectures.ports import Ports
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import attend
-from trt_export.modules.rotary import rotate_halves, rotation
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import attend
+from trt_engines.modules.rotary import rotate_halves, rotation
 
 
 class PooledClip(LibraryModule):

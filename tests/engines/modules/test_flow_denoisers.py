@@ -15,9 +15,9 @@ from diffusers import (
 )
 from torch import nn
 
-from trt_export.modules.krea2 import TEMPLATE_TOKENS
-from trt_export.modules.patches import pack, unpack
-from trt_export.modules.registry import module_of
+from trt_engines.modules.krea2 import TEMPLATE_TOKENS
+from trt_engines.modules.patches import pack, unpack
+from trt_engines.modules.registry import module_of
 
 HEIGHT, WIDTH = 8, 12  # latent positions
 TIMES = torch.tensor([0.25, 0.875])  # exact in float32, so that 1 - t is too

@@ -10,13 +10,13 @@ from diffusers import Flux2Transformer2DModel
 from torch import nn
 
 from trt_engines.architectures.flux2 import FLUX2_KLEIN_4B, TAPS
-from trt_export.modules.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
-from trt_export.modules.flux import TIME_UNITS, JointAttention
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import attend
-from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.modules.text_encoders import qwen3_4b
+from trt_engines.modules.autoencoders import FLUX2_VAE_DECODER, FLUX2_VAE_ENCODER
+from trt_engines.modules.flux import TIME_UNITS, JointAttention
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import attend
+from trt_engines.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_engines.modules.text_encoders import qwen3_4b
 
 
 class ParallelAttention:

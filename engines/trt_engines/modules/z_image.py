@@ -10,12 +10,12 @@ from diffusers import ZImageTransformer2DModel
 from torch import nn
 
 from trt_engines.architectures.z_image import GROUP, TAPS, Z_IMAGE_TURBO
-from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import attend, key_mask, pack_channels_last, unpack_channels_last
-from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.modules.text_encoders import qwen3_4b
+from trt_engines.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import attend, key_mask, pack_channels_last, unpack_channels_last
+from trt_engines.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_engines.modules.text_encoders import qwen3_4b
 
 _PATCHING = "2-1"  # the library's key of 2x2 patches of one frame
 

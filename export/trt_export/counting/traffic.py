@@ -1,6 +1,6 @@
 """How many kernels a network starts and what they read and write, counted without computing it.
 
-    python -m trt_export.modules.traffic ARCHITECTURE NETWORK
+    python -m trt_export.counting.traffic ARCHITECTURE NETWORK
 
 prints the constants of `trt_engines.costs.work`.
 """
@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trt_export.modules.measure import meta_inputs, meta_module
-from trt_export.modules.module_spec import ModuleSpec
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_export.counting.measure import meta_inputs, meta_module
 
 _FUSION_ENDS = frozenset(
     {"convolution", "addmm", "mm", "bmm", "baddbmm", "native_group_norm", "native_layer_norm", "_fused_rms_norm"}
@@ -133,7 +133,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def main() -> None:
     """Print the constants of one network."""
-    from trt_export.modules.registry import module_of
+    from trt_engines.modules.registry import module_of
 
     parser = argparse.ArgumentParser(description="Count what a network moves.")
     parser.add_argument("architecture")

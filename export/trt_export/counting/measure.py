@@ -1,6 +1,6 @@
 """What one evaluation of a network costs, counted without computing it: the source of every entry's `Cost`.
 
-    python -m trt_export.modules.measure [ARCHITECTURE...]
+    python -m trt_export.counting.measure [ARCHITECTURE...]
 
 prints the constants of each network. Modules live on the meta device, so a full-size one takes no memory.
 """
@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trt_engines.architectures.axis import Quantity
 from trt_engines.architectures.cost import Cost
-from trt_export.modules.examples import example_inputs
-from trt_export.modules.module_spec import ModuleSpec
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_export.graphs.examples import example_inputs
 
 
 class _Live(TorchDispatchMode):
@@ -144,7 +144,7 @@ def _activations(spec: ModuleSpec, module: torch.nn.Module) -> dict[str, float]:
 def main() -> None:
     """Print the constants of the named architectures, of all without a name."""
     from trt_engines.architectures.registry import architecture
-    from trt_export.modules.registry import MODULES
+    from trt_engines.modules.registry import MODULES
 
     parser = argparse.ArgumentParser(description="Count what networks cost.")
     parser.add_argument("names", nargs="*")

@@ -12,12 +12,12 @@ from torch import nn
 from trt_engines.architectures import flux as facts
 from trt_engines.architectures.architecture import Architecture
 from trt_engines.architectures.text_encoders import T5_XXL
-from trt_export.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.patches import attend, pack, unpack
-from trt_export.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
-from trt_export.modules.text_encoders import CLIP_L_POOLED, t5_xxl
+from trt_engines.modules.autoencoders import FLUX_VAE_DECODER, FLUX_VAE_ENCODER
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.patches import attend, pack, unpack
+from trt_engines.modules.rotary import Rotation, grid_positions, rotate_pairs, rotation, sinusoid
+from trt_engines.modules.text_encoders import CLIP_L_POOLED, t5_xxl
 
 TIME_UNITS = 1000
 """Flux embeds times and guidance in thousandths."""

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from trt_engines.architectures.registry import architecture
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.registry import module_of
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.registry import module_of
 
 TIMES = torch.tensor([1.0, 999.0])
 SIDES = ((8, 6), (9, 17), (1, 3))

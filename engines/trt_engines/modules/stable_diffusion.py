@@ -12,15 +12,15 @@ from torch import nn
 from trt_engines.architectures import stable_diffusion as facts
 from trt_engines.architectures.architecture import Architecture
 from trt_engines.architectures.ports import Ports
-from trt_export.modules.autoencoders import (
+from trt_engines.modules.autoencoders import (
     SDXL_VAE_DECODER,
     SDXL_VAE_ENCODER,
     STABLE_DIFFUSION_VAE_DECODER,
     STABLE_DIFFUSION_VAE_ENCODER,
 )
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.text_encoders import CLIP_L_LAYERS, CLIP_L_UNNORMED, OPEN_CLIP_BIGG, OPEN_CLIP_H
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.text_encoders import CLIP_L_LAYERS, CLIP_L_UNNORMED, OPEN_CLIP_BIGG, OPEN_CLIP_H
 
 ANY_SIDE = 31
 """Halvings that no side is a multiple of."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 
+from trt_engines import modules as package
 from trt_engines.architectures.architecture import Architecture
 from trt_engines.architectures.registry import ARCHITECTURES, architecture
-from trt_export import modules as package
-from trt_export.modules.module_spec import ModuleSpec
+from trt_engines.modules.module_spec import ModuleSpec
 
 Modules = Mapping[str, tuple[ModuleSpec, ...]]
 

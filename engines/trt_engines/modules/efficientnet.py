@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trt_export.modules.library_module import LibraryModule
+from trt_engines.modules.library_module import LibraryModule
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pictures, red, green and blue in 0..1."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trt_engines.costs import work
-from trt_export.modules.measure import meta_module
-from trt_export.modules.registry import module_of
-from trt_export.modules.traffic import traffic
+from trt_engines.modules.registry import module_of
+from trt_export.counting.measure import meta_module
+from trt_export.counting.traffic import traffic
 
 NETWORKS = [
     ("stable_diffusion_1", "denoiser", work.STABLE_DIFFUSION_1),

@@ -22,10 +22,10 @@ from torch.nn import functional
 
 from trt_engines.architectures import stable_cascade as facts
 from trt_engines.architectures.ports import Ports
-from trt_export.modules.efficientnet import EFFICIENTNET_V2_S, SMALL_EFFICIENTNET, make_encoder
-from trt_export.modules.library_module import LibraryModule
-from trt_export.modules.module_spec import ModuleSpec
-from trt_export.modules.text_encoders import OPEN_CLIP_BIGG_LAST
+from trt_engines.modules.efficientnet import EFFICIENTNET_V2_S, SMALL_EFFICIENTNET, make_encoder
+from trt_engines.modules.library_module import LibraryModule
+from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.text_encoders import OPEN_CLIP_BIGG_LAST
 
 STAGE_C_CHANNELS, STAGE_B_CHANNELS = facts.STAGE_C_LATENT.channels, facts.STAGE_B_LATENT.channels
 

@@ -1,1 +1,0 @@
-"""Every network that can be exported, as a module over the library's own, one declarative entry each."""
