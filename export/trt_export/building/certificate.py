@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from onnx import TensorProto, helper
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from scipy import ndimage
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from trt_engines.architectures.axis import sizes_of
 from trt_engines.architectures.tensor import Kind, Tensor
+from trt_engines.bound_weights import BoundTensor
 from trt_engines.bucket import Bucket
 from trt_engines.modules.module_spec import ModuleSpec
+from trt_engines.modules.reference import Reference
 from trt_engines.store.manifest import Certificate
-from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
 from trt_export.graphs.widening import widen
 
@@ -32,8 +30,6 @@ SSIM_LEAST = 0.9
 """From the same rule."""
 
 SEED = 20_240
-
-_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 
 
 def certify(
@@ -143,113 +139,6 @@ def _ssim(one: np.ndarray, other: np.ndarray, span: float) -> float:
         (mean_one**2 + mean_other**2 + c1) * (variance_one + variance_other + c2)
     )
     return float(similarity.mean())
-
-
-class _WithoutValues(TorchFunctionMode):
-    """What is made with torch.empty, as weights are, lies on the meta device: it takes no memory, filling it no time.
-
-    Values that modules compute for themselves (positions, angles, statistics) are made in other ways, and real.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **(kwargs or {}))
-
-
-class Reference(TorchFunctionMode):
-    """PyTorch's network in float32 with bound weights, which are read where they are used, and dropped.
-
-    While this mode is on, whatever takes a parameter on the meta device gets its values. Weights that the graph does
-    not read are zero: what comes out does not depend on them.
-    """
-
-    def __init__(self, spec: ModuleSpec, weights: Sequence[BoundTensor]) -> None:
-        """Raises: ValueError: the network has no place for a weight, or a buffer has no values."""
-        super().__init__()
-        with _WithoutValues():
-            self.module = spec.make(spec.config).eval().requires_grad_(False)
-        bound = {one.name: one for one in weights}
-        self._weights: dict[int, BoundTensor] = {}
-        for name, tensor in _named(self.module):
-            weight = bound.pop(name, None)
-            if tensor.is_meta and not isinstance(tensor, nn.Parameter):
-                raise ValueError(f"{spec.name}: nothing gives the buffer {name} its values")
-            if weight is None:
-                continue
-            if tensor.is_meta:
-                self._weights[id(tensor)] = weight
-            else:
-                tensor.copy_(torch.from_numpy(float32_values(weight)))
-        if bound:
-            raise ValueError(f"{spec.name}: PyTorch's network has no weights {', '.join(bound)}")
-
-    def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What the network computes."""
-        with self, torch.inference_mode():
-            given = self.module(*map(torch.from_numpy, inputs))
-            return [one.numpy() for one in (given if isinstance(given, tuple) else (given,))]
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.device.__get__:
-            return torch.device("cpu")
-        if func in _OF_THE_SHAPE:
-            return func(*args, **(kwargs or {}))
-        named = {name: self._read(value) for name, value in (kwargs or {}).items()}
-        return func(*(self._read(value) for value in args), **named)
-
-    def _read(self, value: Any) -> Any:
-        if isinstance(value, list | tuple) and any(isinstance(one, nn.Parameter) for one in value):
-            return type(value)(map(self._read, value))
-        if not isinstance(value, nn.Parameter) or not value.is_meta:
-            return value
-        weight = self._weights.get(id(value))
-        return torch.zeros(value.shape) if weight is None else torch.from_numpy(float32_values(weight))
-
-
-_OF_THE_SHAPE = frozenset(
-    {torch.Tensor.shape.__get__, torch.Tensor.dtype.__get__, torch.Tensor.ndim.__get__, torch.Tensor.size}
-)
-"""What needs no values of a tensor."""
-
-
-def _named(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """All parameters and buffers; a tied one by each of its names."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
-
-
-def float32_values(weight: BoundTensor) -> np.ndarray:
-    """The values of a bound weight, computed as its graph does: float32 in the library's shape."""
-    lying = sorted(weight.pieces, key=lambda piece: piece.offset)  # as a grid of scales is over them
-    read = [np.fromfile(piece.file, np.uint8, piece.length, offset=piece.offset) for piece in lying]
-    raw = read[0] if len(read) == 1 else np.concatenate(read)
-    if weight.dtype == "BF16":
-        values = _from_bfloat16(raw)
-    elif weight.dtype == "F8_E4M3":
-        float8: Any = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
-        values = raw.view(float8).astype(np.float32)
-    else:
-        values = raw.view(_DTYPES[weight.dtype]).astype(np.float32, copy=False)
-    if weight.scale is not None:
-        rows, columns = weight.grid or (1, 1)
-        scale = np.fromfile(weight.scale.file, np.float32, rows * columns, offset=weight.scale.offset)
-        height = weight.shape[0] if weight.grid else 1
-        blocks = values.reshape(rows, height // rows, columns, -1)
-        values = (blocks * scale.reshape(rows, 1, columns, 1)).ravel()
-    if len(lying) == 1:
-        return values.reshape(weight.shape)
-    parts = dict(zip(lying, np.split(values, len(lying)), strict=True))
-    return np.concatenate([parts[piece] for piece in weight.pieces]).reshape(weight.shape)
-
-
-def _from_bfloat16(raw: np.ndarray) -> np.ndarray:
-    """Bytes of bfloat16 values, the upper halves of float32 ones, as float32."""
-    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _session(graph: Path) -> onnxruntime.InferenceSession:

@@ -14,6 +14,7 @@ import msgspec
 import onnx
 
 from trt_engines.architectures.registry import architecture
+from trt_engines.bound_weights import BoundTensor
 from trt_engines.builders.builder import BuildRequest, BuildResult
 from trt_engines.builders.preflight import Machine, float32_product, obstacles
 from trt_engines.store.identity import Identity, digest
@@ -26,7 +27,7 @@ from trt_export.building.compiling import BUILDERS, compile_plan
 from trt_export.building.obstacles import compute_precision
 from trt_export.building.order import Order
 from trt_export.building.phases import certify_by_name, export_by_name
-from trt_export.checkpoints.binding import BoundTensor, bind
+from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.keymap import KeyMap
 from trt_export.checkpoints.safetensors_file import StoredTensor
 from trt_export.child import Tell, run_phase

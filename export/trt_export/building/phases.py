@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trt_engines.bound_weights import BoundTensor
 from trt_engines.modules.registry import module_of
 from trt_engines.store.manifest import Certificate
-from trt_export.checkpoints.binding import BoundTensor
 from trt_export.child import Tell
 from trt_export.samples import SAMPLES
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from trt_engines.bound_weights import STORED, BoundTensor, Piece
 from trt_engines.store.files import write_whole
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place, diffusers, lookup
 from trt_export.checkpoints.leftovers import MEANINGS, leftovers
@@ -20,36 +21,12 @@ from trt_export.checkpoints.scales import Scales, UnknownScale, stem_of
 PREFIX = "model."
 """What an exported module puts in front of the library's parameter names."""
 
-BINDABLE = ("F16", "BF16", "F32", "F8_E4M3")
-"""Types of stored weights that a graph can read, in safetensors' words."""
-
 INSTEAD = "take the float8 e4m3 or the bf16 file"
 """What to do about weights that no graph reads."""
 
 
 class WeightsMissing(Exception):
     """A checkpoint lacks weights of a network, has others, or has them otherwise; the message names file and key."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A byte range of a file."""
-
-    file: Path
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundTensor:
-    """A weight of a graph and where its values lie."""
-
-    name: str  # the exported module's: "model." and the library's own
-    dtype: str  # one of BINDABLE
-    shape: tuple[int, ...]  # the library's
-    pieces: tuple[Piece, ...]  # joined along the first axis: one, or equal ones that lie side by side in another order
-    scale: Piece | None = None  # float8 only: float32; a weight is its value times its scale
-    grid: tuple[int, ...] = ()  # of scales over the values as they lie in the file, blocks of one size; (): one scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,9 +194,9 @@ def _bind_one(
             f"{_files(tensors)}: the weight {prefix + place.stored!r} {shape} is missing"
             + (f"; closest are {', '.join(close)}" if close else "")
         )
-    if stored.dtype not in BINDABLE:
+    if stored.dtype not in STORED:
         raise WeightsMissing(
-            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(BINDABLE)}: "
+            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(STORED)}: "
             f"{INSTEAD}"
         )
     part = _part(stored, place, names)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
-from trt_export.checkpoints.binding import BoundTensor, Piece
+from trt_engines.bound_weights import BoundTensor, Piece, digest
 from trt_export.graphs.exporter import parameters
 
 ELEMENTS = {
@@ -22,8 +20,6 @@ ELEMENTS = {
     "F8_E4M3": TensorProto.FLOAT8E4M3FN,
 }
 """ONNX' numbers for safetensors' words."""
-
-CHUNK = 2**24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,31 +83,6 @@ def link_files(bound: BoundGraph, folder: Path) -> None:
         link.symlink_to(file.resolve())
 
 
-def digest(tensors: Iterable[BoundTensor]) -> str:
-    """SHA-256 over name, type, shape and content of weights, wherever their bytes lie.
-
-    Raises: OSError: a file cannot be read.
-    """
-    total = hashlib.sha256()
-    for tensor in tensors:
-        grid = f" {tensor.grid}" if tensor.grid else ""
-        total.update(f"{tensor.name} {tensor.dtype} {tensor.shape}{grid}\n".encode())
-        for piece in (*tensor.pieces, *([tensor.scale] if tensor.scale else [])):
-            _hash(piece, total)
-    return total.hexdigest()
-
-
-def _hash(piece: Piece, total: hashlib._Hash) -> None:
-    with piece.file.open("rb") as stream:
-        offset, end = piece.offset, piece.offset + piece.length
-        while offset < end:
-            data = os.pread(stream.fileno(), min(CHUNK, end - offset), offset)
-            if not data:
-                raise OSError(f"{piece.file} ends before its weights do")
-            total.update(data)
-            offset += len(data)
-
-
 def _places(tensors: Iterable[BoundTensor]) -> dict[Path, str]:
     """A location for each file: plain names, for parsers take no paths that lead out of the graph's folder."""
     found: dict[Path, str] = {}
@@ -129,7 +100,7 @@ def _initializers(
     Pieces in another order than the file's are parted after they have the graph's type: TensorRT takes a float8
     constant for nothing but a DequantizeLinear.
     """
-    stored, piece = ELEMENTS[tensor.dtype], _whole(tensor.pieces)
+    stored, piece = ELEMENTS[tensor.dtype], tensor.whole
     if stored == wanted and len(tensor.pieces) == 1:
         return [_external(tensor.name, stored, tensor.shape, piece, places)], []
     name = f"{tensor.name}.stored"
@@ -179,12 +150,6 @@ def _blocks(
         helper.make_node("Cast", names[3:4], [typed], name=f"{tensor.name}.to", to=wanted),
     ]
     return made, nodes
-
-
-def _whole(pieces: Sequence[Piece]) -> Piece:
-    """The byte range that pieces, which lie side by side in one file, take together."""
-    first = min(pieces, key=lambda piece: piece.offset)
-    return replace(first, length=sum(piece.length for piece in pieces))
 
 
 def _reordered(tensor: BoundTensor, typed: str) -> list[onnx.NodeProto]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from trt_export.checkpoints.binding import BoundTensor, Piece, StoredWeights, WeightsMissing, bind, check
+from trt_engines.bound_weights import BoundTensor, Piece
+from trt_export.checkpoints.binding import StoredWeights, WeightsMissing, bind, check
 from trt_export.checkpoints.keymap import Change, Entry, KeyMap
 from trt_export.checkpoints.safetensors_file import StoredTensor, Values, encode, read_header
 

@@ -13,11 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from trt_engines.bound_weights import BoundTensor, Piece, float32_values
 from trt_engines.builders.builder import BuildRequest, keep_going
 from trt_engines.builders.tensorrt_rtx import TensorRtRtx
 from trt_engines.store.identity import InputRange
-from trt_export.building.certificate import float32_values
-from trt_export.checkpoints.binding import BoundTensor, Piece
 from trt_export.graphs.bound import bind_graph, link_files
 
 WEIGHT = np.arange(32, dtype=np.float32).reshape(8, 4) / 8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from trt_engines.bound_weights import float32_values
 from trt_engines.modules.module_spec import ModuleSpec
-from trt_export.building.certificate import float32_values
 from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.keymap import Change, KeyMap
 from trt_export.checkpoints.random_checkpoint import parameters_of, published

@@ -11,8 +11,9 @@ from diffusers.loaders.single_file_utils import convert_stable_cascade_unet_sing
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from trt_engines.bound_weights import Piece
 from trt_engines.modules.registry import MODULES, module_of
-from trt_export.checkpoints.binding import PREFIX, Piece, bind
+from trt_export.checkpoints.binding import PREFIX, bind
 from trt_export.checkpoints.checkpoint import FOLDERS, open_checkpoint
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup
 from trt_export.checkpoints.maps.cascade import maps
