@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from trt_engines.architectures.ports import Ports
 from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Device, Stream
 from trt_engines.devices.memory import Buffer
-from trt_engines.model import Component, Model
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.model import Model, NetworkFiles
 from trt_engines.residency import Footprint, Memory
-
-if TYPE_CHECKING:
-    from trt_engines.interface import Interface, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +19,34 @@ class EngineSpec:
     """Which network, for which shapes."""
 
     model: Model
-    component: Component
+    network: str  # a name of the model's architecture
     bucket: Bucket
 
     @property
     def label(self) -> str:
         """Name in logs and metrics, as in `shapes-tiny/denoiser/256x256r8t77`."""
-        return f"{self.model.name}/{self.component.value}/{self.bucket.label}"
+        return f"{self.model.name}/{self.network}/{self.bucket.label}"
+
+    @property
+    def ports(self) -> Ports:
+        """What the network takes and gives."""
+        return self.model.facts.network(self.network).ports
+
+    @property
+    def interface(self) -> Interface:
+        """Its tensors in the bucket, in the architecture's own sizes: an engine may declare others."""
+        return self.ports.at(self.bucket)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the network has."""
+        own = self.files.parameters if self.files is not None else None
+        return own if own is not None else self.model.facts.network(self.network).parameters
+
+    @property
+    def files(self) -> NetworkFiles | None:
+        """The network's files; None: the model has none of it."""
+        return self.model.networks.get(self.network)
 
 
 class Engine(Protocol):
@@ -94,5 +114,5 @@ class EngineBackend(Protocol):
         Raises: StaleEngine, OutOfMemory, EngineFault, EngineRefused.
         """
 
-    def unload(self, model: Model, component: Component) -> None:
+    def unload(self, model: Model, network: str) -> None:
         """Free what the engines of a network share, all of which have been closed."""

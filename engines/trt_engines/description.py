@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -22,22 +22,25 @@ MOST_PATH = 1024
 MOST_PART = 255
 """Bytes of a path, and of one of its parts: what Linux file systems take."""
 
-Count = Annotated[int, Meta(ge=1, le=1024)]
 Side = Annotated[int, Meta(ge=8, le=16384, multiple_of=8)]  # pixels
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
 
 
-class NetworkFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The two files of one network."""
+class DescribedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The files of one network."""
 
-    graph: str
-    weights: str
+    weights: Annotated[tuple[str, ...], Meta(min_length=1, max_length=1024)]
+    graph: str | None = None
+    bindings: str | None = None
+    digest: Digest | Literal[""] = ""  # of all weights of the network
+    parameters: Annotated[int, Meta(ge=1, le=2**40)] | None = None  # None: as many as the architecture's own size has
 
 
-class TokenizerFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The two files of a byte-pair tokenizer."""
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the owner of a checkpoint put it. Paths are absolute."""
 
-    vocab: str
-    merges: str
+    path: str
+    networks: dict[str, str] = {}  # files of single networks that lie elsewhere, by network
 
 
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,17 +48,17 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     architecture: str
-    prediction: str
-    latent_channels: Count
-    latent_scale: Annotated[int, Meta(ge=1, le=256)]
-    context_width: Annotated[int, Meta(ge=8, le=2**17, multiple_of=8)]
-    native_width: Side
-    native_height: Side
-    files: dict[str, str]
-    components: dict[str, NetworkFiles]
-    tokenizer: TokenizerFiles
-    shift: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
-    digests: dict[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]] = {}  # SHA-256 of files, by path
+    networks: dict[str, DescribedNetwork]
+    files: dict[str, str] = {}  # names under which recipes ask for the model, by what they are used for
+    prediction: Literal["epsilon", "v_prediction", "flow"] | None = None
+    shift: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None
+    zero_terminal_snr: bool = False
+    sigma_min: Annotated[float, Meta(gt=0.0, le=1e6)] | None = None
+    sigma_max: Annotated[float, Meta(gt=0.0, le=1e6)] | None = None
+    native_width: Side | None = None
+    native_height: Side | None = None
+    digests: dict[str, Digest] = {}  # of files, by path
+    source: Source | None = None  # None: the folder itself has the weights
 
 
 def read_description(source: Path) -> Description:
@@ -85,21 +88,25 @@ def read_description(source: Path) -> Description:
 
 def _problems(described: Description) -> Iterator[str]:
     """What is wrong beyond types and ranges, as `field: reason`."""
-    names = {"name": described.name, "architecture": described.architecture, "prediction": described.prediction}
+    names = {"name": described.name, "architecture": described.architecture}
     names |= {f"files.{use}": name for use, name in described.files.items()}
     for field, name in names.items():
-        if problem := _problem_with_name(name):
+        if problem := problem_with_name(name):
             yield f"{field}: {problem}"
-    paths = {"tokenizer.vocab": described.tokenizer.vocab, "tokenizer.merges": described.tokenizer.merges}
-    for component, network in described.components.items():
-        paths |= {f"components.{component}.graph": network.graph, f"components.{component}.weights": network.weights}
-    paths |= {f"digests, file {number}": path for number, path in enumerate(described.digests, start=1)}
+    paths = {f"digests, file {number}": path for number, path in enumerate(described.digests, start=1)}
+    for network, files in described.networks.items():
+        paths |= {
+            f"networks.{network}.weights, file {place}": path for place, path in enumerate(files.weights, start=1)
+        }
+        named = {"graph": files.graph, "bindings": files.bindings}
+        paths |= {f"networks.{network}.{use}": path for use, path in named.items() if path is not None}
     for field, path in paths.items():
         if problem := _problem_with_path(path):
             yield f"{field}: {problem}"
 
 
-def _problem_with_name(name: str) -> str:
+def problem_with_name(name: str) -> str:
+    """Why a text is no name of a model, as the end of a sentence; empty: it is one."""
     if not 0 < len(name) <= MOST_NAME:
         return f"has {len(name)} characters; a name has 1 to {MOST_NAME}"
     if not name.isprintable() or name != name.strip():

@@ -1,31 +1,32 @@
-"""A model as it lies on disk: one folder, one description, its networks and tokenizer."""
+"""A model as it lies on disk: one folder, one description, and the files of its networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from trt_engines.description import FILE, read_description
+from trt_engines.architectures.architecture import Architecture
+from trt_engines.architectures.noise_levels import NoiseLevels
+from trt_engines.architectures.registry import UnknownArchitecture, architecture
+from trt_engines.description import FILE, Description, read_description
 from trt_engines.errors import ModelUnusable
 
 BUILT_IN = Path(__file__).parent / "models"
 """Models that ship with the package."""
 
 
-_PENULTIMATE = frozenset({"sdxl", "stable_diffusion_2", "stable_diffusion_2_v", "stable_diffusion_2_inpainting"})
-"""Architectures that were trained on the last but one layer of their text encoders."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFiles:
+    """The files of one network; paths are absolute."""
 
-
-class Component(StrEnum):
-    """The networks a model is made of."""
-
-    TEXT_ENCODER = "text_encoder"
-    DENOISER = "denoiser"
-    VAE_DECODER = "vae_decoder"
-    VAE_ENCODER = "vae_encoder"
+    graph: Path | None  # ONNX, whose weights are external data of files in the model's folder
+    weights: tuple[Path, ...]  # files in the model's folder that hold its weights, links to the checkpoint among them
+    bindings: Path | None = None  # where each weight lies in those files, for PyTorch
+    digest: str = ""  # SHA-256 over all weights, by which engines are found; empty: nobody has computed it
+    parameters: int | None = None  # number of its weights; None: as many as the architecture's own size has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,19 +35,16 @@ class Model:
 
     name: str
     folder: Path
-    architecture: str  # "stable_diffusion_1", ...
-    prediction: str  # "epsilon", "v_prediction" or "flow"
-    latent_channels: int
-    latent_scale: int  # pixels per latent cell and axis
-    context_width: int  # features per text token
+    architecture: str  # a name of `architectures.registry`
+    networks: Mapping[str, NetworkFiles]  # by the architecture's names
+    checkpoint_files: frozenset[str]  # file names under which recipes ask for this model
     native_width: int  # pixels the model draws best at
     native_height: int
-    checkpoint_files: frozenset[str]  # file names under which recipes ask for this model
-    graphs: Mapping[Component, Path]
-    weights: Mapping[Component, Path]
-    vocab: Path
-    merges: Path
-    shift: float = 1.0  # time shift of a flow model, unless a job wants another; 1: none
+    prediction: str | None = None  # of its first denoiser; None: the architecture's
+    shift: float | None = None  # time shift of a flow model; None: the architecture's
+    zero_terminal_snr: bool = False  # its noise levels end in nothing but noise
+    sigma_min: float | None = None  # of EDM's noise levels; None: they are the architecture's
+    sigma_max: float | None = None
     digests: Mapping[Path, str] = field(default_factory=lambda: MappingProxyType({}))  # SHA-256 of files that have one
 
     def same_as(self, other: Model) -> bool:
@@ -54,12 +52,41 @@ class Model:
         return all(getattr(self, one.name) == getattr(other, one.name) for one in fields(self))
 
     @property
-    def clip_skip(self) -> int:
-        """The text encoders' layer, counted from the last as 1, whose state is the context of a job that names none.
+    def facts(self) -> Architecture:
+        """Its architecture, with the noise levels that this model has."""
+        return _facts(
+            self.architecture, self.prediction, self.shift, self.zero_terminal_snr, self.sigma_min, self.sigma_max
+        )
 
-        Source: the defaults of ComfyUI's loaders, of SDXL's and SD 2's text encoders -2, of the others' -1.
-        """
-        return 2 if self.architecture in _PENULTIMATE else 1
+    @property
+    def levels(self) -> NoiseLevels:
+        """The noise levels of its first pass."""
+        return self.facts.passes[0].levels
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files of all networks' weights, each once."""
+        return tuple(dict.fromkeys(file for network in self.networks.values() for file in network.weights))
+
+    @property
+    def clip_skip(self) -> int:
+        """The text encoders' layer, counted from the last as 1, whose state is the context of a job that names none."""
+        layers = (encoder.clip_skip for encoder in self.facts.prompting.encoders)
+        return next((layer for layer in layers if layer is not None), 1)
+
+
+@lru_cache(maxsize=256)
+def _facts(
+    name: str,
+    prediction: str | None,
+    shift: float | None,
+    zero_terminal_snr: bool,
+    sigma_min: float | None,
+    sigma_max: float | None,
+) -> Architecture:
+    return architecture(name).predicting(
+        prediction, shift=shift, zero_terminal_snr=zero_terminal_snr, sigma_min=sigma_min, sigma_max=sigma_max
+    )
 
 
 def read_model(folder: Path) -> Model:
@@ -70,39 +97,73 @@ def read_model(folder: Path) -> Model:
     """
     source = folder / FILE
     described = read_description(source)
-    known = {component.value for component in Component}
-    unknown = sorted(set(described.components) - known)
-    if unknown:
-        raise ModelUnusable(f"{source}: unknown component {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    missing = sorted({"text_encoder", "denoiser", "vae_decoder"} - set(described.components))
-    if missing:
-        raise ModelUnusable(f"{source}: component {missing[0]!r} is missing")
-    networks = {Component(name): network for name, network in described.components.items()}
+    _check_architecture(described, source)
+    side = architecture(described.architecture).native_side
+
+    def placed(path: str | None) -> Path | None:
+        return None if path is None else folder / path
+
     model = Model(
         name=described.name,
         folder=folder,
         architecture=described.architecture,
-        prediction=described.prediction,
-        latent_channels=described.latent_channels,
-        latent_scale=described.latent_scale,
-        context_width=described.context_width,
-        native_width=described.native_width,
-        native_height=described.native_height,
+        networks=MappingProxyType(
+            {
+                name: NetworkFiles(
+                    graph=placed(files.graph),
+                    weights=tuple(folder / path for path in files.weights),
+                    bindings=placed(files.bindings),
+                    digest=files.digest,
+                    parameters=files.parameters,
+                )
+                for name, files in described.networks.items()
+            }
+        ),
         checkpoint_files=frozenset(described.files.values()),
-        graphs=MappingProxyType({component: folder / network.graph for component, network in networks.items()}),
-        weights=MappingProxyType({component: folder / network.weights for component, network in networks.items()}),
-        vocab=folder / described.tokenizer.vocab,
-        merges=folder / described.tokenizer.merges,
+        native_width=described.native_width or side,
+        native_height=described.native_height or side,
+        prediction=described.prediction,
         shift=described.shift,
+        zero_terminal_snr=described.zero_terminal_snr,
+        sigma_min=described.sigma_min,
+        sigma_max=described.sigma_max,
         digests=MappingProxyType({folder / path: digest for path, digest in described.digests.items()}),
     )
     try:
-        for path in (*model.graphs.values(), *model.weights.values(), model.vocab, model.merges, *model.digests):
+        _ = model.facts
+    except ValueError as error:
+        raise ModelUnusable(f"{source}: its noise levels contradict each other: {error}") from error
+    others = (path for one in model.networks.values() for path in (one.graph, one.bindings) if path is not None)
+    try:
+        for path in (*others, *model.weight_files, *model.digests):
             if not path.is_file():
-                raise ModelUnusable(f"{source}: names {path.relative_to(folder)}, which does not exist")
+                raise ModelUnusable(_missing(source, path))
     except OSError as error:
         raise ModelUnusable(f"{error.filename}: cannot be read ({error.strerror})") from error
     return model
+
+
+def _check_architecture(described: Description, source: Path) -> None:
+    """Raises: ModelUnusable: the architecture is none we know, or the networks are not its own."""
+    try:
+        known = architecture(described.architecture)
+    except UnknownArchitecture as error:
+        raise ModelUnusable(f"{source}: architecture: {error}") from error
+    names = {network.name for network in known.networks}
+    if unknown := sorted(set(described.networks) - names):
+        raise ModelUnusable(f"{source}: {known.title} has no network {unknown[0]!r}; it has {', '.join(sorted(names))}")
+    if missing := sorted(known.needed - set(described.networks)):
+        raise ModelUnusable(f"{source}: network {missing[0]!r} is missing, without which {known.title} draws nothing")
+
+
+def _missing(source: Path, path: Path) -> str:
+    """What is said of a file that a description names and that is not there."""
+    if path.is_symlink():
+        return (
+            f"{source}: {path.name} is a link to {path.readlink()}, which is not there any more: put the file back, or "
+            "remove the model (./horde-bridge.sh models remove)"
+        )
+    return f"{source}: names {path.relative_to(source.parent)}, which does not exist"
 
 
 def _give_up(error: ModelUnusable) -> None:

@@ -96,7 +96,7 @@ def damage(model: Model, notes: DigestNotes, *, anew: bool = False) -> str:
     Args: anew: read every file that has a digest, whatever was noted.
     """
     try:
-        for path in dict.fromkeys(model.weights.values()):
+        for path in model.weight_files:
             check_whole(path)
         for path, expected in model.digests.items():
             if (found := notes.digest(path, anew=anew)) != expected:

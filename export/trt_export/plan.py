@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -14,7 +15,8 @@ from trt_engines.architectures.network import Network, Role
 from trt_engines.profiles.cost import Budgets, NetworkCost
 from trt_engines.profiles.defaults import default_histogram
 from trt_engines.profiles.histogram import Demand, Histogram
-from trt_engines.profiles.planner import ProfilePlan, plan_profiles
+from trt_engines.profiles.planner import ProfilePlan, evaluate, plan_profiles
+from trt_engines.tiles import buckets_whole_or_tile
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.estimates import (
     BYTES,
@@ -98,6 +100,12 @@ class EnginePlan:
     profiles: ProfilePlan
     seconds: Mapping[str, float]  # of each phase of the build
     build_bytes: int  # peak memory of the build
+    tiles: Mapping[tuple[int, int], float]  # share of jobs by width and height of their tiles
+
+    @property
+    def covered_jobs(self) -> float:
+        """Share of jobs that it serves, whole or in tiles."""
+        return min(1.0, self.profiles.covered_jobs + sum(self.tiles.values()))
 
     @property
     def weight_bytes(self) -> int:
@@ -345,14 +353,54 @@ def _engines(
         budgets = Budgets(vram_bytes=vram, disk_bytes=disk, profiles=limits.profiles)
         if network.role is not Role.DENOISER:
             budgets = replace(budgets, profiles=min(budgets.profiles, MINOR_PROFILES), least_gain=MINOR_GAIN)
-        profiles = plan_profiles(demands, budgets, cost)
-        engine = _engine(network, precisions[name], weights[name], cost.streamed_bytes, profiles)
+        tiles: Mapping[tuple[int, int], float] = {}
+        if network.role is Role.AUTOENCODER:
+            built_for = _whole_or_tiles(demands, vram - cost.resident_bytes, cost, architecture.size_step)
+            profiles = evaluate(plan_profiles(built_for, budgets, cost).profiles, demands, budgets, cost)
+            tiles = _tiles(profiles, architecture.size_step)
+        else:
+            profiles = plan_profiles(demands, budgets, cost)
+        engine = _engine(network, precisions[name], weights[name], cost.streamed_bytes, profiles, tiles)
         disk -= engine.profiles.disk_bytes
         engines.append(engine)
     return tuple(engines)
 
 
-def _engine(network: Network, precision: str, weights: Weights, streamed: int, profiles: ProfilePlan) -> EnginePlan:
+def _whole_or_tiles(demands: Histogram, room: int, cost: NetworkCost, step: int) -> Histogram:
+    """What an autoencoder is built for: pictures whose activations find room, and of others the largest tiles that do.
+
+    Args: room: bytes. step: pixels, as of `buckets_whole_or_tile`.
+    """
+
+    def fitting(demand: Demand) -> Demand:
+        for bucket in buckets_whole_or_tile(demand.width, demand.height, step):
+            if cost.activation_bytes(width=bucket.width, height=bucket.height, tokens=demand.tokens) <= room:
+                return replace(demand, width=bucket.width, height=bucket.height)
+        return demand
+
+    return Histogram.of(fitting(one) for one in demands.demands)
+
+
+def _tiles(profiles: ProfilePlan, step: int) -> dict[tuple[int, int], float]:
+    """What an autoencoder's profiles take in tiles, as the worker does: share of jobs by width and height of a tile."""
+    shares: defaultdict[tuple[int, int], float] = defaultdict(float)
+    for left in profiles.uncovered:
+        demand = left.demand
+        for bucket in buckets_whole_or_tile(demand.width, demand.height, step)[1:]:
+            if any(one.covers(replace(bucket, tokens=demand.tokens)) for one in profiles.profiles):
+                shares[bucket.width, bucket.height] += demand.weight
+                break
+    return dict(shares)
+
+
+def _engine(
+    network: Network,
+    precision: str,
+    weights: Weights,
+    streamed: int,
+    profiles: ProfilePlan,
+    tiles: Mapping[tuple[int, int], float],
+) -> EnginePlan:
     count = len(profiles.profiles)
     return EnginePlan(
         component=network.name,
@@ -363,6 +411,7 @@ def _engine(network: Network, precision: str, weights: Weights, streamed: int, p
         profiles=profiles,
         seconds=seconds_of(network, weights, count),
         build_bytes=memory_of(weights, count),
+        tiles=tiles,
     )
 
 
@@ -385,11 +434,10 @@ def _streamed(cost: NetworkCost, histogram: Histogram, room: int) -> int:
 def _covered(engines: tuple[EnginePlan, ...]) -> float:
     """Share of jobs that run on engines throughout.
 
-    Without a denoiser that is none. A size that an image decoder cannot take whole is decoded in tiles, so one profile
-    of it is enough.
+    Without a denoiser that is none. Text encoders are short of nothing but room for any profile at all.
     """
     shares = [
-        engine.profiles.covered_jobs if engine.role is Role.DENOISER else float(bool(engine.profiles.profiles))
+        float(bool(engine.profiles.profiles)) if engine.role is Role.TEXT_ENCODER else engine.covered_jobs
         for engine in engines
     ]
     return min(shares) if any(engine.role is Role.DENOISER for engine in engines) else 0.0

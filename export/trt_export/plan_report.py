@@ -43,8 +43,12 @@ def _lines(plan: BuildPlan, family: Architecture) -> Iterator[str]:
         )
         if engine.streamed_bytes:
             yield f"  {'':<18}{_gb(engine.streamed_bytes)} of its weights are read from host memory at every step: slow"
-        if engine.role is Role.AUTOENCODER and ranges.profiles and ranges.uncovered:
-            yield f"  {'':<18}{_percent(1 - ranges.covered_jobs)} of jobs are too large for it and go through in tiles"
+        if engine.tiles:
+            sizes = ", ".join(f"{width}x{height}" for width, height in sorted(engine.tiles, reverse=True))
+            share = _percent(sum(engine.tiles.values()))
+            yield f"  {'':<18}{share} of jobs are too large for it and go through in tiles of {sizes}"
+        if engine.role is Role.AUTOENCODER and ranges.profiles and round(1 - engine.covered_jobs, 4):
+            yield f"  {'':<18}{_percent(1 - engine.covered_jobs)} of jobs it takes neither whole nor in tiles"
     for denoiser in plan.denoisers:
         if len(plan.denoisers) > 1:
             yield f"  steps       {denoiser.component}:"

@@ -109,7 +109,7 @@ QWEN_IMAGE = NetworkWork(
     unfused_bytes_per_cell=41_470_000.0,
     operations=5559,
 )
-"""Counted as `trt_export.counting.traffic` counts, on the module of diffusers 0.42; no engine of ours runs it.
+"""Counted as `trt_export.measuring.traffic` counts, on the module of diffusers 0.42; no engine of ours runs it.
 
 There the two guidance rows are calls of their own, so a call has as many rows as images.
 """

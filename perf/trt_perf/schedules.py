@@ -27,7 +27,7 @@ from trt_engines.devices.device import DeviceProperties, HostComputingDevice
 from trt_engines.devices.operations import Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.hazards import Hazard
-from trt_engines.model import Component, Model, find_models
+from trt_engines.model import Model, find_models
 from trt_engines.residency import Footprint, Memory
 from trt_worker import frames
 from trt_worker.denoise.samplers import SAMPLERS
@@ -187,7 +187,7 @@ class _Heavy(NetworkSource):
     """Networks that say that they need memory."""
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        return Footprint(weights=WEIGHTS if spec.component is Component.DENOISER else 1)
+        return Footprint(weights=WEIGHTS if spec.network == spec.model.facts.passes[0].denoiser else 1)
 
 
 def a_job(random: Random, number: int, names: Sequence[str] = NAMES) -> tuple[frames.Run, bytes]:

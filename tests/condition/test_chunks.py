@@ -23,7 +23,7 @@ class LetterTokenizer:
 
 
 def chunks_of(prompt: str, most: int = 100) -> Chunks:
-    return chunk(parse_weights(prompt), LetterTokenizer(), most=most)
+    return chunk(parse_weights(prompt), LetterTokenizer(), size=77, pad=END, most=most)
 
 
 def text_of(chunks: Chunks) -> list[str]:
@@ -39,6 +39,12 @@ def test_an_empty_prompt_is_one_chunk_of_start_and_ends() -> None:
 
 def test_a_chunk_is_start_text_end_and_padding_of_ends() -> None:
     assert chunks_of("ab c").ids.tolist() == [[START, ord("a"), ord("b"), ord("c")] + [END] * 73]
+
+
+def test_a_text_encoder_of_another_padding_still_ends_its_text_with_the_end() -> None:
+    chunks = chunk(parse_weights("ab"), LetterTokenizer(), size=77, pad=0, most=1)
+
+    assert chunks.ids.tolist() == [[START, ord("a"), ord("b"), END] + [0] * 73]
 
 
 def test_75_tokens_fill_one_chunk_exactly_and_the_next_opens_another() -> None:
@@ -99,7 +105,7 @@ def test_chunks_past_the_most_are_left_out_with_a_note() -> None:
     st.lists(st.builds(Piece, text=st.text("abc ", max_size=120), weight=st.sampled_from([1.0, 0.5, 1.1])), max_size=12)
 )
 def test_all_tokens_arrive_in_order_and_short_stretches_stay_whole(pieces: list[Piece]) -> None:
-    chunks = chunk(pieces, LetterTokenizer(), most=1000)
+    chunks = chunk(pieces, LetterTokenizer(), size=77, pad=END, most=1000)
     stretches = ["".join(piece.text.split()) for piece in pieces]
     expected = [piece.weight for piece, text in zip(pieces, stretches, strict=True) for _ in text]
     is_text = (chunks.ids != START) & (chunks.ids != END)

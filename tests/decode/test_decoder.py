@@ -19,18 +19,18 @@ from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
-from trt_engines.interface import Interface, interface_of
+from trt_engines.interface import Interface
 from trt_engines.kernels.kernel import FLOAT
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_engines.sessions.bound import BoundEngine
 from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_worker.decode.decoder import Decoded, Decoder, device_bytes
 
 MODEL = find_models()["shapes-tiny"]
-SPEC = EngineSpec(model=MODEL, component=Component.VAE_DECODER, bucket=Bucket(width=64, height=64, rows=1))
+SPEC = EngineSpec(model=MODEL, network="vae_decoder", bucket=Bucket(width=64, height=64, rows=1))
 CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 26, multiprocessors=128)
-NETWORK = session_network(open_graph(MODEL.graphs[Component.VAE_DECODER], 1))
+NETWORK = session_network(open_graph(MODEL.networks["vae_decoder"].graph, 1))
 
 
 class Bench:
@@ -46,7 +46,7 @@ class Bench:
     ) -> None:
         self.device = device
         self.denoise = device.create_stream("denoise")
-        (latent,), (pixels,) = interface_of(SPEC).inputs, interface_of(SPEC).outputs
+        (latent,), (pixels,) = SPEC.interface.inputs, SPEC.interface.outputs
         interface = Interface(inputs=(replace(latent, dtype=dtype),), outputs=(replace(pixels, dtype=dtype),))
         session = HostSession(device, network_plan(SPEC, network))
         self.engine = BoundEngine(device, session, interface, device.create_stream("decode"))
@@ -71,7 +71,7 @@ class Bench:
 
 
 def a_latent(seed: int) -> NDArray[np.float32]:
-    (spec,) = interface_of(SPEC).inputs
+    (spec,) = SPEC.interface.inputs
     return np.random.default_rng(seed).normal(size=spec.shape[1:]).astype(np.float32)
 
 

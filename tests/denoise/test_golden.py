@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from trt_engines.architectures.noise_levels import Prediction
 from trt_worker.denoise.noise import GeneratorNoise, cpu_randn
-from trt_worker.denoise.parameterisation import Parameterisation, Prediction, cascade, flow, flux, stable_diffusion
+from trt_worker.denoise.parameterisation import Parameterisation, cascade, flow, flux, stable_diffusion
 from trt_worker.denoise.program import Program
 from trt_worker.denoise.reference import run
 from trt_worker.denoise.samplers import SAMPLERS, program

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trt_engines.architectures.noise_levels import Prediction
 from trt_worker.denoise.noise import GeneratorNoise
-from trt_worker.denoise.parameterisation import Parameterisation, Prediction, cascade, flow, flux, stable_diffusion
+from trt_worker.denoise.parameterisation import Parameterisation, cascade, edm, flow, flux, stable_diffusion
 from trt_worker.denoise.program import IntervalNoise, fold
 from trt_worker.denoise.reference import run
 from trt_worker.denoise.samplers import SAMPLERS, program
@@ -21,6 +22,8 @@ from trt_worker.errors import BadJob
 LEVELS = {
     "epsilon": stable_diffusion(),
     "v": stable_diffusion(Prediction.V),
+    "v without terminal signal": stable_diffusion(Prediction.V, zero_terminal_snr=True),
+    "edm": edm(),
     "cascade": cascade(2.0),
     "flux": flux(),
     **{f"shift {shift:g}": flow(shift) for shift in (0.01, 1.0, 3.0, 100.0)},

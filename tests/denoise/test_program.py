@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from trt_engines.model import find_models
+from trt_engines.architectures.noise_levels import Prediction
 from trt_worker import sampler_names
-from trt_worker.denoise.parameterisation import Parameterisation, Prediction, flow, stable_diffusion
+from trt_worker.denoise.parameterisation import Parameterisation, edm, flow, stable_diffusion
 from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, UNCONDITIONAL, X, fold
 from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import sigmas
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.denoise.start import Sampling, start
 from trt_worker.errors import UnservableJob
 from trt_worker.job import SamplerNode
 
-LEVELS = {"epsilon": stable_diffusion(), "v": stable_diffusion(Prediction.V), "flow": flow(3.0)}
+LEVELS = {
+    "epsilon": stable_diffusion(),
+    "v": stable_diffusion(Prediction.V),
+    "v without terminal signal": stable_diffusion(Prediction.V, zero_terminal_snr=True),
+    "edm": edm(),
+    "flow": flow(3.0),
+}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -75,20 +79,6 @@ def test_without_guidance_the_unconditional_output_has_no_weight() -> None:
     assert not folded.mix[:, :, UNCONDITIONAL].any()
     assert folded.mix[:, X, CONDITIONAL].all()
     assert not folded.mix[:, :, NOISE].any()
-
-
-def test_a_job_s_shift_wins_over_that_of_its_flow_model() -> None:
-    model = dataclasses.replace(find_models()["shapes-tiny"], prediction="flow", shift=1.5)
-
-    own, wanted = parameterisation_of(model), parameterisation_of(model, 3.0)
-
-    np.testing.assert_array_equal(own.table, flow(1.5).table)
-    np.testing.assert_array_equal(wanted.table, flow(3.0).table)
-
-
-def test_a_shift_is_unservable_by_a_model_that_has_none() -> None:
-    with pytest.raises(UnservableJob, match="shapes-tiny is not"):
-        parameterisation_of(find_models()["shapes-tiny"], 3.0)
 
 
 def test_every_sampler_and_schedule_the_worker_advertises_is_served() -> None:

@@ -20,7 +20,7 @@ from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.operations import NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import EngineFault
-from trt_engines.model import Component, Model, find_models
+from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
 from trt_engines.sessions.host import HostPlan
 from trt_worker import frames
@@ -33,15 +33,15 @@ Spoil = Callable[[NDArray[Any]], None]
 
 
 class Spoilt(OnnxRuntimeSource):
-    """ONNX Runtime whose results of one component are changed."""
+    """ONNX Runtime whose results of one network are changed."""
 
-    def __init__(self, device: HostComputingDevice, component: Component, spoil: Spoil) -> None:
+    def __init__(self, device: HostComputingDevice, network: str, spoil: Spoil) -> None:
         super().__init__(device, 1)
-        self._component, self._spoil = component, spoil
+        self._network, self._spoil = network, spoil
 
     def plan(self, spec: EngineSpec) -> HostPlan:
         plan = super().plan(spec)
-        if spec.component is not self._component:
+        if spec.network != self._network:
             return plan
 
         def network(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -54,15 +54,15 @@ class Spoilt(OnnxRuntimeSource):
 
 
 class Striking(OnDeviceBackend):
-    """A backend whose calls of one component may be refused: `strike` is asked before each."""
+    """A backend whose calls of one network may be refused: `strike` is asked before each."""
 
-    def __init__(self, name: str, source: SessionSource, component: Component, strike: Callable[[str], None]) -> None:
+    def __init__(self, name: str, source: SessionSource, network: str, strike: Callable[[str], None]) -> None:
         super().__init__(name, source)
-        self._component, self._strike = component, strike
+        self._network, self._strike = network, strike
 
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         engine = super().load(spec, stream)
-        if spec.component is self._component:
+        if spec.network == self._network:
             run = engine.run
 
             def struck(rows: int) -> None:
@@ -158,19 +158,19 @@ def immediate_loop() -> Callable[..., Collector]:
 
 @pytest.fixture
 def spoilt(a_device: Callable[[], HostComputingDevice]) -> Callable[..., OnDeviceBackend]:
-    """A maker of backends "spoilt" that change the results of a component."""
-    return lambda component, spoil: OnDeviceBackend("spoilt", Spoilt(a_device(), component, spoil))
+    """A maker of backends "spoilt" that change the results of a network."""
+    return lambda network, spoil: OnDeviceBackend("spoilt", Spoilt(a_device(), network, spoil))
 
 
 @pytest.fixture
 def striking(a_device: Callable[[], HostComputingDevice]) -> Callable[..., OnDeviceBackend]:
-    """A maker of backends "spoilt" whose calls of a component `strike` may refuse."""
+    """A maker of backends "spoilt" whose calls of a network `strike` may refuse."""
 
     def refuse(label: str) -> None:
         raise EngineFault(f"{label} failed: the test asked for it")
 
-    def make(component: Component, strike: Callable[[str], None] = refuse) -> OnDeviceBackend:
-        return Striking("spoilt", OnnxRuntimeSource(a_device(), 1), component, strike)
+    def make(network: str, strike: Callable[[str], None] = refuse) -> OnDeviceBackend:
+        return Striking("spoilt", OnnxRuntimeSource(a_device(), 1), network, strike)
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trt_engines.architectures.stable_diffusion import unet_ports
 from trt_engines.backend import Engine
 from trt_engines.devices.cpu import CpuDevice
 from trt_worker.batch.admission import BatchKey
@@ -22,7 +23,7 @@ def test_of_batches_without_rows_those_that_were_used_last_are_kept() -> None:
     stream = device.create_stream("denoise")
 
     def make(key: BatchKey, images: int) -> StepBatch:
-        return StepBatch(key, images, (4, key.height // 8, key.width // 8), device, stream, no_engine)
+        return StepBatch(key, images, (4, key.height // 8, key.width // 8), unet_ports(64), device, stream, no_engine)
 
     batches = Batches(make, closed.append, lambda: 0.0)
     for number in range(IDLE + 1):

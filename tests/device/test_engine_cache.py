@@ -13,7 +13,7 @@ from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.bucket import Bucket
 from trt_engines.devices.device import Stream
 from trt_engines.errors import OutOfMemory
-from trt_engines.model import Component, Model, find_models
+from trt_engines.model import Model, find_models
 from trt_engines.residency import Footprint
 from trt_worker.device.engine_cache import FIRST_LOAD_SECONDS, EngineCache
 
@@ -43,8 +43,8 @@ class Sized(OnDeviceBackend):
         self.seconds += self.load_seconds
         return super().load(spec, stream)
 
-    def unload(self, model: Model, component: Component) -> None:
-        super().unload(model, component)
+    def unload(self, model: Model, network: str) -> None:
+        super().unload(model, network)
         self.unloaded.append(model.name)
 
 
@@ -101,8 +101,8 @@ class Device:
         self.loaded: list[str] = []
         self.closed: list[str] = []
         self._streams = {
-            component: self.backend.device.create_stream(component.value)
-            for component in (Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER)
+            network: self.backend.device.create_stream(network)
+            for network in ("text_encoder", "denoiser", "vae_decoder")
         }
         self._models = {name: replace(SHIPPED, name=name) for name in "abc"}  # one object each, as in the worker
         self.cache = EngineCache(
@@ -118,13 +118,13 @@ class Device:
         self.backend.seconds += TICK
         return self.backend.seconds
 
-    def get(self, model: str, *rows: int, component: Component = Component.DENOISER) -> Engine:
+    def get(self, model: str, *rows: int, network: str = "denoiser") -> Engine:
         buckets = [Bucket(width=64, height=64, rows=count) for count in rows or (1,)]
-        specs = [EngineSpec(model=self._models[model], component=component, bucket=one) for one in buckets]
-        return self.cache.get(self.backend, specs, self._streams[component])
+        specs = [EngineSpec(model=self._models[model], network=network, bucket=one) for one in buckets]
+        return self.cache.get(self.backend, specs, self._streams[network])
 
     def load_seconds(self, model: str) -> float:
-        return self.cache.load_seconds(self.backend.name, model, Component.DENOISER)
+        return self.cache.load_seconds(self.backend.name, model, "denoiser")
 
 
 def test_an_engine_is_loaded_once() -> None:
@@ -220,9 +220,9 @@ def test_activations_of_denoiser_and_decoder_add_up_because_they_run_side_by_sid
     device.used = [device.get("a", 4)]
 
     with pytest.raises(OutOfMemory, match="vae_decoder on dummy"):
-        device.get("a", 4, component=Component.VAE_DECODER)
+        device.get("a", 4, network="vae_decoder")
 
-    assert device.get("a", 3, component=Component.VAE_DECODER).rows == 3
+    assert device.get("a", 3, network="vae_decoder").rows == 3
 
 
 def test_the_tensors_of_every_loaded_bucket_are_counted() -> None:

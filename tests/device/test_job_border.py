@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from trt_engines.devices.errors import DeviceFault
-from trt_engines.model import Component
 from trt_worker import frames
 from trt_worker.errors import DeviceLost
 from trt_worker.job import ImageSeed
@@ -48,7 +47,7 @@ def test_a_row_that_throws_in_a_shared_step_is_found_and_the_others_look_as_if_a
 
 
 def test_a_step_that_throws_only_in_company_is_taken_alone_by_everybody(striking: Any, a_loop: Any, a_run: Any) -> None:
-    backend = striking(Component.DENOISER, fail_once(ValueError("two are too many"), at=2))
+    backend = striking("denoiser", fail_once(ValueError("two are too many"), at=2))
     runs = [a_run(str(number), backend="spoilt", steps=4) for number in range(3)]
     collector = a_loop(backend)
 
@@ -61,12 +60,12 @@ def test_a_step_that_throws_only_in_company_is_taken_alone_by_everybody(striking
     assert len({picture.tobytes() for picture in collector.pictures.values()}) == 1
 
 
-@pytest.mark.parametrize("component", [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
+@pytest.mark.parametrize("network", ["text_encoder", "denoiser", "vae_decoder"])
 @pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), MemoryError(), RecursionError("deep")])
 def test_an_unexpected_exception_ends_one_job(
-    striking: Any, a_loop: Any, a_run: Any, component: Component, error: Exception
+    striking: Any, a_loop: Any, a_run: Any, network: str, error: Exception
 ) -> None:
-    collector = a_loop(striking(component, fail_once(error)), max_rows=1)
+    collector = a_loop(striking(network, fail_once(error)), max_rows=1)
 
     for job in ("struck", "next"):
         collector.loop.take(a_run(job, backend="spoilt", prompt=f"{job} of two", guidance=1.0), b"")
@@ -76,7 +75,7 @@ def test_an_unexpected_exception_ends_one_job(
 
     made = {frame.id for frame in collector.of(frames.Made)}
     failed = {frame.id: frame.kind for frame in collector.of(frames.Failed)}
-    assert made == {"next", "last"} or (component is Component.DENOISER and made == {"struck", "next", "last"})
+    assert made == {"next", "last"} or (network == "denoiser" and made == {"struck", "next", "last"})
     assert failed in ({"struck": "unexpected"}, {})
 
 
@@ -84,7 +83,7 @@ def test_an_unexpected_exception_ends_one_job(
     "error", [DeviceFault("the device is gone"), DeviceLost("nobody listens"), KeyboardInterrupt()]
 )
 def test_what_ends_the_process_is_not_held_back(striking: Any, a_loop: Any, a_run: Any, error: BaseException) -> None:
-    collector = a_loop(striking(Component.DENOISER, fail_once(error)))
+    collector = a_loop(striking("denoiser", fail_once(error)))
 
     collector.loop.take(a_run(backend="spoilt"), b"")
 

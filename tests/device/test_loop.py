@@ -21,7 +21,7 @@ from trt_engines.devices.device import HostComputingDevice, Stream
 from trt_engines.devices.operations import Network
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
-from trt_engines.model import Component, Model, find_models
+from trt_engines.model import Model, find_models
 from trt_engines.residency import Footprint, Memory
 from trt_worker import frames
 from trt_worker.device.step_batch import device_bytes
@@ -140,11 +140,11 @@ def test_what_the_device_does_not_have_is_named(a_loop: Any, a_run: Any, change:
     assert "magic" in failed.message
 
 
-@pytest.mark.parametrize("component", [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
+@pytest.mark.parametrize("network", ["text_encoder", "denoiser", "vae_decoder"])
 def test_an_engine_that_fails_ends_its_jobs_as_faults_and_the_next_job_runs(
-    a_loop: Any, a_run: Any, striking: Any, sound: Any, component: Component
+    a_loop: Any, a_run: Any, striking: Any, sound: Any, network: str
 ) -> None:
-    collector = a_loop(striking(component), sound())
+    collector = a_loop(striking(network), sound())
 
     collector.loop.take(a_run("bad", backend="spoilt"), b"")
     collector.loop.take(a_run("good"), b"")
@@ -154,14 +154,12 @@ def test_an_engine_that_fails_ends_its_jobs_as_faults_and_the_next_job_runs(
     assert [made.id for made in collector.of(frames.Made)] == ["good"]
 
 
-@pytest.mark.parametrize("component", [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
-def test_a_value_that_is_not_finite_never_becomes_a_picture(
-    a_loop: Any, a_run: Any, spoilt: Any, component: Component
-) -> None:
+@pytest.mark.parametrize("network", ["text_encoder", "denoiser", "vae_decoder"])
+def test_a_value_that_is_not_finite_never_becomes_a_picture(a_loop: Any, a_run: Any, spoilt: Any, network: str) -> None:
     def poison(values: Any) -> None:
         values.reshape(-1)[3] = np.nan
 
-    collector = a_loop(spoilt(component, poison))
+    collector = a_loop(spoilt(network, poison))
 
     collector.loop.take(a_run(backend="spoilt"), b"")
     collector.finish()
@@ -192,7 +190,7 @@ def test_a_model_that_the_device_is_told_of_later_is_drawn_and_one_that_it_knows
     collector.loop.take(a_run("before"), b"")
     collector.loop.step()
 
-    collector.loop.know([replace(MODEL, name="another"), replace(MODEL, latent_channels=7)])
+    collector.loop.know([replace(MODEL, name="another"), replace(MODEL, architecture="sdxl")])
     collector.loop.take(a_run("other", model="another"), b"")
     collector.loop.take(a_run("after"), b"")
     collector.finish()
@@ -262,7 +260,7 @@ def test_the_time_of_decoding_does_not_count_as_denoising(immediate_loop: Any, a
 
     def slow(spec: EngineSpec) -> Network:
         network = dummy_network(spec)
-        seconds = {Component.DENOISER: 1.0, Component.VAE_DECODER: 50.0}.get(spec.component, 0.0)
+        seconds = {"denoiser": 1.0, "vae_decoder": 50.0}.get(spec.network, 0.0)
 
         def run(inputs: Any) -> Any:
             now[0] += seconds
@@ -288,7 +286,7 @@ def test_what_does_not_fit_a_whole_batch_takes_fewer_images_at_a_time(a_loop: An
     device.finish()
 
     assert len(device.pictures) == 4
-    assert {spec.bucket.rows for spec in backend.loaded if spec.component is Component.DENOISER} == {4}
+    assert {spec.bucket.rows for spec in backend.loaded if spec.network == "denoiser"} == {4}
     assert max(totals.rows / totals.calls for totals in device.of(frames.Totals)) == 2
 
 
@@ -317,7 +315,7 @@ def test_a_device_out_of_memory_closes_what_is_idle_and_goes_on(a_loop: Any, a_r
     device.finish()
 
     assert len(device.of(frames.Made)) == 1
-    assert backend.unloaded == [Component.TEXT_ENCODER]
+    assert backend.unloaded == ["text_encoder"]
 
 
 def test_a_device_out_of_memory_with_nothing_idle_ends_the_job_as_a_fault(
@@ -377,7 +375,7 @@ def test_two_models_that_do_not_fit_together_take_turns_and_both_are_made(
         alone.finish()
 
     assert not device.of(frames.Failed)
-    assert 1 <= backend.unloaded.count(Component.DENOISER) <= 3  # in long turns, not for every step
+    assert 1 <= backend.unloaded.count("denoiser") <= 3  # in long turns, not for every step
     assert device.pictures.keys() == alone.pictures.keys()
     assert all((picture == alone.pictures[key]).all() for key, picture in device.pictures.items())
 
@@ -410,7 +408,7 @@ def test_a_prompt_longer_than_engines_take_is_handed_back_and_its_batch_goes_on(
 
 
 def test_prompts_of_two_lengths_find_room_for_both_of_their_engines(a_loop: Any, a_run: Any, a_device: Any) -> None:
-    backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
+    backend = Roomy(a_device(), {"denoiser": Footprint(weights=10 * MIB, tensors=60 * MIB)})
     device = a_loop(backend, memory=90 * MIB)
 
     device.loop.take(a_run("short", backend="roomy", steps=6), b"")
@@ -424,7 +422,7 @@ def test_prompts_of_two_lengths_find_room_for_both_of_their_engines(a_loop: Any,
 def test_a_batch_has_an_engine_for_all_of_its_rows_when_pictures_have_taken_the_room(
     a_loop: Any, a_run: Any, a_device: Any
 ) -> None:
-    backend = Roomy(a_device(), {Component.DENOISER: Footprint(weights=10 * MIB, tensors=60 * MIB)})
+    backend = Roomy(a_device(), {"denoiser": Footprint(weights=10 * MIB, tensors=60 * MIB)})
     device = a_loop(backend, memory=70 * MIB + device_bytes(4, (4, 8, 8)) + 1000)
     seeds = tuple(ImageSeed(value=seed) for seed in range(3))
 
@@ -440,8 +438,8 @@ def test_a_denoiser_makes_room_for_the_decoder_that_does_not_fit_beside_it(
     a_loop: Any, a_run: Any, a_device: Any
 ) -> None:
     footprints = {
-        Component.DENOISER: Footprint(weights=80 * MIB),
-        Component.VAE_DECODER: Footprint(weights=60 * MIB),
+        "denoiser": Footprint(weights=80 * MIB),
+        "vae_decoder": Footprint(weights=60 * MIB),
     }
     device = a_loop(Roomy(a_device(), footprints), memory=100 * MIB)
 
@@ -486,12 +484,12 @@ def test_a_job_that_comes_while_another_model_steps_closes_nothing_before_its_tu
 class Roomy(OnDeviceBackend):
     """Networks that say what they take; tensors are in proportion to the rows, of which there are eight at most."""
 
-    def __init__(self, device: HostComputingDevice, footprints: dict[Component, Footprint]) -> None:
+    def __init__(self, device: HostComputingDevice, footprints: dict[str, Footprint]) -> None:
         super().__init__("roomy", NetworkSource(dummy_network, device))
         self._footprints = footprints
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        told = self._footprints.get(spec.component, Footprint(weights=0))
+        told = self._footprints.get(spec.network, Footprint(weights=0))
         return replace(told, tensors=told.tensors * spec.bucket.rows // 8)
 
 
@@ -503,7 +501,7 @@ class Narrow(OnDeviceBackend):
         self._rows, self._tokens, self._wide_tokens = rows, tokens, wide_tokens
 
     def refuses(self, spec: EngineSpec) -> str | None:
-        if spec.component is not Component.DENOISER:
+        if spec.network != "denoiser":
             return None
         fits_rows = spec.bucket.rows <= self._rows or spec.bucket.tokens <= self._wide_tokens
         fits = fits_rows and spec.bucket.tokens <= self._tokens
@@ -521,10 +519,10 @@ class Greedy(OnDeviceBackend):
         super().__init__("greedy", NetworkSource(dummy_network, device))
         self._full_rows, self._refusals, self._weights = rows, refusals, weights
         self.loaded: list[EngineSpec] = []
-        self.unloaded: list[Component] = []
+        self.unloaded: list[str] = []
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        denoises = spec.component is Component.DENOISER
+        denoises = spec.network == "denoiser"
         if not denoises:
             return Footprint(weights=0, activations=MIB)
         return Footprint(weights=self._weights * MIB, activations=100 * MIB * spec.bucket.rows // self._full_rows)
@@ -532,7 +530,7 @@ class Greedy(OnDeviceBackend):
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:
         self.loaded.append(spec)
         engine = super().load(spec, stream)
-        if spec.component is Component.DENOISER:
+        if spec.network == "denoiser":
             run = engine.run
 
             def refusing(rows: int) -> None:
@@ -544,6 +542,6 @@ class Greedy(OnDeviceBackend):
             engine.run = refusing  # type: ignore[method-assign]
         return engine
 
-    def unload(self, model: Model, component: Component) -> None:
-        super().unload(model, component)
-        self.unloaded.append(component)
+    def unload(self, model: Model, network: str) -> None:
+        super().unload(model, network)
+        self.unloaded.append(network)

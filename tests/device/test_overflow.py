@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trt_engines.model import find_models
 from trt_worker.denoise.noise import GeneratorNoise
+from trt_worker.denoise.parameterisation import stable_diffusion
 from trt_worker.denoise.samplers import SAMPLERS
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
+from trt_worker.denoise.start import Sampling, start
 from trt_worker.device.overflow import overflow
-from trt_worker.device.row import Row
+from trt_worker.device.row import Half, Row
 
 SHAPE = (4, 8, 8)
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
@@ -23,16 +23,15 @@ def a_row(
     sampler: str = "euler", scheduler: str = "karras", steps: int = 20, guidance: float = 7.5, context: float = 30.0
 ) -> Row:
     sampling = Sampling(sampler=sampler, scheduler=scheduler, steps=steps, guidance=guidance, strength=1.0)
-    levels = parameterisation_of(find_models()["shapes-tiny"])
-    begun = start(sampling, levels, SHAPE, seed=1, draw=0, latent=None)
+    begun = start(sampling, stable_diffusion(), SHAPE, seed=1, draw=0, latent=None)
     return Row(
         job="job",
         index=0,
         program=begun.program,
         start=begun.sample,
         noise=GeneratorNoise(1, SHAPE),
-        positive=np.full((77, 8), context, np.float32),
-        negative=np.zeros((77, 8), np.float32),
+        positive=Half(inputs={"context": np.full((77, 8), context, np.float32)}, tokens=77),
+        negative=Half(inputs={"context": np.zeros((77, 8), np.float32)}, tokens=77),
     )
 
 

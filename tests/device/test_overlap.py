@@ -72,7 +72,7 @@ class Loading(OnDeviceBackend):
         self._card, self._load_seconds = card, seconds
 
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:
-        self._card.advance(self._load_seconds.get(spec.component.value, 0.0))
+        self._card.advance(self._load_seconds.get(spec.network, 0.0))
         return super().load(spec, stream)
 
 

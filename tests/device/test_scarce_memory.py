@@ -24,7 +24,7 @@ from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_engines.residency import Footprint, Memory
 from trt_perf.schedules import CARD, NAMES, a_job
 from trt_worker import frames
@@ -33,10 +33,10 @@ from trt_worker.device.loop import DeviceLoop
 MIB = 2**20
 MODELS = {name: replace(find_models()["shapes-tiny"], name=name) for name in (*NAMES, "third")}
 WEIGHTS = {
-    Component.TEXT_ENCODER: 20 * MIB,
-    Component.DENOISER: 100 * MIB,
-    Component.VAE_DECODER: 30 * MIB,
-    Component.VAE_ENCODER: 25 * MIB,
+    "text_encoder": 20 * MIB,
+    "denoiser": 100 * MIB,
+    "vae_decoder": 30 * MIB,
+    "vae_encoder": 25 * MIB,
 }
 BUDGETS = (170 * MIB, 220 * MIB, 300 * MIB, 500 * MIB, 2000 * MIB)  # from one denoiser at a time to all
 CARDS = (400_000, 1 << 20, 1 << 26)  # bytes: the smallest has no room for a batch's contexts and pictures at once
@@ -67,7 +67,7 @@ class Sized(NetworkSource):
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         inputs = spec.bucket.rows * spec.bucket.tokens // 77
-        return Footprint(weights=WEIGHTS[spec.component], activations=5 * MIB * inputs, tensors=3 * MIB * inputs)
+        return Footprint(weights=WEIGHTS[spec.network], activations=5 * MIB * inputs, tensors=3 * MIB * inputs)
 
 
 class Refusing(OnDeviceBackend):

@@ -12,7 +12,7 @@ import pytest
 from trt_engines.backends.graph_source import GraphSource, simulated_card
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.simulated.device import SimulatedDevice
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_engines.sessions.session import Session
 from trt_worker import frames
 from trt_worker.job import ImageSeed
@@ -36,11 +36,11 @@ class Counting(GraphSource):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.opened: list[Component] = []
+        self.opened: list[str] = []
 
     def open(self, spec: Any) -> Session:
         session = super().open(spec)
-        self.opened.append(spec.component)
+        self.opened.append(spec.network)
         return session
 
 
@@ -85,11 +85,11 @@ def test_a_network_is_loaded_once_for_all_of_its_buckets(a_loop: Any, a_run: Any
         card.loop.take(run, b"")
     card.finish()
 
-    assert sorted(rig.source.opened) == sorted([Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER])
+    assert sorted(rig.source.opened) == sorted(["text_encoder", "denoiser", "vae_decoder"])
 
 
 def test_a_card_that_is_full_is_emptied_of_what_is_idle_and_the_jobs_are_made(a_loop: Any, a_run: Any) -> None:
-    sizes = [MODEL.weights[one].stat().st_size for one in (Component.DENOISER, Component.VAE_DECODER)]
+    sizes = [2 * (MODEL.networks[one].parameters or 0) for one in ("denoiser", "vae_decoder")]
     rig = Rig(memory=sum(sizes) + 2**20)  # the text encoder does not fit beside them
     card = a_loop(rig.backend, memory=2**31)  # and the budget does not know
 
@@ -99,7 +99,7 @@ def test_a_card_that_is_full_is_emptied_of_what_is_idle_and_the_jobs_are_made(a_
     card.finish()
 
     assert [made.id for made in card.of(frames.Made)] == ["first", "second"]
-    assert rig.source.opened.count(Component.TEXT_ENCODER) == 2
+    assert rig.source.opened.count("text_encoder") == 2
 
 
 def test_a_card_without_room_for_one_network_fails_its_job_as_a_fault_and_keeps_nothing(
@@ -130,7 +130,8 @@ def test_a_card_is_never_filled_beyond_what_was_counted(a_loop: Any, a_run: Any)
         worst.append(memory.total - memory.free - card.loop._networks.taken)
 
     assert max(worst) <= 64 * 2**10  # what is rounded up, and blocks of the one byte that a graph's calls need
-    assert min(worst) > -(2**24)  # and what is counted is not much more
+    # And what is counted is not much more: tensors are counted in the architecture's sizes, not in this small model's.
+    assert min(worst) > -(2**25)
 
 
 @pytest.mark.parametrize("seed", range(3))

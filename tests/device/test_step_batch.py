@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from trt_engines.architectures.prompting import Lengths
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.host_source import network_plan
 from trt_engines.bucket import Bucket
@@ -20,20 +21,21 @@ from trt_engines.devices.memory import Buffer, Place
 from trt_engines.devices.operations import CopyOperation, Direction, KernelOperation, NetworkOperation, Operation
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
-from trt_engines.interface import interface_of
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_engines.sessions.bound import BoundEngine
 from trt_engines.sessions.host import HostSession
-from trt_engines.sessions.onnx_graph import open_graph, session_network
+from trt_engines.sessions.onnx_graph import declared_tensors, open_graph, session_network
 from trt_worker.batch.admission import BatchKey
+from trt_worker.denoise.parameterisation import stable_diffusion
 from trt_worker.denoise.program import CONDITIONAL, NOISE, REGISTERS, TENSORS, UNCONDITIONAL, X
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.device.row import Row
+from trt_worker.denoise.start import Sampling, start
+from trt_worker.device.row import Row, halves
 from trt_worker.device.step_batch import STEPS_AHEAD, Step, StepBatch, device_bytes
 
 MODEL = find_models()["shapes-tiny"]
 KEY = BatchKey(model=MODEL.name, backend="onnxruntime", width=64, height=64)
-LATENT = (MODEL.latent_channels, 64 // MODEL.latent_scale, 64 // MODEL.latent_scale)
+LATENT = MODEL.facts.passes[0].latent.shape(64, 64)
+PORTS = MODEL.facts.network("denoiser").ports
 CAPACITY = 4
 CARD = DeviceProperties(name="a card", sm=89, memory_bytes=1 << 28, multiprocessors=128)
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "heun", "dpmpp_sde", "lcm")
@@ -43,22 +45,32 @@ def a_row(job: str, *, sampler: str = "euler", steps: int = 3, guidance: float =
     seed = 2**63 + sum(job.encode())
     random = np.random.default_rng(seed)
     sampling = Sampling(sampler=sampler, scheduler="karras", steps=steps, guidance=guidance, strength=1.0)
-    begun = start(sampling, parameterisation_of(MODEL), LATENT, seed=seed, draw=0, latent=None)
-    width = MODEL.context_width
+    begun = start(sampling, stable_diffusion(), LATENT, seed=seed, draw=0, latent=None)
+
+    def context(chunks: int) -> dict[str, NDArray[np.float32]]:
+        return {"context": random.normal(size=(77 * chunks, WIDTH)).astype(np.float32)}
+
+    positive, negative = halves(
+        context(chunks),
+        context(1) if guidance != 1.0 else None,
+        along=PORTS.along_tokens,
+        lengths=Lengths.REPEATED,
+        least=77,
+    )
     return Row(
         job=job,
         index=0,
         program=begun.program,
         start=begun.sample,
         noise=begun.noise,
-        positive=random.normal(size=(77 * chunks, width)).astype(np.float32),
-        negative=random.normal(size=(77, width)).astype(np.float32) if guidance != 1.0 else None,
+        positive=positive,
+        negative=negative,
     )
 
 
 def a_spec(tokens: int, rows: int) -> EngineSpec:
     bucket = Bucket(width=KEY.width, height=KEY.height, rows=rows, tokens=tokens)
-    return EngineSpec(model=MODEL, component=Component.DENOISER, bucket=bucket)
+    return EngineSpec(model=MODEL, network="denoiser", bucket=bucket)
 
 
 class Alone:
@@ -75,9 +87,9 @@ class Alone:
         state[X] = row.start
         for stage, mix in enumerate(row.program.mix):
             sample = (state[X] * row.program.c_in[stage]).astype(np.float32)
-            for tensor, context in ((CONDITIONAL, row.positive), (UNCONDITIONAL, row.negative)):
-                if context is not None:
-                    state[tensor] = denoised(sample, row.program.timestep[stage], context)
+            for tensor, half in ((CONDITIONAL, row.positive), (UNCONDITIONAL, row.negative)):
+                if half is not None:
+                    state[tensor] = denoised(sample, row.program.timestep[stage], half.inputs["context"])
             drawn = row.noise.draw(row.program.noise[stage])
             state[NOISE] = 0 if drawn is None else drawn
             state[:REGISTERS] = np.einsum("rt,tchw->rchw", mix.astype(np.float64), state)
@@ -90,7 +102,9 @@ class Alone:
         pass
 
 
-NETWORK = session_network(open_graph(MODEL.graphs[Component.DENOISER], 1))
+GRAPH = open_graph(MODEL.networks["denoiser"].graph, 1)
+NETWORK, TENSORS_OF_IT = session_network(GRAPH), declared_tensors(GRAPH)
+WIDTH = TENSORS_OF_IT["context"].shape[-1]
 
 
 def denoised(sample: NDArray[np.float32], timestep: float, context: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -109,7 +123,7 @@ class OnDevice:
         self.stream, self.downloads = device.create_stream("denoise"), device.create_stream("download")
         self._engine_rows = engine_rows  # of the engine that is given to whoever needs so many
         self._engines: dict[tuple[int, int], BoundEngine] = {}
-        self.batch = StepBatch(KEY, CAPACITY, LATENT, device, self.stream, self._engine)
+        self.batch = StepBatch(KEY, CAPACITY, LATENT, PORTS, device, self.stream, self._engine)
         self._targets: dict[str, Buffer] = {}
         self.under_way: deque[Step] = deque()
         self.full = 0  # calls that find no memory
@@ -129,8 +143,10 @@ class OnDevice:
         key = tokens, self._engine_rows(rows)
         if key not in self._engines:
             spec = a_spec(*key)
-            session = HostSession(self.device, network_plan(spec, NETWORK))
-            engine = self._engines[key] = BoundEngine(self.device, session, interface_of(spec), self.stream)
+            session = HostSession(self.device, network_plan(spec, NETWORK, TENSORS_OF_IT))
+            engine = self._engines[key] = BoundEngine(
+                self.device, session, spec.ports.at(spec.bucket, TENSORS_OF_IT), self.stream
+            )
             run = engine.run
 
             def maybe_full(rows: int) -> None:
@@ -332,7 +348,7 @@ def test_a_batch_keeps_staging_for_few_lengths_of_prompts() -> None:
             one.batch.join(a_row(f"{chunks}", steps=1, guidance=1.0, chunks=chunks))
             one.step()
 
-    assert list(bench.batch._contexts._rings) == [77 * chunks for chunks in (4, 5, 6, 1)]
+    assert list(bench.batch._inputs._rings) == [77 * chunks for chunks in (4, 5, 6, 1)]
     for job, latent in alone.latents.items():
         np.testing.assert_allclose(bench.latents[job], latent, atol=1e-5)
 
@@ -344,7 +360,7 @@ def no_engine(tokens: int, rows: int) -> BoundEngine:
 def test_a_batch_gives_back_all_memory_it_took() -> None:
     device = SimulatedDevice(CARD)
     before = device.memory_info().free
-    batch = StepBatch(KEY, CAPACITY, LATENT, device, device.create_stream("denoise"), no_engine)
+    batch = StepBatch(KEY, CAPACITY, LATENT, PORTS, device, device.create_stream("denoise"), no_engine)
     taken = before - device.memory_info().free
     assert 0 < taken <= device_bytes(CAPACITY, LATENT)
 
@@ -357,7 +373,7 @@ def test_a_batch_that_finds_no_room_keeps_none() -> None:
     device = SimulatedDevice(replace(CARD, memory_bytes=CAPACITY * TENSORS * int(np.prod(LATENT)) * 4))
 
     with pytest.raises(OutOfMemory):
-        StepBatch(KEY, CAPACITY, LATENT, device, device.create_stream("denoise"), no_engine)
+        StepBatch(KEY, CAPACITY, LATENT, PORTS, device, device.create_stream("denoise"), no_engine)
 
     assert device.memory_info().free == device.memory_info().total
 

@@ -40,12 +40,6 @@ def setting(field: str, value: object) -> Change:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("latent_scale", 0),
-        ("latent_scale", -8),
-        ("latent_scale", 10**9),
-        ("latent_channels", 0),
-        ("context_width", 7),
-        ("context_width", 2**40),
         ("native_width", 0),
         ("native_height", 2**20),
         ("native_height", 129),
@@ -59,13 +53,15 @@ def setting(field: str, value: object) -> Change:
         ("architecture", "a" * 300),
         ("prediction", ""),
         ("files.checkpoint", "f" * 300),
-        ("tokenizer.vocab", "../../vocab.json"),
-        ("tokenizer.merges", "/etc/passwd"),
-        ("components.denoiser.graph", "unet/../../../unet.onnx"),
-        ("components.denoiser.weights", ""),
-        ("components.denoiser.weights", "w" * 300),
-        ("components.vae_decoder.weights", "a\0b"),
-        ("digests", {"unet.onnx": "no digest"}),
+        ("networks.denoiser.bindings", "/etc/passwd"),
+        ("networks.denoiser.graph", "unet/../../../denoiser.onnx"),
+        ("networks.denoiser.weights", []),
+        ("networks.denoiser.weights", [""]),
+        ("networks.denoiser.weights", ["w" * 300]),
+        ("networks.vae_decoder.weights", ["a\0b"]),
+        ("networks.denoiser.digest", "no digest"),
+        ("networks.denoiser.parameters", 0),
+        ("digests", {"denoiser.onnx": "no digest"}),
         ("digests", {"../weights": "0" * 64}),
     ],
 )
@@ -98,7 +94,7 @@ def test_a_description_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Pa
 
 def test_a_folder_that_cannot_be_used_is_passed_over_and_told_of(tmp_path: Path) -> None:
     a_folder(tmp_path, setting("name", "sound"), name="1")
-    a_folder(tmp_path, setting("latent_scale", 0), name="2")
+    a_folder(tmp_path, setting("native_width", 0), name="2")
     a_folder(tmp_path, setting("name", "sound as well"), name="3")
     told: list[ModelUnusable] = []
 
@@ -106,11 +102,11 @@ def test_a_folder_that_cannot_be_used_is_passed_over_and_told_of(tmp_path: Path)
 
     assert set(found) == {"shapes-tiny", "sound", "sound as well"}
     assert len(told) == 1
-    assert "latent_scale" in str(told[0])
+    assert "native_width" in str(told[0])
 
 
 def test_without_anybody_to_tell_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
-    a_folder(tmp_path, setting("latent_scale", 0))
+    a_folder(tmp_path, setting("native_width", 0))
 
     with pytest.raises(ModelUnusable):
         find_models([tmp_path])

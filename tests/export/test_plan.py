@@ -19,6 +19,7 @@ from trt_engines.architectures.ports import Ports
 from trt_engines.architectures.prompting import Lengths, Prompting
 from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.profiles.histogram import Demand, Histogram, write_histogram
+from trt_engines.tiles import SIDES
 from trt_export.checkpoints.binding import StoredWeights
 from trt_export.cli import app
 from trt_export.estimates import COMMAND_SECONDS, PHASES
@@ -223,7 +224,29 @@ def test_pictures_too_large_for_the_decoder_go_through_in_tiles() -> None:
     assert plan.denoiser is not None
     assert plan.denoiser.profiles.covered_jobs == 1
     assert plan.problems == ()
-    assert "go through in tiles" in render(plan, family)
+    built = plan.engine("vae_decoder")
+    assert built is not None
+    assert built.tiles
+    assert built.covered_jobs == pytest.approx(1)
+    for width, height in built.tiles:  # the worker asks for exactly these, and a profile takes them
+        assert max(width, height) in SIDES
+        assert any(width in one.width and height in one.height for one in built.profiles.profiles)
+        assert f"{width}x{height}" in render(plan, family)
+    assert "go through in tiles of" in render(plan, family)
+
+
+def test_a_decoder_for_pictures_that_are_all_too_large_is_built_for_their_tiles() -> None:
+    family = an_architecture()
+    decoder = family.network("vae_decoder")
+    decoder = replace(decoder, cost=replace(decoder.cost, activation_bytes_per_cell=1_000_000))
+    family = replace(family, networks=(*family.networks[:2], decoder))
+
+    plan = a_plan(family, histogram=a_histogram((1536, 1024)))
+
+    built = plan.engine("vae_decoder")
+    assert built is not None
+    assert built.tiles == {(512, 512): 1.0}  # 768x768 has 9,216 cells of a million bytes: too much beside 2 GB weights
+    assert plan.problems == ()
 
 
 def test_sizes_that_do_not_fit_are_named_with_the_reason_and_another_way() -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from trt_engines.architectures.prompting import Vocabulary
+from trt_engines.architectures.text_encoders import CHUNK
 from trt_engines.costs.hardware import hardware
 from trt_engines.devices.operations import CopyOperation, Direction, KernelOperation, NetworkOperation
-from trt_engines.interface import CLIP_TOKENS
-from trt_engines.model import Component
+from trt_engines.vocabularies import byte_pairs
 from trt_perf.simulation.agenda import Agenda, Lanes
 from trt_perf.simulation.costs import CardCosts
 from trt_perf.simulation.host import NO_HOST, Host
-from trt_perf.simulation.loop import request, simulated_models
+from trt_perf.simulation.loop import request
 from trt_perf.simulation.run import CardAlone, Rig, SharedOutcome, one_at_a_time
 from trt_perf.simulation.trace import FAMILIES, TOKENS, Job, arriving, trace
 from trt_worker.condition.chunks import chunk
@@ -44,7 +45,7 @@ def shared(jobs: Any, host: Host, held: int = 32) -> SharedOutcome:
 def a_step(family: str, rows: int, tokens: int = 77, side: int = 64) -> NetworkOperation:
     latent = rows, 4, side, side
     shapes = ("sample", latent), ("timestep", (rows,)), ("context", (rows, tokens, 8)), ("noise_pred", latent)
-    return NetworkOperation(engine=f"{family}/{Component.DENOISER.value}", shapes=shapes, rows=rows)
+    return NetworkOperation(engine=f"{family}/denoiser", shapes=shapes, rows=rows)
 
 
 def test_things_happen_in_the_order_of_time_also_those_that_others_make_due() -> None:
@@ -94,12 +95,12 @@ def test_an_engine_that_the_cost_model_does_not_know_is_refused() -> None:
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_prompt_makes_as_many_chunks_as_the_job_has_tokens_for(tokens: int, family: Any) -> None:
-    model = simulated_models()[family.name]
     run = request(a_job("499", family=family, tokens=tokens), received=0.0)
 
-    chunks = chunk(parse_weights(run.job.prompt), clip_tokenizer(model.vocab, model.merges), most=32)
+    tokenizer = clip_tokenizer(*byte_pairs(Vocabulary.CLIP))
+    chunks = chunk(parse_weights(run.job.prompt), tokenizer, size=CHUNK, pad=tokenizer.end, most=32)
 
-    assert len(chunks.ids) * CLIP_TOKENS == tokens
+    assert len(chunks.ids) * CHUNK == tokens
 
 
 def test_the_trace_is_the_same_every_time_and_half_of_each_family() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from trt_engines.backend import Engine, EngineSpec
 from trt_engines.errors import EngineRefused
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_worker.job import ImageSeed, JobSpec
 from trt_worker.plan.pace import Pace
 from trt_worker.plan.route import Exclusion, route
@@ -18,16 +18,16 @@ from trt_worker.sampler_names import canonical_sampler
 
 @dataclass(frozen=True)
 class Picky:
-    """A backend that refuses one component, and any with more rows than it takes."""
+    """A backend that refuses one network, and any with more rows than it takes."""
 
     name: str
-    refused: Component | None = None
-    rows: Mapping[Component, int] = field(default_factory=dict)
+    refused: str | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     def refuses(self, spec: EngineSpec) -> str | None:
-        if spec.bucket.rows > self.rows.get(spec.component, 99):
-            return f"takes {self.rows[spec.component]} rows"
-        return f"cannot run the {spec.component.value}" if spec.component is self.refused else None
+        if spec.bucket.rows > self.rows.get(spec.network, 99):
+            return f"takes {self.rows[spec.network]} rows"
+        return f"cannot run the {spec.network}" if spec.network == self.refused else None
 
     def load(self, spec: EngineSpec) -> Engine:
         raise NotImplementedError
@@ -73,22 +73,22 @@ def test_the_first_backend_that_can_runs_the_job() -> None:
 
 
 def test_a_backend_that_takes_fewer_images_at_a_time_is_no_worse_a_choice() -> None:
-    rows = {Component.DENOISER: 4, Component.TEXT_ENCODER: 1, Component.VAE_DECODER: 1}
+    rows = {"denoiser": 4, "text_encoder": 1, "vae_decoder": 1}
 
     assert route(a_job(), MODEL, [Picky("fast", rows=rows)], max_rows=4).reason == "first choice"
     with pytest.raises(EngineRefused, match="fast: takes 1 rows"):
-        route(a_job(), MODEL, [Picky("fast", rows=rows | {Component.DENOISER: 1})], max_rows=4)
+        route(a_job(), MODEL, [Picky("fast", rows=rows | {"denoiser": 1})], max_rows=4)
 
 
 def test_a_fallback_says_what_stood_before_it() -> None:
-    plan = route(a_job(), MODEL, [Picky("fast", Component.VAE_DECODER), Picky("slow")], max_rows=4)
+    plan = route(a_job(), MODEL, [Picky("fast", "vae_decoder"), Picky("slow")], max_rows=4)
 
     assert (plan.backend, plan.fallback) == ("slow", True)
     assert plan.reason == "fast: cannot run the vae_decoder"
 
 
 def test_the_encoder_counts_only_for_a_job_with_a_source_image() -> None:
-    ladder = [Picky("fast", Component.VAE_ENCODER), Picky("slow")]
+    ladder = [Picky("fast", "vae_encoder"), Picky("slow")]
 
     assert route(a_job(), MODEL, ladder, max_rows=4).backend == "fast"
     assert route(a_job(source=b"png"), MODEL, ladder, max_rows=4).backend == "slow"
@@ -103,7 +103,7 @@ def test_an_excluded_backend_is_passed_over_with_its_reason() -> None:
 
 
 def test_when_nobody_can_every_reason_is_given() -> None:
-    ladder = [Picky("fast", Component.DENOISER), Picky("slow", Component.TEXT_ENCODER)]
+    ladder = [Picky("fast", "denoiser"), Picky("slow", "text_encoder")]
 
     with pytest.raises(EngineRefused, match=r"fast: cannot run the denoiser; slow: cannot run the text_encoder"):
         route(a_job(), MODEL, ladder, max_rows=4)
@@ -123,3 +123,27 @@ def test_the_pace_follows_what_is_measured_and_forgets_slowly() -> None:
 
     assert pace.seconds(1) == pytest.approx(3, abs=0.01)
     assert pace.overhead_seconds == pytest.approx(2, abs=0.01)
+
+
+@dataclass(frozen=True)
+class Narrow(Picky):
+    """A backend whose autoencoders take no picture with a side of more than `most` pixels."""
+
+    most: int = 512
+
+    def refuses(self, spec: EngineSpec) -> str | None:
+        autoencoder = spec.network in {"vae_decoder", "vae_encoder"}
+        too_large = autoencoder and max(spec.bucket.width, spec.bucket.height) > self.most
+        return f"{spec.bucket.label} is too large" if too_large else super().refuses(spec)
+
+
+def test_a_picture_that_the_decoder_takes_in_tiles_only_is_taken() -> None:
+    plan = route(a_job(width=1024, height=1024), MODEL, [Narrow("fast")], max_rows=4)
+
+    assert plan.backend == "fast"
+    assert not plan.fallback
+
+
+def test_a_picture_that_the_decoder_takes_neither_whole_nor_in_tiles_is_refused_for_its_own_size() -> None:
+    with pytest.raises(EngineRefused, match="fast: 1024x1024r1t77 is too large"):
+        route(a_job(width=1024, height=1024), MODEL, [Narrow("fast", most=200)], max_rows=4)

@@ -487,7 +487,7 @@ async def test_what_loading_a_model_took_is_known_of_the_backend_that_loaded_it(
 
 async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp_path: Path) -> None:
     folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "shapes-tiny")
-    (folder / "unet.onnx").write_bytes(b"damaged")
+    (folder / "denoiser.onnx").write_bytes(b"damaged")
     reasons: list[str] = []
     async with a_device(backends=("onnxruntime", "pytorch"), folder=tmp_path) as link:
         maker = JobMaker([link], max_rows=4, fell_back=reasons.append)
@@ -504,7 +504,7 @@ async def test_an_engine_that_cannot_be_loaded_fails_over_and_is_quarantined(tmp
 
 async def test_when_the_last_backend_fails_the_job_is_refused_with_every_reason(tmp_path: Path) -> None:
     folder = shutil.copytree(BUILT_IN / "shapes-tiny", tmp_path / "shapes-tiny")
-    (folder / "unet.onnx").write_bytes(b"damaged")
+    (folder / "denoiser.onnx").write_bytes(b"damaged")
     async with a_device(folder=tmp_path) as link:
         maker = JobMaker([link], max_rows=4, fell_back=lambda _: None)
 

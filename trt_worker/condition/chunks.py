@@ -1,20 +1,19 @@
-"""Weighted text to the rows of tokens that a CLIP text encoder takes."""
+"""Weighted text to the rows of tokens that a text encoder of fixed rows, such as CLIP, takes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.interface import CLIP_TOKENS
 from trt_worker.condition.weights import Piece
 
-CHUNK_TEXT = CLIP_TOKENS - 2
-"""Tokens of text in a chunk, between start and end."""
+FRAME = 2
+"""Tokens of a chunk that are no text: its start and its end."""
 
 LONG_STRETCH = 8
 """A stretch of this many tokens or more is cut at the end of a chunk; a shorter one moves to the next as a whole."""
@@ -39,8 +38,8 @@ class Tokenizer(Protocol):
 class Chunks:
     """A prompt as the text encoder takes it; each chunk is encoded by itself."""
 
-    ids: NDArray[np.int64]  # [chunks, 77]
-    weights: NDArray[np.float32]  # [chunks, 77]; 1 for start, end and padding
+    ids: NDArray[np.int64]  # [chunks, size]
+    weights: NDArray[np.float32]  # [chunks, size]; 1 for start, end and padding
     notes: tuple[str, ...]  # what of the prompt was left out, in an operator's words
 
     @property
@@ -57,27 +56,32 @@ class _Stretch:
     weight: float
 
 
-def chunk(pieces: Iterable[Piece], tokenizer: Tokenizer, *, most: int) -> Chunks:
-    """Pack weighted text into chunks of 77 tokens: start, up to 75 of text, end, padding (the end token again).
+def chunk(pieces: Iterable[Piece], tokenizer: Tokenizer, *, size: int, pad: int, most: int) -> Chunks:
+    """Pack weighted text into chunks: start, text (of CLIP's 77 tokens up to 75), end, padding.
 
     A piece of one weight is one stretch, however many words it has; only a textual inversion ends it early.
 
     Args:
+        size: tokens of a chunk, more than 2.
+        pad: token that fills a chunk up behind its end.
         most: chunks that are kept; what does not fit is left out with a note.
     Source: the packing rules of ComfyUI's CLIP tokenizer since December 2024, which the networks' other workers run.
     """
     texts, weights, notes = _texts(pieces)
     encoded = zip(tokenizer.encode(texts), weights, strict=True)
-    rows = _pack(_Stretch(ids=ids, weight=weight) for ids, weight in encoded)
+    room = size - FRAME
+    rows = _pack((_Stretch(ids=ids, weight=weight) for ids, weight in encoded), room)
     if len(rows) > most:
-        notes.append(f"prompt cut: it makes {len(rows)} chunks of {CHUNK_TEXT} tokens, at most {most} are used")
+        notes.append(f"prompt cut: it makes {len(rows)} chunks of {room} tokens, at most {most} are used")
         del rows[most:]
-    ids_out = np.full((len(rows), CLIP_TOKENS), tokenizer.end, np.int64)
-    weights_out = np.ones((len(rows), CLIP_TOKENS), np.float32)
+    ids_out = np.full((len(rows), size), pad, np.int64)
+    weights_out = np.ones((len(rows), size), np.float32)
     ids_out[:, 0] = tokenizer.start
     for number, row in enumerate(rows):
-        ids_out[number, 1 : 1 + len(row.ids)] = row.ids
-        weights_out[number, 1 : 1 + len(row.ids)] = row.weights
+        end = 1 + len(row.ids)
+        ids_out[number, 1:end] = row.ids
+        ids_out[number, end] = tokenizer.end
+        weights_out[number, 1:end] = row.weights
     return Chunks(ids=ids_out, weights=weights_out, notes=tuple(notes))
 
 
@@ -106,26 +110,27 @@ def _name_and_rest(text: str) -> tuple[str, str]:
 
 @dataclass(slots=True)
 class _Row:
-    ids: list[int]
-    weights: list[float]
+    most: int  # tokens of text
+    ids: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
     @property
     def room(self) -> int:
-        return CHUNK_TEXT - len(self.ids)
+        return self.most - len(self.ids)
 
     def add(self, ids: Sequence[int], weight: float) -> None:
         self.ids.extend(ids)
         self.weights.extend([weight] * len(ids))
 
 
-def _pack(stretches: Iterable[_Stretch]) -> list[_Row]:
-    rows = [_Row([], [])]
+def _pack(stretches: Iterable[_Stretch], room: int) -> list[_Row]:
+    rows = [_Row(room)]
     for stretch in stretches:
         left = stretch.ids
         while len(left) > rows[-1].room:
             taken = rows[-1].room if len(stretch.ids) >= LONG_STRETCH else 0
             rows[-1].add(left[:taken], stretch.weight)
             left = left[taken:]
-            rows.append(_Row([], []))
+            rows.append(_Row(room))
         rows[-1].add(left, stretch.weight)
     return rows

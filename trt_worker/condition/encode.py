@@ -1,19 +1,20 @@
-"""Prompts to the context that the denoiser attends to."""
+"""Prompts to what denoisers are given of them, by one text encoder."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_engines.architectures.prompting import TextEncoding
 from trt_engines.errors import NotFinite
 from trt_engines.sessions.host_calls import HostCall, HostCalls
 from trt_worker.condition.chunks import Tokenizer, chunk
-from trt_worker.condition.weights import parse_weights
+from trt_worker.condition.weights import Piece, parse_weights
 
 MAX_CHUNKS = 32
 """Chunks of one prompt that are encoded: more than a prompt of the longest legal size makes in any written language."""
@@ -23,21 +24,21 @@ CACHE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditioning:
-    """One encoded prompt. The context is shared with later callers and read-only."""
+class Encoded:
+    """One prompt, as one text encoder gives it. Arrays are shared with later callers and read-only."""
 
-    context: NDArray[np.float32]  # [77 * chunks, features]
+    outputs: Mapping[str, NDArray[np.float32]]  # by denoiser input: [tokens, features], or [features] of a whole prompt
     notes: tuple[str, ...] = ()  # what of the prompt was left out
 
 
 class Encoding:
-    """One prompt on its way through the text encoder."""
+    """One prompt on its way through one text encoder."""
 
-    def __init__(self, calls: Sequence[HostCall], needs: Encoding | None, finish: Callable[[], Conditioning]) -> None:
+    def __init__(self, calls: Sequence[HostCall], needs: Encoding | None, finish: Callable[[], Encoded]) -> None:
         self._calls = calls
         self._needs = needs
-        self._finish: Callable[[], Conditioning] | None = finish  # None: it has
-        self._result: Conditioning | None = None
+        self._finish: Callable[[], Encoded] | None = finish  # None: it has
+        self._result: Encoded | None = None
 
     @property
     def done(self) -> bool:
@@ -46,7 +47,7 @@ class Encoding:
             return True
         return all(call.done for call in self._calls) and (self._needs is None or self._needs.done)
 
-    def result(self) -> Conditioning:
+    def result(self) -> Encoded:
         """Waits for it. Raises: NotFinite: the text encoder gave values that are not finite."""
         if self._finish is not None:
             self._result = self._finish()
@@ -60,17 +61,31 @@ class Conditioner:
 
     Not for several threads at once: it belongs to whoever owns the engine.
 
-    Args: calls: of the text encoder's engine.
+    Args:
+        calls: of the text encoder's engine.
+        encoding: what the encoder does with a prompt. Raises: ValueError: it has no chunks.
     """
 
     def __init__(
-        self, calls: HostCalls, tokenizer: Tokenizer, *, max_chunks: int = MAX_CHUNKS, cache_bytes: int = CACHE_BYTES
+        self,
+        calls: HostCalls,
+        tokenizer: Tokenizer,
+        encoding: TextEncoding,
+        *,
+        max_chunks: int = MAX_CHUNKS,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
+        if encoding.chunk is None:
+            raise ValueError(f"{encoding.network} takes prompts in one row of any length, which is not served yet")
         self.calls = calls
         self._tokenizer = tokenizer
+        self._encoding = encoding
+        self._size = encoding.chunk
         self._max_chunks = max_chunks
         self._cache_bytes = cache_bytes
-        self._layers, *_, self._features = calls.engine.tensor("context").shape
+        self._ids, *_ = (one.name for one in calls.engine.interface.inputs)
+        self._outputs = {name: calls.engine.tensor(name) for name in encoding.gives}
+        self._layers = max((one.shape[0] for one in self._outputs.values() if one.row_axis == 1), default=1)
         self._known: OrderedDict[tuple[str, int], Encoding] = OrderedDict()  # under way or done, latest used last
         self._bytes: dict[tuple[str, int], int] = {}  # of the same
 
@@ -78,11 +93,12 @@ class Conditioner:
         """Put a prompt into the text encoder's stream, unless it is known or under way.
 
         A weight w moves the encoding z of its token away from what an empty prompt has at the same position:
-        z' = (z - z_empty) * w + z_empty.
+        z' = (z - z_empty) * w + z_empty. What stands for a whole prompt is that of its first chunk, without weights.
 
         Args:
             prompt: text with emphasis, see `weights`.
-            clip_skip: 1 is the last layer, 2 the one before; more than the text encoder has means the last again.
+            clip_skip: 1 is the last layer, 2 the one before; more than the text encoder has means the last again. Of an
+                encoder that gives one layer it has no effect.
         Raises: EngineFault, OutOfMemory: the call was refused. ValueError: clip_skip < 1.
         Source: ComfyUI's prompt weighting, which does not bring the mean back to what it was.
         """
@@ -93,31 +109,42 @@ class Conditioner:
         if (known := self._known.get(key)) is not None:
             self._known.move_to_end(key)
             return known
-        chunks = chunk(parse_weights(prompt), self._tokenizer, most=self._max_chunks)
+        pieces = parse_weights(prompt) if self._encoding.weighted else [Piece(text=prompt, weight=1.0)]
+        chunks = chunk(pieces, self._tokenizer, size=self._size, pad=self._encoding.pad, most=self._max_chunks)
         most = self.calls.engine.rows
         parts = [chunks.ids[first : first + most] for first in range(0, len(chunks.ids), most)]
-        calls = [self.calls.begin(len(ids), {"input_ids": ids}) for ids in parts]
+        calls = [self.calls.begin(len(ids), {self._ids: ids}, layer) for ids in parts]
         empty = self.begin("", clip_skip) if chunks.weighted else None
 
-        def finish() -> Conditioning:
+        def finish() -> Encoded:
             try:
-                z = np.concatenate([call.results()["context"][layer] for call in calls])
-                if not np.isfinite(z).all():
-                    raise NotFinite(f"{self.calls.engine.label}: the encoded prompt holds values that are not finite")
-                if empty is not None:
-                    z_empty = empty.result().context
-                    z = (z - z_empty) * chunks.weights[:, :, np.newaxis] + z_empty
+                results = [call.results() for call in calls]
+                outputs = {}
+                for name, destination in self._encoding.gives.items():
+                    z = np.concatenate([result[name] for result in results])
+                    if not np.isfinite(z).all():
+                        raise NotFinite(
+                            f"{self.calls.engine.label}: the encoded prompt holds values that are not finite"
+                        )
+                    if z.ndim == 3 and empty is not None:
+                        z_empty = empty.result().outputs[destination]
+                        z = (z - z_empty) * chunks.weights[:, :, np.newaxis] + z_empty
+                    outputs[destination] = z.reshape(-1, z.shape[-1]) if z.ndim == 3 else z[0]
+                    outputs[destination].flags.writeable = False
             except Exception:  # whatever it was: jobs with the same prompt try it again
                 if self._known.get(key) is encoding:
                     self._forget(key)
                 raise
-            context = z.reshape(-1, z.shape[-1])
-            context.flags.writeable = False
-            return Conditioning(context=context, notes=chunks.notes)
+            return Encoded(outputs=outputs, notes=chunks.notes)
 
         encoding = Encoding(calls, empty, finish)
-        self._keep(key, encoding, chunks.ids.size * self._features * 4)
+        self._keep(key, encoding, len(chunks.ids) * self._bytes_of_chunk)
         return encoding
+
+    @property
+    def _bytes_of_chunk(self) -> int:
+        """Of what is kept of one chunk."""
+        return 4 * sum(one.shape[-1] * (self._size if len(one.shape) > 2 else 1) for one in self._outputs.values())
 
     def _keep(self, key: tuple[str, int], encoding: Encoding, size: int) -> None:
         """Know an encoding from its beginning, for nobody may ever ask for its result; the longest unused leave."""

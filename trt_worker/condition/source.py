@@ -8,6 +8,7 @@ from PIL import Image
 
 from trt_engines.errors import NotFinite
 from trt_engines.sessions.host_calls import HostCall, HostCalls
+from trt_engines.sessions.tiled_calls import TiledCall, TiledCalls
 from trt_worker.errors import BadSourceImage
 from trt_worker.job import SourceFit
 from trt_worker.pictures import read_picture
@@ -16,7 +17,7 @@ from trt_worker.pictures import read_picture
 class SourceEncoding:
     """One source image on its way through the VAE encoder."""
 
-    def __init__(self, call: HostCall, label: str) -> None:
+    def __init__(self, call: HostCall | TiledCall, label: str) -> None:
         self._call = call
         self._label = label
 
@@ -28,7 +29,7 @@ class SourceEncoding:
     def result(self) -> NDArray[np.float32]:
         """The latent, float32 [channels, height / scale, width / scale]; waits for it.
 
-        Raises: NotFinite: it holds values that are not finite.
+        Raises: NotFinite: it holds values that are not finite. EngineFault, OutOfMemory: one of its tiles was refused.
         """
         latent: NDArray[np.float32] = self._call.results()["latent"][0]
         if not np.isfinite(latent).all():
@@ -37,11 +38,16 @@ class SourceEncoding:
 
 
 class SourceEncoder:
-    """One VAE encoder for one size. Args: calls: of its engine."""
+    """One VAE encoder for one size.
 
-    def __init__(self, calls: HostCalls) -> None:
+    Args:
+        calls: of its engine, whole or in tiles.
+        width, height: of the pictures, in pixels.
+    """
+
+    def __init__(self, calls: HostCalls | TiledCalls, width: int, height: int) -> None:
         self.calls = calls
-        _, _, self._height, self._width = calls.engine.tensor("pixels").shape
+        self._width, self._height = width, height
 
     def begin(self, data: bytes, fit: SourceFit) -> SourceEncoding:
         """Put a source image into the engine's stream. Args: see `source_pixels`.

@@ -93,5 +93,5 @@ def without_repeats(sigmas: Float64) -> Float64:
 def _just_below_full_noise(levels: Parameterisation, second: float) -> float:
     """The level that replaces full noise, in float32 as every level: at 0.9999 of the time, as ComfyUI has it. Where
     that is not above the run's second level, as with a small time shift, half-way between that one and 1."""
-    replaced = levels.sigma((1 - 1e-4) * levels.multiplier)
+    replaced = levels.sigma_after(1e-4)
     return replaced if replaced > second else single((1 + second) / 2)

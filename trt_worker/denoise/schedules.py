@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trt_worker.denoise.parameterisation import Float64, Parameterisation
+from trt_worker.denoise.parameterisation import Float64, Parameterisation, linspace
 from trt_worker.job import SamplerNode
 
 DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
@@ -46,7 +45,7 @@ def sigmas(
     if scheduler not in SCHEDULES:
         raise ValueError(f"unknown schedule {scheduler!r}; known are {', '.join(SCHEDULES)}")
     drops = sampler in DROPS_PENULTIMATE and node is not SamplerNode.CUSTOM
-    total = steps if strength > 0.9999 else int(steps / strength)
+    total = whole(steps, strength)
     levels_of_run = SCHEDULES[scheduler](levels, total + drops)
     if drops:
         levels_of_run = np.concatenate([levels_of_run[:-2], levels_of_run[-1:]])
@@ -61,18 +60,23 @@ def sigmas(
             return levels_of_run[-(steps + 1) :]
 
 
+def whole(steps: int, strength: float) -> int:
+    """Steps of the whole schedule of which a run of so many takes part. Args: see `sigmas`."""
+    return steps if strength > 0.9999 else int(steps / strength)
+
+
 def normal(levels: Parameterisation, steps: int) -> Float64:
     """Equal steps in the network's time, from the noisiest to the cleanest."""
     first, last = levels.timestep(levels.sigma_max), levels.timestep(levels.sigma_min)
     if abs(levels.sigma(last)) <= 1e-5:
-        return np.array([levels.sigma(time) for time in _even(first, last, steps + 1)])
-    return _closed([levels.sigma(time) for time in _even(first, last, steps)])
+        return np.array([levels.sigma(time) for time in linspace(first, last, steps + 1)])
+    return _closed([levels.sigma(time) for time in linspace(first, last, steps)])
 
 
 def sgm_uniform(levels: Parameterisation, steps: int) -> Float64:
     """Equal steps in time, without the cleanest level."""
     first, last = levels.timestep(levels.sigma_max), levels.timestep(levels.sigma_min)
-    return _closed([levels.sigma(time) for time in _even(first, last, steps + 1)[:-1]])
+    return _closed([levels.sigma(time) for time in linspace(first, last, steps + 1)[:-1]])
 
 
 def simple(levels: Parameterisation, steps: int) -> Float64:
@@ -93,13 +97,13 @@ def ddim_uniform(levels: Parameterisation, steps: int) -> Float64:
 def karras(levels: Parameterisation, steps: int, rho: float = 7.0) -> Float64:
     """Levels that are dense near the clean image. Source: Karras et al. 2022, arXiv:2206.00364, eq. 5."""
     low, high = levels.sigma_min ** (1 / rho), levels.sigma_max ** (1 / rho)
-    roots = np.float32(high) + _even(0, 1, steps) * np.float32(low - high)
+    roots = np.float32(high) + linspace(0, 1, steps) * np.float32(low - high)
     return _closed(roots.astype(np.float64) ** rho)
 
 
 def exponential(levels: Parameterisation, steps: int) -> Float64:
     """Equal steps in the logarithm."""
-    logs = _even(math.log(levels.sigma_max), math.log(levels.sigma_min), steps)
+    logs = linspace(math.log(levels.sigma_max), math.log(levels.sigma_min), steps)
     return _closed(np.exp(logs.astype(np.float64)))
 
 
@@ -131,9 +135,13 @@ def linear_quadratic(levels: Parameterisation, steps: int, threshold: float = 0.
 
 
 def kl_optimal(levels: Parameterisation, steps: int) -> Float64:
-    """Equal steps in the arctangent. Source: "Align Your Steps", arXiv:2404.14507."""
-    share = np.linspace(0, 1, steps) if steps > 1 else np.array([0.0])
-    return _closed(np.tan(share * math.atan(levels.sigma_min) + (1 - share) * math.atan(levels.sigma_max)))
+    """Equal steps in the arctangent. Source: "Align Your Steps", arXiv:2404.14507.
+
+    In float32 as in ComfyUI: near pure noise, the last bit of an arctangent is thousandths of the level.
+    """
+    share = np.linspace(0, 1, steps, dtype=np.float32) if steps > 1 else np.zeros(1, np.float32)
+    low, high = (np.float32(math.atan(sigma)) for sigma in (levels.sigma_min, levels.sigma_max))
+    return _closed([math.tan(angle) for angle in share * low + (np.float32(1) - share) * high])
 
 
 SCHEDULES: dict[str, Callable[[Parameterisation, int], Float64]] = {
@@ -147,18 +155,6 @@ SCHEDULES: dict[str, Callable[[Parameterisation, int], Float64]] = {
     "linear_quadratic": linear_quadratic,
     "kl_optimal": kl_optimal,
 }
-
-
-def _even(first: float, last: float, count: int) -> NDArray[np.float32]:
-    """`torch.linspace`, bit for bit: steps from both ends to the middle, each with one rounding, as its kernels fuse
-    multiplication and addition."""
-    start, end = np.float32(first), np.float32(last)
-    if count == 1:
-        return np.array([start])
-    step = np.float64((end - start) / np.float32(count - 1))
-    number = np.arange(count)
-    rising, falling = np.float64(start) + step * number, np.float64(end) - step * (count - 1 - number)
-    return np.where(number < count // 2, rising, falling).astype(np.float32)
 
 
 def _closed(falling: Float64 | list[float]) -> Float64:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.model import Model
 from trt_worker.denoise.noise import GeneratorNoise, StepNoise, cpu_randn
-from trt_worker.denoise.parameterisation import Parameterisation, Prediction, flow, stable_diffusion
+from trt_worker.denoise.parameterisation import Parameterisation
 from trt_worker.denoise.program import FoldedProgram, fold
 from trt_worker.denoise.samplers import SAMPLERS, program
 from trt_worker.denoise.schedules import SCHEDULES, sigmas
@@ -39,23 +36,6 @@ class Start:
     program: FoldedProgram
     sample: NDArray[np.float32]  # [channels, height, width]
     noise: StepNoise
-
-
-def parameterisation_of(model: Model, shift: float | None = None) -> Parameterisation:
-    """Noise levels of a model.
-
-    Args:
-        shift: time shift that a job wants of a flow model; None: the model's own.
-    Raises: UnservableJob: the model's prediction is none we know, or a shift is asked of a model without one.
-        BadJob: the shift is not above 0, or not finite.
-    """
-    if shift is not None and not 0 < shift < math.inf:
-        raise BadJob(f"a time shift of {shift} gives no noise levels: it has to be above 0 and finite")
-    if model.prediction == "flow":
-        return _flow(model.shift if shift is None else shift)
-    if shift is not None:
-        raise UnservableJob(f"the job shifts time as for a flow model, which {model.name} is not")
-    return _levels(model.prediction)
 
 
 def start(
@@ -103,17 +83,3 @@ def start(
             f"and strength {sampling.strength:g} has a coefficient that is no finite number"
         )
     return Start(program=folded, sample=sample, noise=noise)
-
-
-@lru_cache(maxsize=64)  # FLUX.2 has a shift for every size and number of steps
-def _flow(shift: float) -> Parameterisation:
-    return flow(shift)
-
-
-@lru_cache(maxsize=8)
-def _levels(prediction: str) -> Parameterisation:
-    match prediction:
-        case "epsilon" | "v_prediction":
-            return stable_diffusion(Prediction(prediction))
-        case _:
-            raise UnservableJob(f"no noise levels for prediction {prediction!r}")

@@ -11,7 +11,7 @@ from loguru import logger
 from trt_engines.backend import Engine, EngineBackend, EngineSpec
 from trt_engines.devices.device import Stream
 from trt_engines.errors import OutOfMemory
-from trt_engines.model import Component, Model
+from trt_engines.model import Model
 from trt_engines.residency import Footprint, Resident, Taken, beside, make_room, needed, taken, ways
 from trt_engines.streaming import StreamsWeights
 from trt_worker.plan.placement import SWITCH_SECONDS
@@ -27,10 +27,10 @@ class _Network:
 
     backend: str
     model: str
-    component: Component
+    network: str
 
     def __str__(self) -> str:
-        return f"{self.model}/{self.component.value} on {self.backend}"
+        return f"{self.model}/{self.network} on {self.backend}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,18 +109,17 @@ class EngineCache:
         """Backends and models of which a network was ever loaded."""
         return frozenset((network.backend, network.model) for network in self._load_seconds)
 
-    def usual_load_seconds(self, backend: str, model: str, component: Component) -> float:
+    def usual_load_seconds(self, backend: str, model: str, network: str) -> float:
         """What loading a network took the last time, whether it is in memory or not."""
-        network = _Network(backend=backend, model=model, component=component)
-        return self._load_seconds.get(network, FIRST_LOAD_SECONDS)
+        return self._load_seconds.get(_Network(backend=backend, model=model, network=network), FIRST_LOAD_SECONDS)
 
-    def holds(self, backend: str, model: str, component: Component) -> bool:
+    def holds(self, backend: str, model: str, network: str) -> bool:
         """Whether a network is in memory."""
-        return _Network(backend=backend, model=model, component=component) in self._networks
+        return _Network(backend=backend, model=model, network=network) in self._networks
 
-    def load_seconds(self, backend: str, model: str, component: Component) -> float:
+    def load_seconds(self, backend: str, model: str, network: str) -> float:
         """Until a network is in memory: 0 when it is, else what loading it took the last time."""
-        return 0.0 if self.holds(backend, model, component) else self.usual_load_seconds(backend, model, component)
+        return 0.0 if self.holds(backend, model, network) else self.usual_load_seconds(backend, model, network)
 
     def get(self, backend: EngineBackend, specs: Sequence[EngineSpec], stream: Stream) -> Engine:
         """The engine of the first of some shapes of a network for which there is room.
@@ -132,7 +131,7 @@ class EngineCache:
             stream: where it is to run; the same whenever it is asked for.
         Raises: OutOfMemory: none fits beside the engines in use. EngineFault, StaleEngine: it cannot be loaded.
         """
-        network = _Network(backend=backend.name, model=specs[0].model.name, component=specs[0].component)
+        network = _Network(backend=backend.name, model=specs[0].model.name, network=specs[0].network)
         known = self._networks.get(network)
         for spec in specs:
             if known is not None and spec in known.engines:
@@ -269,7 +268,7 @@ class EngineCache:
         for spec in tuple(loaded.engines):
             self._close_bucket(loaded, spec)
         del self._networks[network]
-        loaded.backend.unload(loaded.model, network.component)
+        loaded.backend.unload(loaded.model, network.network)
         logger.info("{} was closed to make room.", network)
 
     def _close_bucket(self, loaded: _Loaded, spec: EngineSpec) -> None:

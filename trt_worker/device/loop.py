@@ -23,16 +23,18 @@ from trt_engines.residency import Memory
 from trt_worker import frames
 from trt_worker.batch.admission import BatchKey
 from trt_worker.batch.scheduler import Scheduler
+from trt_worker.condition.source import SourceEncoding
 from trt_worker.decode.decoder import Decoded
 from trt_worker.device.batches import Batches
 from trt_worker.device.networks import Networks
 from trt_worker.device.overflow import overflow
-from trt_worker.device.preparation import Preparation, batch_key, latent_shape
+from trt_worker.device.preparation import Preparation, batch_key
 from trt_worker.device.row import Row
 from trt_worker.device.step_batch import Step, StepBatch, device_bytes
 from trt_worker.device.steps_under_way import MeasuredStep
 from trt_worker.device.totals import RunningTotals
 from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, DeviceLost, NotAtHand, UnservableJob
+from trt_worker.plan.route import second_evaluation
 
 PROGRESS_SECONDS = 0.5
 
@@ -200,12 +202,17 @@ class DeviceLoop:
             raise NotAtHand(f"this device was not told of {job.model if model is None else run.backend}")
         encoded = None
         if source:  # first: one that is no image costs nothing else
-            encoder = self._networks.source_encoder(model, backend, batch_key(run))
-            encoded = encoder.begin(source, job.source_fit)
-        conditioner = self._networks.conditioner(model, backend)
-        positive = conditioner.begin(job.prompt, job.clip_skip)
-        negative = conditioner.begin(job.negative_prompt, job.clip_skip) if job.guidance != 1.0 else None
-        return Preparation(run=run, model=model, positive=positive, negative=negative, source=encoded)
+            key = batch_key(run)
+
+            def encode() -> SourceEncoding:
+                return self._networks.source_encoder(model, backend, key).begin(source, job.source_fit)
+
+            encoded = self._in_tiles_at_worst(model, backend, model.facts.encoder, key, encode)
+        prompts = [job.prompt]
+        if second_evaluation(model.facts.passes[0].guidance, job.guidance):
+            prompts.append(job.negative_prompt)
+        positive, *negative = self._networks.encode(model, backend, prompts, job.clip_skip)
+        return Preparation(run=run, model=model, positive=positive, negative=next(iter(negative), None), source=encoded)
 
     def _enter_prepared(self, *, wait: bool = False) -> None:
         """Let images wait for a place whose inputs are encoded. Args: wait: for the first ones, if there are any."""
@@ -228,7 +235,7 @@ class DeviceLoop:
         backend = self._backends[run.backend]
         if self._batches.get(key) is None and not self._waits_for_its_turn(key):
             denoiser = self._with_room(lambda: self._networks.denoiser(model, backend, key, self._max_rows))
-            self._scheduler.limit(key, images_of(denoiser))
+            self._scheduler.limit(key, max(denoiser.rows // model.facts.rows, 1))
         for tokens in {tokens for row in rows.values() for tokens in row.context_lengths}:
             if refusal := self._networks.refuses(model, backend, key, tokens):
                 raise BackendUnsuited(refusal)
@@ -268,14 +275,16 @@ class DeviceLoop:
     def _new_batch(self, key: BatchKey, images: int) -> StepBatch:
         model, backend = self._models[key.model], self._backends[key.backend]
         stream = self._networks.denoise_stream(backend, key)
-        latent = latent_shape(model, key.width, key.height)
+        facts = model.facts
+        latent = facts.passes[0].latent.shape(key.width, key.height)
+        ports = facts.network(facts.passes[0].denoiser).ports
 
         def engine_for(tokens: int, rows: int) -> Engine:
             return self._networks.denoiser(model, backend, key, images, tokens, rows)
 
         self._networks.reserve(backend, key, device_bytes(images, latent))
         try:
-            return StepBatch(key, images, latent, backend.device, stream, engine_for)
+            return StepBatch(key, images, latent, ports, backend.device, stream, engine_for)
         except OutOfMemory:
             self._networks.release(key)
             raise
@@ -342,7 +351,7 @@ class DeviceLoop:
         model, backend = self._models[key.model], self._backends[key.backend]
         # Of its step just now. It forgets its engines when a row leaves, as after a step that each row took alone: then
         # nothing but a range that all types have is held against a job, and a second engine tells more.
-        value = batch.engines[0].tensor("sample").dtype if batch.engines else np.dtype(np.float32)
+        value = batch.value
 
         def decode(row: Row, latent: Buffer) -> None:
             decoder = self._networks.decoder(model, backend, key)
@@ -355,7 +364,7 @@ class DeviceLoop:
                     self._with_room(lambda: decode(row, latent))
                 except OutOfMemory:
                     batch.release_engines()  # all of the step's calls are in the stream: they may leave for a decoder
-                    self._with_room(lambda: decode(row, latent))
+                    self._in_tiles_at_worst(model, backend, model.facts.decoder, key, lambda: decode(row, latent))
             except ENDS_THE_PROCESS:
                 raise
             except Exception as error:  # noqa: BLE001  # told once the step is through
@@ -374,6 +383,19 @@ class DeviceLoop:
                 raise
             logger.warning("{}; {} network(s) were closed and it is tried once more.", error, freed)
             return work()
+
+    def _in_tiles_at_worst(
+        self, model: Model, backend: EngineBackend, network: str, key: BatchKey, work: Callable[[], T]
+    ) -> T:
+        """What asks for an autoencoder; where there is no room for it once all that is idle was closed, it is asked
+        once more for smaller tiles."""
+        while True:
+            try:
+                return self._with_room(work)
+            except OutOfMemory as error:
+                if not self._networks.smaller_tiles(model, backend, network, key):
+                    raise
+                logger.warning("{}; {}x{} is tried in smaller tiles.", error, key.width, key.height)
 
     def _wait(self) -> None:
         """There is nothing to give to the device: wait for the first thing that changes that."""
@@ -482,8 +504,3 @@ class DeviceLoop:
                 for (backend, model), seconds in sorted(self._networks.load_times.items())
             ]
             self._emit(frames.Resident(models=tuple(sorted(self._networks.models)), load_times=tuple(times)), None)
-
-
-def images_of(denoiser: Engine) -> int:
-    """Images that a denoiser takes at a time: each has two rows, for guidance."""
-    return denoiser.rows // 2

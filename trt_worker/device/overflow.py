@@ -31,17 +31,18 @@ def overflow(row: Row, value: np.dtype[Any]) -> str:
     program = row.program
     if not all(np.isfinite(numbers).all() for numbers in (program.mix, program.c_in, program.timestep)):
         return "its sampler's coefficients are not finite"
-    contexts = [context for context in (row.positive, row.negative) if context is not None]
-    largest = max(float(np.abs(context).max(initial=0.0)) for context in contexts)
+    # Of what stays the same only text can be that large: weights multiply it.
+    given = [values for half in row.halves for values in half.inputs.values()]
+    largest = max((float(np.abs(values).max(initial=0.0)) for values in given), default=0.0)
     if not largest <= most:
         return f"the weights of its prompt give {largest:.3g}, and {value} takes {most:.3g}"
     if not float(np.abs(row.start).max(initial=0.0)) < np.inf:
         return "the sample that it starts with is not finite"
-    state, given = _reach(program, float(np.abs(row.start).max(initial=0.0)))
+    state, fed = _reach(program, float(np.abs(row.start).max(initial=0.0)))
     if not state <= _LARGEST_STATE:
         return f"its sampler and guidance drive the sample to {state:.3g}"
-    if not given <= most:
-        return f"its sampler and guidance give {given:.3g} to the network, and {value} takes {most:.3g}"
+    if not fed <= most:
+        return f"its sampler and guidance give {fed:.3g} to the network, and {value} takes {most:.3g}"
     return ""
 
 

@@ -9,10 +9,13 @@ from loguru import logger
 from trt_engines.model import Model
 from trt_worker import frames
 from trt_worker.batch.admission import BatchKey
-from trt_worker.condition.encode import Encoding
+from trt_worker.condition.prompt import PromptEncoding
 from trt_worker.condition.source import SourceEncoding
-from trt_worker.denoise.start import Sampling, parameterisation_of, start
-from trt_worker.device.row import Row
+from trt_worker.denoise.levels import parameterisation_of
+from trt_worker.denoise.schedules import whole
+from trt_worker.denoise.start import Sampling, start
+from trt_worker.device.feeds import feeds_of
+from trt_worker.device.row import Row, halves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,8 @@ class Preparation:
 
     run: frames.Run
     model: Model
-    positive: Encoding
-    negative: Encoding | None  # None: guidance 1
+    positive: PromptEncoding
+    negative: PromptEncoding | None  # None: no guidance by a second evaluation
     source: SourceEncoding | None
 
     @property
@@ -33,9 +36,11 @@ class Preparation:
     def rows(self) -> dict[int, Row]:
         """One row per image, by its number in the job; waits for the encodings.
 
-        Raises: UnservableJob, EngineFault.
+        Raises: UnservableJob, BadJob, EngineFault.
         """
-        job = self.run.job
+        job, facts = self.run.job, self.model.facts
+        denoising = facts.passes[0]
+        ports = facts.network(denoising.denoiser).ports
         positive = self.positive.result()
         negative = self.negative.result() if self.negative is not None else None
         for note in (*positive.notes, *(negative.notes if negative else ())):
@@ -50,8 +55,21 @@ class Preparation:
             node=job.sampler_node,
             end=job.end_step,
         )
-        levels = parameterisation_of(self.model, job.shift)
-        shape = latent_shape(self.model, job.width, job.height)
+        levels = parameterisation_of(
+            denoising.levels,
+            shift=job.shift,
+            width=job.width,
+            height=job.height,
+            steps=whole(job.steps, job.strength),
+        )
+        shape = denoising.latent.shape(job.width, job.height)
+        first, second = halves(
+            feeds_of(job, ports, denoising, positive.text),
+            feeds_of(job, ports, denoising, negative.text) if negative is not None else None,
+            along=ports.along_tokens,
+            lengths=facts.prompting.lengths,
+            least=facts.tokens[0],
+        )
         rows = {}
         for index, seed in enumerate(job.seeds):
             begun = start(sampling, levels, shape, seed=seed.value, draw=seed.draw, latent=encoded)
@@ -61,8 +79,8 @@ class Preparation:
                 program=begun.program,
                 start=begun.sample,
                 noise=begun.noise,
-                positive=positive.context,
-                negative=negative.context if negative else None,
+                positive=first,
+                negative=second,
             )
         return rows
 
@@ -70,8 +88,3 @@ class Preparation:
 def batch_key(run: frames.Run) -> BatchKey:
     """The batch that a job's images belong to."""
     return BatchKey(model=run.job.model, backend=run.backend, width=run.job.width, height=run.job.height)
-
-
-def latent_shape(model: Model, width: int, height: int) -> tuple[int, int, int]:
-    """Channels, height and width of a picture's latent. Args: width, height: pixels."""
-    return model.latent_channels, height // model.latent_scale, width // model.latent_scale

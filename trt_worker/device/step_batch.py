@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from trt_engines.architectures.feed import Feed
+from trt_engines.architectures.ports import Ports
 from trt_engines.backend import Engine
 from trt_engines.devices.device import Device, Event, Stream
 from trt_engines.devices.memory import Buffer
@@ -26,7 +28,8 @@ from trt_engines.kernels.catalogue import philox_normal, row_combine, row_scale
 from trt_engines.kernels.kernel import KernelCall
 from trt_worker.batch.admission import BatchKey
 from trt_worker.denoise.program import NOISE, REGISTERS, TENSORS, X
-from trt_worker.device.context_staging import ContextStaging
+from trt_worker.device.feeds import constant_inputs
+from trt_worker.device.input_staging import Copy, InputStaging
 from trt_worker.device.row import Evaluation, Row, evaluations_by_tokens
 from trt_worker.device.step_coefficients import StepCoefficients, coefficient_bytes
 
@@ -39,22 +42,16 @@ stream before it returns; after that the memory belongs to another row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Copy:
-    source: Buffer
-    destination: Buffer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
     """Engine rows of one context length, and all that goes to the stream for them."""
 
     engine: Engine
     first: int  # of its rows among the rows of all calls
     members: tuple[Evaluation, ...]
-    contexts: _Copy | None  # before every call, where the engine takes the length's rows in several; None: they stay
+    inputs: tuple[Copy, ...]  # before every call, where the engine takes the length's rows in several; else they stay
     scale: KernelCall
-    timesteps: _Copy
-    outputs: _Copy | None  # to those of the other calls; None: there is no other
+    times: Copy
+    outputs: Copy | None  # to those of the other calls; None: there is no other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,6 +107,7 @@ class StepBatch:
 
     Args:
         latent: channels, height and width.
+        ports: what its denoiser takes and gives.
         engine_for: denoiser for a context length in tokens and for so many engine rows, on `stream`; made once and kept
             by the caller as long as it is among `engines`. One that takes fewer rows is called several times.
     Raises: OutOfMemory: nothing stays allocated then.
@@ -120,6 +118,7 @@ class StepBatch:
         key: BatchKey,
         capacity: int,
         latent: tuple[int, int, int],
+        ports: Ports,
         device: Device,
         stream: Stream,
         engine_for: Callable[[int, int], Engine],
@@ -131,6 +130,8 @@ class StepBatch:
         self.stream = stream
         self._engine_for = engine_for
         self._size = int(np.prod(latent))
+        self._sample, self._time = ports.fed(Feed.STATE).name, ports.fed(Feed.TIME).name
+        (self._predicted,) = (tensor.name for tensor in ports.outputs)
         self._outputs: Buffer | None = None  # of several calls; most batches need one call only
         with ExitStack() as undo:
             self._state = device.allocate(capacity * TENSORS * self._bytes)
@@ -139,7 +140,8 @@ class StepBatch:
             undo.callback(self._coefficients.free)
             self._starts = StagingRing(device, self._bytes, capacity)
             undo.pop_all()
-        self._contexts = ContextStaging(device, stream, 2 * capacity)
+        names = [tensor.name for tensor in constant_inputs(ports)]
+        self._inputs = InputStaging(device, stream, 2 * capacity, names)
         self._layout: _Layout | None = None  # None: a row has joined or left, or an engine was closed
         self._engines: dict[int, Engine] = {}  # of the layout, or found for the next one so far; by context length
         self._marks = [_Marks(calls=[], end=device.create_event(f"step {turn} is done")) for turn in range(STEPS_AHEAD)]
@@ -148,6 +150,13 @@ class StepBatch:
     @property
     def room(self) -> int:
         return self.capacity - len(self.rows)
+
+    @property
+    def value(self) -> np.dtype[Any]:
+        """The type of the samples that its engines take; float32 while it has none."""
+        if not self._engines:
+            return np.dtype(np.float32)
+        return next(iter(self._engines.values())).tensor(self._sample).dtype
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -197,10 +206,10 @@ class StepBatch:
         if self._coefficients.upload(self.rows, layout.members, lambda place: self._tensor(place, NOISE), only):
             self._device.launch(layout.noise, self.stream)
         for call, (began, ended) in zip(calls, marks.calls, strict=False):
-            if call.contexts is not None:
-                self._copy(call.contexts)
+            for copy in call.inputs:
+                self._copy(copy)
             self._device.launch(call.scale, self.stream)
-            self._copy(call.timesteps)
+            self._copy(call.times)
             self._device.record(began, self.stream)
             call.engine.run(len(call.members))
             self._device.record(ended, self.stream)
@@ -227,7 +236,7 @@ class StepBatch:
         self._device.synchronize(self.stream)
         self._coefficients.free()
         self._starts.free()
-        self._contexts.free()
+        self._inputs.free()
         for buffer in (self._state, self._outputs):
             if buffer is not None:
                 self._device.free(buffer)
@@ -244,33 +253,32 @@ class StepBatch:
         return marks
 
     def _lay_out(self, only: str | None) -> _Layout:
-        """Group what images need of the network by context length, and upload the contexts: once per membership."""
+        """Group what images need of the network by context length, and upload what stays: once per membership."""
         groups = evaluations_by_tokens(self.rows, only)
         engines = self._engines
         for tokens, members in groups.items():  # one by one: what makes room for the next keeps those before
             engines[tokens] = self._engine_for(tokens, len(members))
-        (value,) = {engine.tensor("noise_pred").dtype for engine in engines.values()}
+        (value,) = {engine.tensor(self._predicted).dtype for engine in engines.values()}
         parts = [
             (tokens, tuple(members[start : start + engines[tokens].rows]))
             for tokens, members in groups.items()
             for start in range(0, len(members), engines[tokens].rows)
         ]
         together = self._together(value) if len(parts) > 1 else None
-        self._contexts.free_kept()
+        self._inputs.free_kept()
         calls, first = [], 0
         for tokens, part in parts:
-            engine, contexts = engines[tokens], None
+            engine, inputs = engines[tokens], tuple[Copy, ...]()
             if len(part) == len(groups[tokens]):
-                self._contexts.upload(engine, tokens, part)
+                self._inputs.upload(engine, tokens, part)
             else:
-                kept = self._contexts.keep(engine, part)
-                contexts = _Copy(source=kept, destination=engine.part("context", len(part)))
-            calls.append(self._call(engine, first, part, contexts, together))
+                inputs = self._inputs.keep(engine, part)
+            calls.append(self._call(engine, first, part, inputs, together))
             first += len(part)
         outputs = (
             together.part(0, first * self._size * value.itemsize)
             if together
-            else calls[0].engine.part("noise_pred", first)
+            else calls[0].engine.part(self._predicted, first)
         )
         count = len(self.rows)
         combine = row_combine(
@@ -301,33 +309,33 @@ class StepBatch:
         engine: Engine,
         first: int,
         members: tuple[Evaluation, ...],
-        contexts: _Copy | None,
+        inputs: tuple[Copy, ...],
         together: Buffer | None,
     ) -> _Call:
         rows = len(members)
         scale = row_scale(
-            engine.tensor("sample").dtype,
-            sample=engine.part("sample", rows),
+            engine.tensor(self._sample).dtype,
+            sample=engine.part(self._sample, rows),
             state=self._state.part(0, len(self.rows) * TENSORS * self._bytes),
             place=self._coefficients.field("place", rows, first),
             scale=self._coefficients.field("scale", rows, first),
             size=self._size,
             tensors=TENSORS,
         )
-        timesteps = _Copy(
-            source=self._coefficients.field("timestep", rows, first), destination=engine.part("timestep", rows)
+        times = Copy(
+            source=self._coefficients.field("timestep", rows, first), destination=engine.part(self._time, rows)
         )
         outputs = None
         if together is not None:
-            output = engine.part("noise_pred", rows)
-            outputs = _Copy(source=output, destination=together.part(first * output.size // rows, output.size))
+            output = engine.part(self._predicted, rows)
+            outputs = Copy(source=output, destination=together.part(first * output.size // rows, output.size))
         return _Call(
             engine=engine,
             first=first,
             members=members,
-            contexts=contexts,
+            inputs=inputs,
             scale=scale,
-            timesteps=timesteps,
+            times=times,
             outputs=outputs,
         )
 
@@ -345,7 +353,7 @@ class StepBatch:
             self._device.copy(self._row(place), self._row(len(self.rows)), self.stream)
         self.release_engines()
 
-    def _copy(self, copy: _Copy) -> None:
+    def _copy(self, copy: Copy) -> None:
         self._device.copy(copy.destination, copy.source, self.stream)
 
     @property

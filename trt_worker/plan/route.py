@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from trt_engines.architectures.guidance import Guidance, GuidanceKind
+from trt_engines.architectures.network import Role
 from trt_engines.backend import EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
-from trt_engines.interface import CLIP_TOKENS
-from trt_engines.model import Component, Model
+from trt_engines.model import Model
+from trt_engines.tiles import buckets_whole_or_tile
 from trt_worker.job import JobSpec
 from trt_worker.sampler_names import run_as
 
@@ -36,21 +38,33 @@ class Exclusion:
     device: int | None = None  # where; None: on every device
 
 
-def components_of(job: JobSpec) -> tuple[Component, ...]:
+def networks_of(job: JobSpec, model: Model) -> tuple[str, ...]:
     """The networks a job needs, in the order in which it meets them."""
-    needed = [Component.TEXT_ENCODER, Component.DENOISER, Component.VAE_DECODER]
-    if job.source is not None:
-        needed.insert(1, Component.VAE_ENCODER)
-    return tuple(needed)
+    facts = model.facts
+    encoders = [encoder.network for encoder in facts.prompting.encoders]
+    source = [facts.encoder] if job.source is not None else []
+    denoisers = [one.denoiser for one in facts.passes]
+    return (*encoders, *source, *denoisers, facts.decoder)
 
 
-def denoiser_buckets(width: int, height: int, images: int, tokens: int = CLIP_TOKENS) -> tuple[Bucket, ...]:
+def second_evaluation(guidance: Guidance, scale: float) -> bool:
+    """Whether a guidance scale takes an evaluation of the negative prompt beside that of the prompt."""
+    return guidance.kind is GuidanceKind.CLASSIFIER_FREE and scale != 1.0
+
+
+def denoiser_buckets(
+    model: Model, width: int, height: int, images: int, tokens: int | None = None
+) -> tuple[Bucket, ...]:
     """Ways to denoise some images, the preferred one first: all at a time, then half as many, down to one.
 
-    Each image has two rows, for guidance.
+    Args: tokens: of a row; None: the shortest length that buckets of the model are made for.
     """
+    facts = model.facts
     halves = [images >> shift for shift in range(images.bit_length())]
-    return tuple(Bucket(width=width, height=height, rows=2 * count, tokens=tokens) for count in halves)
+    return tuple(
+        Bucket(width=width, height=height, rows=facts.rows * count, tokens=tokens or facts.tokens[0])
+        for count in halves
+    )
 
 
 def route(
@@ -69,16 +83,17 @@ def route(
         excluded: backends that already failed this job, or are quarantined.
     Raises: EngineRefused: no backend is left; the message gives every backend's reason.
     """
-    buckets = denoiser_buckets(job.width, job.height, max_rows)
+    buckets = denoiser_buckets(model, job.width, job.height, max_rows)
+    networks = networks_of(job, model)
     sampler, stand_in = run_as(job.sampler)
     reasons: list[str] = []
     barred = {exclusion.backend: exclusion.reason for exclusion in excluded}
     for backend in ladder:
-        refusal = barred.get(backend.name) or _refusal(backend, model, buckets, components_of(job))
+        refusal = barred.get(backend.name) or _refusal(backend, model, buckets, networks)
         if refusal is not None:
             reasons.append(f"{backend.name}: {refusal}")
             continue
-        spec = EngineSpec(model=model, component=Component.DENOISER, bucket=buckets[0])
+        spec = EngineSpec(model=model, network=model.facts.passes[0].denoiser, bucket=buckets[0])
         return Plan(
             backend=backend.name,
             engine=spec.label,
@@ -91,13 +106,20 @@ def route(
     raise EngineRefused(f"no backend can run {model.name} at {job.width}x{job.height}: {'; '.join(reasons)}")
 
 
-def _refusal(
-    backend: EngineBackend, model: Model, buckets: Sequence[Bucket], components: Sequence[Component]
-) -> str | None:
-    """Why a backend cannot run a job, not even one image at a time; what is no denoiser is called with one row."""
-    for component in components:
-        shapes = buckets if component is Component.DENOISER else (replace(buckets[0], rows=1),)
-        refusals = [backend.refuses(EngineSpec(model=model, component=component, bucket=bucket)) for bucket in shapes]
+def _refusal(backend: EngineBackend, model: Model, buckets: Sequence[Bucket], networks: Sequence[str]) -> str | None:
+    """Why a backend cannot run a job, not even one image at a time and in tiles; what is no denoiser is called with one
+    row."""
+    whole, facts = replace(buckets[0], rows=1), model.facts
+    for network in networks:
+        role = facts.network(network).role
+        match role:
+            case Role.DENOISER:
+                shapes = tuple(buckets)
+            case Role.AUTOENCODER:
+                shapes = buckets_whole_or_tile(whole.width, whole.height, facts.size_step)
+            case Role.TEXT_ENCODER:
+                shapes = (whole,)
+        refusals = [backend.refuses(EngineSpec(model=model, network=network, bucket=bucket)) for bucket in shapes]
         if all(refusals):
-            return refusals[-1]
+            return refusals[-1] if role is Role.DENOISER else refusals[0]
     return None

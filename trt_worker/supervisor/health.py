@@ -13,7 +13,7 @@ import anyio.to_thread
 from loguru import logger
 
 from trt_engines.backend import EngineSpec
-from trt_engines.model import Component, Model
+from trt_engines.model import Model
 from trt_worker.concurrency import Clock, cancel_when
 from trt_worker.plan.quarantine import Record, Suspect, blamed, postponed, probed, withdrawn
 from trt_worker.plan.route import denoiser_buckets
@@ -268,8 +268,8 @@ class Health:
 
     def _able(self, model: Model) -> list[Suspect]:
         """Whatever can run a model, whole: by its backends' word, or because it has."""
-        smallest = denoiser_buckets(model.native_width, model.native_height, 1)[0]
-        spec = EngineSpec(model=model, component=Component.DENOISER, bucket=smallest)
+        smallest = denoiser_buckets(model, model.native_width, model.native_height, 1)[0]
+        spec = EngineSpec(model=model, network=model.facts.passes[0].denoiser, bucket=smallest)
         return [
             suspect
             for device in self._devices.values()

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 from loguru import logger
 
+from trt_engines.architectures.served import why_unserved
 from trt_engines.description import FILE
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import Model, find_models
 from trt_engines.weights import DigestNotes, damage
 from trt_worker.config.models import resolve_models
 from trt_worker.config.schema import Config
-from trt_worker.denoise.start import parameterisation_of
-from trt_worker.errors import UnservableJob
 
 DIGESTS = "digests.json"
 """Name of the file, beside the logs, in which digests of weights are noted."""
@@ -93,12 +92,9 @@ class Offering:
 
 
 def _unknown(model: Model) -> str:
-    """What a model's description asks for that nothing here computes; empty: nothing."""
-    try:
-        parameterisation_of(model)
-    except UnservableJob as error:
-        return f"{model.folder / FILE}: prediction: {error}"
-    return ""
+    """What a model asks for that nothing here computes; empty: nothing."""
+    reason = why_unserved(model.facts)
+    return f"{model.folder / FILE}: {reason}" if reason else ""
 
 
 def _passed_over(error: ModelUnusable) -> None:

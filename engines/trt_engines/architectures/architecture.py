@@ -37,6 +37,12 @@ class Architecture:
         raise KeyError(f"{self.name} has no network {name!r}; it has {', '.join(one.name for one in self.networks)}")
 
     @property
+    def needed(self) -> frozenset[str]:
+        """The networks without which nothing is drawn: all but the encoder of pictures."""
+        encoders = {encoder.network for encoder in self.prompting.encoders}
+        return frozenset(encoders | {one.denoiser for one in self.passes} | {self.decoder})
+
+    @property
     def denoisers(self) -> tuple[Network, ...]:
         """The networks that are stepped, in the order in which a picture goes through them."""
         return tuple(network for network in self.networks if network.role is Role.DENOISER)
@@ -58,8 +64,26 @@ class Architecture:
         """What its first denoiser predicts."""
         return self.passes[0].levels.prediction
 
-    def predicting(self, prediction: str) -> Architecture:
-        """The same with another prediction, as single checkpoints have it. Raises: ValueError: there is none such."""
+    def predicting(
+        self,
+        prediction: str | None = None,
+        *,
+        shift: float | None = None,
+        zero_terminal_snr: bool = False,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+    ) -> Architecture:
+        """The same with other noise levels of its first pass, as single checkpoints have them.
+
+        Args: see `NoiseLevels.with_checkpoint`.
+        Raises: ValueError: there is no such prediction, or they contradict each other.
+        """
         first, *others = self.passes
-        changed = replace(first, levels=replace(first.levels, prediction=Prediction(prediction)))
-        return replace(self, passes=(changed, *others))
+        levels = first.levels.with_checkpoint(
+            prediction=prediction,
+            shift=shift,
+            zero_terminal_snr=zero_terminal_snr,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+        )
+        return replace(self, passes=(replace(first, levels=levels), *others))

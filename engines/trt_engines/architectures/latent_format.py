@@ -17,6 +17,8 @@ class LatentFormat:
     channels: int
     pixels: int | Fraction  # along one side of a position; sides are rounded up to whole positions
     multiple: int = 1  # positions: sides are rounded up to it
+    blank: tuple[float, ...] = ()
+    """The latent of a grey picture (0 of -1..1), a value for each channel, where something asks for it."""
 
     @property
     def axes(self) -> tuple[Axis, Axis]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
-from trt_engines.architectures.axis import Axis, Sizes, sizes_of
+from trt_engines.architectures.axis import Axis, Quantity, Sizes, sizes_of
+from trt_engines.architectures.feed import Feed
 from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused
@@ -41,6 +42,35 @@ class Ports:
             if tensor.name == name:
                 return tensor
         raise KeyError(f"no input {name!r}; there are {', '.join(tensor.name for tensor in self.inputs)}")
+
+    def fed(self, feed: Feed) -> Tensor:
+        """The one input that a feed fills. Raises: KeyError: there is none."""
+        for tensor in self.inputs:
+            if tensor.feed is feed:
+                return tensor
+        raise KeyError(f"no input is fed with {feed}")
+
+    @property
+    def along_tokens(self) -> frozenset[str]:
+        """The inputs that have a value for each text token."""
+        return frozenset(
+            tensor.name for tensor in self.inputs if any(axis.quantity is Quantity.TOKENS for axis in tensor.axes)
+        )
+
+    def sized(self, shapes: Mapping[str, tuple[int, ...]]) -> Ports:
+        """The same with other fixed sizes of inputs, as a smaller model has them.
+
+        Args: shapes: of inputs by name; what stands at a dynamic axis is not looked at. Others stay as they are.
+        """
+
+        def resized(tensor: Tensor) -> Tensor:
+            own = shapes.get(tensor.name)
+            if own is None or len(own) != len(tensor.shape):
+                return tensor
+            mixed = (part if isinstance(part, Axis) else size for part, size in zip(tensor.shape, own, strict=True))
+            return replace(tensor, shape=tuple(mixed))
+
+        return replace(self, inputs=tuple(map(resized, self.inputs)))
 
     def at(self, bucket: Bucket, declared: Mapping[str, Declared] = MappingProxyType({})) -> Interface:
         """The tensors of a call at a bucket's full rows.

@@ -31,7 +31,12 @@ from trt_engines.architectures.text_encoders import (
     clip_encoding,
 )
 
-LATENT = LatentFormat(channels=4, pixels=8)
+LATENT = LatentFormat(
+    channels=4,
+    pixels=8,
+    # Source: the latent that ComfyUI's model_base.py gives inpainting models where a job has no mask.
+    blank=(0.8223, -0.6876, 0.6364, 0.1380),
+)
 TIME_IDS = 6
 """SDXL's: original height and width, top and left of the crop, target height and width, in pixels."""
 

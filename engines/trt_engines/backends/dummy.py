@@ -13,7 +13,6 @@ from trt_engines.backends.host_source import NetworkSource
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
-from trt_engines.interface import interface_of
 
 DUMMY = "dummy"
 
@@ -25,7 +24,7 @@ def dummy_backend(device: HostComputingDevice | None = None) -> OnDeviceBackend:
 
 def dummy_network(spec: EngineSpec) -> Network:
     """Answers every call with the same values: seeded, small and finite, so that pictures are not black."""
-    interface = interface_of(spec)
+    interface = spec.interface
     random = np.random.default_rng(0)
     drawn = [(one, random.uniform(-0.5, 0.5, one.shape).astype(one.dtype)) for one in interface.outputs]
     first = interface.inputs[0].name

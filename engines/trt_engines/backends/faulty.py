@@ -11,7 +11,7 @@ from trt_engines.devices.errors import DeviceFault
 from trt_engines.devices.memory import Buffer
 from trt_engines.errors import OutOfMemory, StaleEngine
 from trt_engines.interface import TensorSpec
-from trt_engines.model import Component, Model
+from trt_engines.model import Model
 from trt_engines.residency import Footprint, Memory
 
 _NOT_A_NUMBER = 0xFF
@@ -47,8 +47,8 @@ class FaultyBackend:
         self._dealer.load(spec.label)
         return FaultyEngine(self._inner.load(spec, stream), self.device, self._dealer)
 
-    def unload(self, model: Model, component: Component) -> None:
-        self._inner.unload(model, component)
+    def unload(self, model: Model, network: str) -> None:
+        self._inner.unload(model, network)
 
 
 class FaultyEngine:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from trt_engines.backend import EngineSpec
-from trt_engines.interface import Interface, interface_of
+from trt_engines.interface import Interface
 from trt_engines.residency import Footprint
 from trt_engines.sessions.session import ProfileShapes, covering
 from trt_engines.store.manifest import DeviceMemory
@@ -20,15 +20,14 @@ and for the smaller shapes up to 24 MB more than in proportion to the largest.
 
 
 def single_precision(spec: EngineSpec) -> Footprint:
-    """Of a network that computes in single precision from weights stored in half: weights at twice their file, and the
-    tensors that are bound; what a library allocates between layers is not counted, for none of them tells it.
+    """Of a network that computes in single precision: its weights, and the tensors that are bound; what a library
+    allocates between layers is not counted, for none of them tells it.
 
     On the processor that is all there is of the weights. ONNX Runtime maps their files while it opens a graph and has
     let go of the mapping afterwards (1.31, stacks of matrix products of 64 and 128 MiB): in single precision its own
     memory grows by 1.0 of the file, and from half precision by 2.0 and what its allocator keeps for itself (0.8 there).
     """
-    weights = spec.model.weights[spec.component].stat().st_size
-    return Footprint(weights=2 * weights, tensors=interface_of(spec).bytes)
+    return Footprint(weights=4 * spec.parameters, tensors=spec.interface.bytes)
 
 
 def built_engine(

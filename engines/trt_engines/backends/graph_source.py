@@ -13,7 +13,6 @@ from trt_engines.backends.onnxruntime import OnnxRuntimeSource
 from trt_engines.costs.hardware import hardware
 from trt_engines.devices.device import DeviceProperties
 from trt_engines.devices.simulated.device import SimulatedDevice
-from trt_engines.interface import interface_of
 from trt_engines.residency import Footprint
 from trt_engines.sessions.host import HostPlan
 
@@ -43,11 +42,12 @@ class GraphSource(OnnxRuntimeSource):
     """Graphs whose weights fill the device's memory, as those of built engines do."""
 
     def footprint(self, spec: EngineSpec) -> Footprint:
-        return Footprint(weights=_weight_bytes(spec), tensors=interface_of(spec).bytes)
+        return Footprint(weights=_weight_bytes(spec), tensors=spec.interface.bytes)
 
     def plan(self, spec: EngineSpec) -> HostPlan:
         return replace(super().plan(spec), weight_bytes=_weight_bytes(spec))
 
 
 def _weight_bytes(spec: EngineSpec) -> int:
-    return spec.model.weights[spec.component].stat().st_size
+    """As engines have them, in half precision."""
+    return 2 * spec.parameters

@@ -9,7 +9,7 @@ from trt_engines.bucket import Bucket
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
 from trt_engines.devices.operations import Network
-from trt_engines.interface import Interface, interface_of
+from trt_engines.interface import Interface
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostPlan, HostSession
 from trt_engines.sessions.session import Declared, ProfileShapes, ShapeRange
@@ -18,14 +18,15 @@ SMALLEST = Bucket(width=8, height=8, rows=1)
 LARGEST = Bucket(width=1 << 16, height=1 << 16, rows=1 << 12, tokens=1 << 16)
 
 
-def any_size(spec: EngineSpec) -> ProfileShapes:
-    """A profile that takes every bucket from SMALLEST to LARGEST, for nothing is built for a size."""
-    ends = [
-        interface_of(EngineSpec(model=spec.model, component=spec.component, bucket=bucket)).inputs
-        for bucket in (SMALLEST, LARGEST)
-    ]
+def any_size(spec: EngineSpec, tensors: Mapping[str, Declared]) -> ProfileShapes:
+    """A profile that takes every bucket from SMALLEST to LARGEST, for nothing is built for a size.
+
+    Args: tensors: as the network declares them.
+    """
+    low, high = (spec.ports.at(bucket, tensors).inputs for bucket in (SMALLEST, LARGEST))
     return {
-        low.name: ShapeRange(min=low.shape, opt=high.shape, max=high.shape) for low, high in zip(*ends, strict=True)
+        one.name: ShapeRange(min=one.shape, opt=other.shape, max=other.shape)
+        for one, other in zip(low, high, strict=True)
     }
 
 
@@ -40,14 +41,16 @@ def network_plan(
     """What stands for a built engine that takes any size.
 
     Args:
-        tensors: as the network declares them; None: those of `interface_of`, with one layer of a text encoder.
+        tensors: as the network declares them; None: in the architecture's own sizes.
         weight_bytes: device memory that it fills beside what the network itself holds.
+    Raises: EngineRefused: the network has other tensors than the architecture.
     """
+    own = tensors if tensors is not None else declared(spec.interface)
     return HostPlan(
-        label=f"{spec.model.name}/{spec.component.value}",
+        label=f"{spec.model.name}/{spec.network}",
         network=network,
-        profiles=(any_size(spec),),
-        tensors=tensors if tensors is not None else declared(interface_of(spec)),
+        profiles=(any_size(spec, own),),
+        tensors=own,
         weight_bytes=weight_bytes,
     )
 
@@ -61,7 +64,7 @@ class NetworkSource:
     """Networks that are computed from no weights; what the worker is tried with.
 
     Args:
-        network_of: the network of a component in a bucket, for any number of rows up to the bucket's.
+        network_of: what computes a network in a bucket, for any number of rows up to the bucket's.
         device: where tensors are; None: the processor.
     """
 

@@ -5,17 +5,12 @@ Which engines there are and what runs them is the source's business; everything 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
-
-import numpy as np
 
 from trt_engines.backend import Engine, EngineSpec
 from trt_engines.devices.device import Device, Stream
-from trt_engines.errors import EngineError, EngineRefused
-from trt_engines.interface import Interface, TensorSpec, interface_of
-from trt_engines.kernels.kernel import VALUE_TYPES
-from trt_engines.model import Component, Model
+from trt_engines.errors import EngineError
+from trt_engines.model import Model
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.activation import SharedActivation
 from trt_engines.sessions.bound import BoundEngine
@@ -57,7 +52,7 @@ class OnDeviceBackend:
         self.name = name
         self._source = source
         self._activations: dict[Stream, SharedActivation] = {}
-        self._sessions: dict[tuple[str, Component], dict[str, Session]] = {}
+        self._sessions: dict[tuple[str, str], dict[str, Session]] = {}
 
     @property
     def device(self) -> Device:
@@ -78,7 +73,7 @@ class OnDeviceBackend:
             self._source.stream_weights(spec, size)
 
     def load(self, spec: EngineSpec, stream: Stream) -> Engine:
-        sessions = self._sessions.setdefault((spec.model.name, spec.component), {})
+        sessions = self._sessions.setdefault((spec.model.name, spec.network), {})
         name = self._source.engine_of(spec)
         if stream not in self._activations:
             self._activations[stream] = SharedActivation(self.device, stream)
@@ -86,7 +81,7 @@ class OnDeviceBackend:
         if opened:
             sessions[name] = self._source.open(spec)
         try:
-            interface = declared_interface(spec, sessions[name])
+            interface = spec.ports.at(spec.bucket, sessions[name].tensors)
             activation = self._activations[stream]
             return BoundEngine(self.device, sessions[name], interface, stream, activation, label=spec.label)
         except EngineError:
@@ -94,36 +89,6 @@ class OnDeviceBackend:
                 sessions.pop(name).close()
             raise
 
-    def unload(self, model: Model, component: Component) -> None:
-        for session in self._sessions.pop((model.name, component), {}).values():
+    def unload(self, model: Model, network: str) -> None:
+        for session in self._sessions.pop((model.name, network), {}).values():
             session.close()
-
-
-def declared_interface(spec: EngineSpec, session: Session) -> Interface:
-    """The tensors that the worker gives and takes, in the types that the engine declares.
-
-    Raises: EngineRefused: the engine has others, or of types that nothing here converts to.
-    """
-    declared, layers = session.tensors, 1
-    if spec.component is Component.TEXT_ENCODER and "context" in declared:
-        layers = declared["context"].shape[0]
-    interface = interface_of(spec, text_layers=layers)
-    if other := declared.keys() ^ {tensor.name for tensor in interface.tensors}:
-        raise EngineRefused(
-            f"{session.label} and this worker do not have the tensors {', '.join(sorted(other))} in common: "
-            f"the worker does not run this kind of {spec.component.value}"
-        )
-
-    def typed(tensor: TensorSpec) -> TensorSpec:
-        found = declared[tensor.name].dtype
-        # The step uploads timesteps as they are; all other numbers go through the kernels or are converted on the host.
-        fits = found == tensor.dtype if tensor.name == "timestep" else found in VALUE_TYPES
-        if tensor.dtype != np.float32:
-            fits = found.kind == tensor.dtype.kind
-        if not fits:
-            raise EngineRefused(f"{session.label} has {tensor.name} as {found}, which this worker does not give")
-        return replace(tensor, dtype=found)
-
-    return Interface(
-        inputs=tuple(typed(one) for one in interface.inputs), outputs=tuple(typed(one) for one in interface.outputs)
-    )

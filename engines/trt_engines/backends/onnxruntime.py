@@ -14,6 +14,7 @@ from trt_engines.backends.host_source import memory_of, network_plan
 from trt_engines.backends.on_device import OnDeviceBackend
 from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import HostComputingDevice
+from trt_engines.errors import EngineRefused
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.host import HostPlan, HostSession
 from trt_engines.sessions.onnx_graph import declared_tensors, open_graph, session_network
@@ -43,20 +44,22 @@ class OnnxRuntimeSource:
     def refuses(self, spec: EngineSpec) -> str | None:
         if find_spec("onnxruntime") is None:
             return "ONNX Runtime is not installed (pip install onnxruntime-gpu)"
-        if spec.component not in spec.model.graphs:
-            return f"{spec.model.name} has no {spec.component.value} graph"
+        if spec.files is None or spec.files.graph is None:
+            return f"{spec.model.name} has no graph of its {spec.network}"
         return None
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         return single_precision(spec)
 
     def engine_of(self, spec: EngineSpec) -> str:
-        return spec.component.value
+        return spec.network
 
     def open(self, spec: EngineSpec) -> HostSession:
         return HostSession(self.device, self.plan(spec))
 
     def plan(self, spec: EngineSpec) -> HostPlan:
         """The graph as a network. Raises: EngineFault: it cannot be loaded."""
-        graph = open_graph(spec.model.graphs[spec.component], self._threads, self._provider)
+        if spec.files is None or spec.files.graph is None:
+            raise EngineRefused(f"{spec.label}: {self.refuses(spec)}")
+        graph = open_graph(spec.files.graph, self._threads, self._provider)
         return network_plan(spec, session_network(graph), declared_tensors(graph))

@@ -5,7 +5,7 @@ Which of them serves a network is decided from manifests alone. Loading one need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from trt_engines.backends.footprint import built_engine, loading_bytes
 from trt_engines.devices.cuda import CudaDevice
 from trt_engines.devices.device import Device
 from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
-from trt_engines.interface import Interface, interface_of
+from trt_engines.interface import Interface
 from trt_engines.machine_memory import machine_memory
 from trt_engines.residency import Footprint, Memory
 from trt_engines.sessions.libraries import INSTALL, Library, TensorRt, TensorRtRtx
@@ -49,7 +49,7 @@ def installed_version(library: str) -> str | None:
     return None
 
 
-def serving(engines: Iterable[Stored], spec: EngineSpec, library: str, installed: str, sm: int) -> Stored:
+def serving(engines: Sequence[Stored], spec: EngineSpec, library: str, installed: str, sm: int) -> Stored:
     """The engine that runs a network on a card: of those that can, the one that was built last.
 
     Args:
@@ -57,9 +57,13 @@ def serving(engines: Iterable[Stored], spec: EngineSpec, library: str, installed
         sm: compute capability of the card, times ten.
     Raises: EngineRefused: there is none; the message says what to do.
     """
-    network, again = f"{spec.model.name}/{spec.component.value}", f"{BUILD} {spec.model.name}"
+    network, again = f"{spec.model.name}/{spec.network}", f"{BUILD} {spec.model.name}"
     own = [one for one in engines if _is_of(one, spec, library)]
     if not own:
+        if any(_is_of_another(one, spec, library) for one in engines):
+            raise EngineRefused(
+                f"the {library} engine of {network} was built of other weights, so the checkpoint has changed: {again}"
+            )
         raise EngineRefused(f"no {library} engine of {network} was built: {again}")
     certified = [one for one in own if one.manifest.passed]
     if not certified:
@@ -68,12 +72,12 @@ def serving(engines: Iterable[Stored], spec: EngineSpec, library: str, installed
     fit = [one for one, reason in zip(certified, reasons, strict=True) if reason is None]
     if not fit:
         raise EngineRefused(f"the {library} engine of {network} cannot run here: {reasons[-1]} ({again})")
-    names = {tensor.name for tensor in interface_of(spec).inputs}
+    names = {tensor.name for tensor in spec.ports.inputs}
     understood = [one for one in fit if _inputs(one.manifest.identity) == names]
     if not understood:
         other = ", ".join(sorted(_inputs(fit[-1].manifest.identity) ^ names))
         raise EngineRefused(f"the {library} engine of {network} and this worker differ in the inputs {other}")
-    covers = [one for one in understood if covering(_profiles(one.manifest.identity), interface_of(spec)) is not None]
+    covers = [one for one in understood if _covers(one.manifest.identity, spec)]
     if not covers:
         raise EngineRefused(
             f"the {library} engine of {network} has no profile for {spec.bucket.label}: "
@@ -131,7 +135,8 @@ class StoredSource:
 
     def footprint(self, spec: EngineSpec) -> Footprint:
         """As the builder told, until there was a context for these shapes, which tells what it needs."""
-        found, interface = self._serving(spec), interface_of(spec)
+        found = self._serving(spec)
+        interface = _interface(found.manifest.identity, spec)
         told = built_engine(
             found.manifest.files[PLAN].size,
             found.manifest.memory,
@@ -149,7 +154,7 @@ class StoredSource:
         return self._serving(spec).digest
 
     def open(self, spec: EngineSpec) -> TensorRtSession:
-        found, label = self._serving(spec), f"{spec.model.name}/{spec.component.value}"
+        found, label = self._serving(spec), f"{spec.model.name}/{spec.network}"
         self._require_host_memory(found, label)
         try:
             with found.mapped(PLAN, self._verified) as plan:
@@ -214,12 +219,35 @@ class StoredSource:
 
 
 def _is_of(stored: Stored, spec: EngineSpec, library: str) -> bool:
+    """Whether an engine has the weights of a model's network, whatever the model was called when it was built."""
+    identity, files = stored.manifest.identity, spec.files
+    return (
+        files is not None
+        and identity.weights == files.digest
+        and (identity.architecture, identity.component) == (spec.model.architecture, spec.network)
+        and identity.library == library
+    )
+
+
+def _is_of_another(stored: Stored, spec: EngineSpec, library: str) -> bool:
+    """Whether an engine was built of this model's name and has other weights."""
     identity = stored.manifest.identity
     return (
         spec.model.name in stored.manifest.models
-        and (identity.architecture, identity.component) == (spec.model.architecture, spec.component.value)
+        and (identity.architecture, identity.component) == (spec.model.architecture, spec.network)
         and identity.library == library
+        and not _is_of(stored, spec, library)
     )
+
+
+def _interface(identity: Identity, spec: EngineSpec) -> Interface:
+    """The tensors in the bucket, in the sizes of the inputs that the engine was built for."""
+    sizes = {one.name: one.max for one in identity.profiles[0]}
+    return spec.ports.sized(sizes).at(spec.bucket)
+
+
+def _covers(identity: Identity, spec: EngineSpec) -> bool:
+    return covering(_profiles(identity), _interface(identity, spec)) is not None
 
 
 def _streams(identity: Identity) -> bool:

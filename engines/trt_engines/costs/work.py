@@ -28,7 +28,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkWork:
-    """Polynomials of one network, per row; counts are of `trt_export.counting.traffic`.
+    """Polynomials of one network, per row; counts are of `trt_export.measuring.traffic`.
 
     Fused: matrix products, convolutions, attention and normalisations read and write memory, and whatever lies between
     them is done on the way. Unfused: every operation reads its inputs and writes its output.

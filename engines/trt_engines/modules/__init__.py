@@ -1,1 +1,1 @@
-"""Every network as a PyTorch module over the library's own: what is exported, and what the PyTorch backend runs."""
+"""Every network that can be exported, as a module over the library's own, one declarative entry each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from trt_engines.backend import Engine
 from trt_engines.devices.allocation import allocate_together
 from trt_engines.devices.device import Device, Event
 from trt_engines.devices.memory import Buffer, Place
+from trt_engines.interface import TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -44,7 +46,8 @@ class HostCall:
         return self._results is not None or self._calls.is_done(self._slot)
 
     def results(self) -> Arrays:
-        """The outputs by name, the caller's own: half precision as float32, everything else as the engine gives it.
+        """The outputs by name, the caller's own: half precision as float32, everything else as the engine gives it. Of
+        an output whose rows are not its first axis, the entry that was asked for: its first axis is gone.
 
         Waits for the call.
         """
@@ -67,10 +70,12 @@ class HostCalls:
         self._free: deque[_Slot] = deque()
         self._running: deque[HostCall] = deque()
 
-    def begin(self, rows: int, inputs: Mapping[str, NDArray[Any]]) -> HostCall:
+    def begin(self, rows: int, inputs: Mapping[str, NDArray[Any]], entry: int = 0) -> HostCall:
         """Put a call into the engine's stream.
 
-        Args: inputs: by name, each of the tensor's shape at so many rows, in any type that converts to the tensor's.
+        Args:
+            inputs: by name, each of the tensor's shape at so many rows, in any type that converts to the tensor's.
+            entry: along the first axis of outputs whose rows are not that axis, the one that is brought to the host.
         Raises: EngineFault, OutOfMemory: the call was refused. ValueError: there are no such rows.
         """
         if not 1 <= rows <= self.engine.rows:
@@ -90,8 +95,9 @@ class HostCalls:
             self._free.append(slot)
             raise
         for tensor in self.engine.interface.outputs:
-            source = self.engine.of_call(tensor.name, rows)
-            self._device.copy(slot.blocks[tensor.name].part(0, source.size), source, stream)
+            size = _entry_bytes(tensor, rows)
+            source = self.engine.of_call(tensor.name, rows).part(entry * size if tensor.row_axis else 0, size)
+            self._device.copy(slot.blocks[tensor.name].part(0, size), source, stream)
         self._device.record(slot.done, stream)
         call = HostCall(self, slot, rows)
         self._running.append(call)
@@ -120,8 +126,8 @@ class HostCalls:
         self._device.synchronize(slot.done)
         results = {}
         for tensor in self.engine.interface.outputs:
-            block = slot.blocks[tensor.name].part(0, tensor.bytes_at(rows))
-            pinned = self._device.view(block, tensor.dtype, tensor.at(rows))
+            block = slot.blocks[tensor.name].part(0, _entry_bytes(tensor, rows))
+            pinned = self._device.view(block, tensor.dtype, tensor.at(rows)[tensor.row_axis :])
             whole = tensor.dtype.kind in "iub" or tensor.dtype == np.float64
             results[tensor.name] = pinned.copy() if whole else pinned.astype(np.float32)
         self._running.remove(call)
@@ -133,9 +139,16 @@ class HostCalls:
             self._running[0].results()
         if self._free:
             return self._free.popleft()
-        tensors = self.engine.interface.tensors
-        blocks = allocate_together(self._device, ((one.bytes, Place.HOST) for one in tensors))
+        interface, rows = self.engine.interface, self.engine.rows
+        sizes = {one.name: one.bytes for one in interface.inputs}
+        sizes |= {one.name: _entry_bytes(one, rows) for one in interface.outputs}
+        blocks = allocate_together(self._device, ((size, Place.HOST) for size in sizes.values()))
         return _Slot(
-            blocks=dict(zip((one.name for one in tensors), blocks, strict=True)),
+            blocks=dict(zip(sizes, blocks, strict=True)),
             done=self._device.create_event(f"a call of {self.engine.label} is back"),
         )
+
+
+def _entry_bytes(output: TensorSpec, rows: int) -> int:
+    """Of what is brought to the host: one entry along each axis before the rows."""
+    return output.bytes_at(rows) // math.prod(output.shape[: output.row_axis])

@@ -29,7 +29,10 @@ _TYPES = {
 
 
 def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
-    """A graph, ready to run. Raises: EngineFault: it cannot be loaded, or not where it was asked for."""
+    """A graph, ready to run. Its weights may lie behind links beside it.
+
+    Raises: EngineFault: it cannot be loaded, or not where it was asked for.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -37,7 +40,10 @@ def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider"
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(graph), sess_options=options, providers=[provider])
+        model = _with_places(graph)
+        if isinstance(model, bytes):
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/")
+        session = onnxruntime.InferenceSession(model, sess_options=options, providers=[provider])
     except Exception as error:
         raise EngineFault(f"ONNX Runtime cannot load {graph}: {error}") from error
     if (used := session.get_providers()[0]) != provider:  # it falls back without an error
@@ -46,6 +52,26 @@ def open_graph(graph: Path, threads: int, provider: str = "CPUExecutionProvider"
             "the CUDA and cuDNN libraries that its release notes name"
         )
     return session
+
+
+def _with_places(graph: Path) -> str | bytes:
+    """A graph as ONNX Runtime finds its weights: its path, or its bytes with places that begin at the root.
+
+    ONNX Runtime takes no external data from behind a link that leads out of the graph's folder. It maps what it reads
+    by path, while weights that are handed to it are copied: of a network in half precision a whole copy more (1.31.1,
+    eight matrices of 32 MB: a peak of 824 MB against 606).
+    """
+    if not any(path.is_symlink() for path in graph.parent.iterdir()):
+        return str(graph)
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str((graph.parent / entry.value).resolve()).lstrip("/")
+    found: bytes = model.SerializeToString()
+    return found
 
 
 def session_network(session: onnxruntime.InferenceSession) -> Network:

@@ -19,7 +19,6 @@ LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime-gpu")
 SOURCES = (
     "trt_engines/architectures",
     "trt_engines/modules",
-    "trt_engines/bound_weights.py",
     "trt_export/samples.py",
     "trt_export/building/certificate.py",
     "trt_export/graphs/widening.py",

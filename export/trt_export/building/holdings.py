@@ -14,7 +14,7 @@ from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.published import published_file
 from trt_export.checkpoints.quantised import quantisation, refusal
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.counting.measure import meta_module
+from trt_export.measuring.measure import meta_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from trt_engines.builders.preflight import Machine, obstacles
 from trt_export.building.compiling import BUILDERS
 from trt_export.building.order import Order
 from trt_export.checkpoints.binding import StoredWeights
-from trt_export.counting.measure import meta_module
 from trt_export.estimates import FLOAT8
+from trt_export.measuring.measure import meta_module
 
 
 def obstacles_of(order: Order, stored: StoredWeights, machine: Machine) -> tuple[str, ...]:

@@ -17,8 +17,7 @@ def export_by_name(family: str, network: str, config: Mapping[str, Any], precisi
     """The graph of a network."""
     from trt_export.graphs.exporter import export_graph
 
-    del tell  # the exporter does not say how far it is
-    graph: bytes = export_graph(module_of(family, network), precision, config).SerializeToString()
+    graph: bytes = export_graph(module_of(family, network), precision, config, tell).SerializeToString()
     return graph
 
 

@@ -20,7 +20,7 @@ from trt_export.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from trt_export.checkpoints.maps.registry import key_maps
 from trt_export.checkpoints.recognition import recognise
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.counting.measure import fitted, meta_module
+from trt_export.measuring.measure import fitted, meta_module
 
 CONFIG = "config.json"
 
@@ -69,7 +69,10 @@ def open_located(located: Located, family: str | None = None) -> Source:
     return Source(
         name=located.name,
         architecture=replace(entry, networks=tuple(one.network for one in modules.values())).predicting(
-            found.prediction
+            found.prediction,
+            zero_terminal_snr=found.zero_terminal_snr,
+            sigma_min=found.sigma_min,
+            sigma_max=found.sigma_max,
         ),
         modules=modules,
         checkpoint=checkpoint,

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from trt_engines.bound_weights import STORED, BoundTensor, Piece
+from trt_engines.bound_weights import TYPES, BoundTensor, Piece
 from trt_engines.store.files import write_whole
 from trt_export.checkpoints.keymap import Change, KeyMap, Lookup, Place, diffusers, lookup
 from trt_export.checkpoints.leftovers import MEANINGS, leftovers
@@ -20,6 +20,9 @@ from trt_export.checkpoints.scales import Scales, UnknownScale, stem_of
 
 PREFIX = "model."
 """What an exported module puts in front of the library's parameter names."""
+
+BINDABLE = tuple(TYPES)
+"""Types of stored weights that a graph can read, in safetensors' words."""
 
 INSTEAD = "take the float8 e4m3 or the bf16 file"
 """What to do about weights that no graph reads."""
@@ -194,9 +197,9 @@ def _bind_one(
             f"{_files(tensors)}: the weight {prefix + place.stored!r} {shape} is missing"
             + (f"; closest are {', '.join(close)}" if close else "")
         )
-    if stored.dtype not in STORED:
+    if stored.dtype not in BINDABLE:
         raise WeightsMissing(
-            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(STORED)}: "
+            f"{stored.file}: the weight {stored.name!r} is of type {stored.dtype}; graphs read {', '.join(BINDABLE)}: "
             f"{INSTEAD}"
         )
     part = _part(stored, place, names)

@@ -1,22 +1,25 @@
-"""What a checkpoint says of its own prediction: by empty tensors with telling names, or by its scheduler's file.
+"""What a checkpoint says of its own prediction and noise levels: by tensors with telling names, or by its scheduler's
+file.
 
-Sources: the names of the tensors are those that ComfyUI's comfy/supported_models looks for; the scheduler's are
-diffusers'. Stable Diffusion 2.1 says nothing, and is told by the spread of one bias, as ComfyUI does it.
+Sources: the names of the tensors, and which of them wins, are those of ComfyUI's comfy/supported_models; the
+scheduler's are diffusers'. Stable Diffusion 2.1 says nothing, and is told by the spread of one bias, as ComfyUI does.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_export.checkpoints.checkpoint import Checkpoint, Tensors
 from trt_export.checkpoints.maps.rows import DENOISER_PREFIXES
 from trt_export.checkpoints.published import DENOISERS
-from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint, read_bytes
+from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_bytes
 from trt_export.checkpoints.scales import FLOATS
 
 SCHEDULER = Path("scheduler", "scheduler_config.json")
@@ -32,36 +35,75 @@ TELLING_BIASES = (
 SPREAD_OF_V = 0.09
 """Standard deviation above which that bias is of a Stable Diffusion 2.1 that predicts the velocity."""
 
-EDM_TENSORS = (
-    ("edm_vpred.", "CosXL: its noise levels are EDM's, with velocities"),
-    ("edm_mean", "Playground 2.5: its latents and noise levels are EDM's"),
-    ("edm_std", "Playground 2.5: its latents and noise levels are EDM's"),
-)
-"""Beginnings of names, and what has them."""
+PLAYGROUND = ("edm_mean", "edm_std")
+"""Tensors of Playground 2.5, whose noise levels are EDM's, of latents that are scaled to another variance."""
+
+EDM_LOWEST, EDM_HIGHEST = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
+"""Tensors of CosXL and its kin, which predict the velocity at EDM's noise levels: the range of these."""
+
+EDM_RANGE = (0.002, 120.0)
+"""Where one of them is not there. Source: ComfyUI's ModelSamplingContinuousEDM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """A checkpoint's own word on what its network predicts."""
+    """A checkpoint's own word on what its network predicts, and at which noise levels."""
 
     prediction: str | None = None  # "epsilon" or "v_prediction"; None: it says nothing
     zero_terminal_snr: bool = False  # noise levels end in pure noise: betas are rescaled to a signal of none
+    sigma_min: float | None = None  # the lowest and the highest of EDM's noise levels; None: they are others
+    sigma_max: float | None = None
 
 
 def said(checkpoint: Checkpoint) -> Said:
     """What a checkpoint of Stable Diffusion says. Raises: UnreadableCheckpoint: it is of a kind that is not served."""
     tensors = checkpoint.of("denoiser")
-    for beginning, what in EDM_TENSORS:
-        if name := next((key for key in tensors if key.startswith(beginning)), None):
+    for name in PLAYGROUND:
+        if name in tensors:
             raise UnreadableCheckpoint(
-                f"{checkpoint.path}: {name} says that this is {what}; no schedule here has them. Take a checkpoint of "
-                f"plain SDXL, such as {DENOISERS['sdxl']}"
+                f"{checkpoint.path}: {name} says that this is Playground 2.5: its latents and noise levels are EDM's; "
+                f"no schedule here has them. Take a checkpoint of plain SDXL, such as {DENOISERS['sdxl']}"
             )
+    if EDM_LOWEST in tensors or EDM_HIGHEST in tensors:
+        lowest, highest = _edm_range(tensors)
+        return Said(prediction=V, sigma_min=lowest, sigma_max=highest)
     configured = _configured(checkpoint.path / SCHEDULER)
-    return Said(
-        prediction=V if "v_pred" in tensors else configured.prediction,
-        zero_terminal_snr="ztsnr" in tensors or configured.zero_terminal_snr,
-    )
+    if "v_pred" in tensors:
+        return Said(prediction=V, zero_terminal_snr="ztsnr" in tensors or configured.zero_terminal_snr)
+    return configured
+
+
+def _edm_range(tensors: Tensors) -> tuple[float, float]:
+    """The lowest and the highest noise level that EDM's tensors say. Raises: UnreadableCheckpoint: no range."""
+    found = []
+    for name, usual in zip((EDM_LOWEST, EDM_HIGHEST), EDM_RANGE, strict=True):
+        tensor = tensors.get(name)
+        if tensor is None:
+            found.append(usual)
+            continue
+        values = _values(tensor)
+        if values is None or values.size != 1:
+            raise UnreadableCheckpoint(
+                f"{tensor.file}: {name} should be the one number of a noise level, and is {tensor.dtype} of shape "
+                f"{list(tensor.shape)}; take the checkpoint from where it was published"
+            )
+        found.append(float(values[0]))
+    lowest, highest = found
+    if not 0 < lowest < highest < math.inf:
+        file = next(tensors[name].file for name in (EDM_LOWEST, EDM_HIGHEST) if name in tensors)
+        raise UnreadableCheckpoint(
+            f"{file}: {EDM_LOWEST} and {EDM_HIGHEST} say that its noise levels go from {lowest:g} to {highest:g}, "
+            "which is no range above 0; take the checkpoint from where it was published"
+        )
+    return lowest, highest
+
+
+def _values(tensor: StoredTensor) -> NDArray[np.floating[Any]] | None:
+    """A tensor's numbers in a row; None: they are no plain floating-point numbers."""
+    if tensor.dtype not in FLOATS:
+        return None
+    raw = np.frombuffer(read_bytes(tensor), FLOATS[tensor.dtype])
+    return (raw.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == "BF16" else raw
 
 
 def _configured(file: Path) -> Said:
@@ -90,8 +132,7 @@ def predicts_velocity(tensors: Tensors) -> bool | None:
     for name in TELLING_BIASES:
         for prefix in DENOISER_PREFIXES:
             bias = tensors.get(prefix + name)
-            if bias is not None and bias.dtype in FLOATS and bias.length:
-                raw = np.frombuffer(read_bytes(bias), FLOATS[bias.dtype])
-                values = (raw.astype(np.uint32) << 16).view(np.float32) if bias.dtype == "BF16" else raw
+            values = None if bias is None else _values(bias)
+            if values is not None and values.size:
                 return bool(np.std(values.astype(np.float64)) > SPREAD_OF_V)
     return None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trt_engines.bound_weights import STORED
-from trt_export.checkpoints.binding import INSTEAD
+from trt_export.checkpoints.binding import BINDABLE, INSTEAD
 from trt_export.checkpoints.safetensors_file import StoredTensor, UnreadableCheckpoint, read_bytes
 
 PACKED = frozenset({"U8", "I8", "I32", "F4"})
@@ -46,7 +45,7 @@ def quantisation(tensors: Mapping[str, StoredTensor]) -> str | None:
     ):
         if word in weights:
             return kind
-    unread = sorted(word for word in weights - set(STORED) if word in PACKED)
+    unread = sorted(word for word in weights - set(BINDABLE) if word in PACKED)
     return f"a packed form ({unread[0]})" if unread else None
 
 

@@ -14,16 +14,19 @@ from trt_export.checkpoints.signatures import detect, unsaid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
-    """What a checkpoint is."""
+    """What a checkpoint is, and where its noise levels are other than its architecture's."""
 
     architecture: str
     prediction: str  # "epsilon", "v_prediction" or "flow": the architecture's, unless the checkpoint says another
     zero_terminal_snr: bool = False  # its noise levels end in pure noise: its betas are to be rescaled
+    sigma_min: float | None = None  # the lowest and the highest of EDM's noise levels; None: the architecture's
+    sigma_max: float | None = None
     assumption: str | None = None  # what was taken for granted because no file says it, as a sentence for people
 
 
 def recognise(checkpoint: Checkpoint, family: str | None = None) -> Recognised:
-    """What a checkpoint is. Headers are read, a scheduler's configuration, and of Stable Diffusion 2 one bias.
+    """What a checkpoint is. Headers are read, a scheduler's configuration, and a few telling values: of Stable
+    Diffusion 2 one bias, and the range of EDM's noise levels.
 
     Args: family: name of the architecture, where somebody said it; then only the prediction is asked for.
 
@@ -51,5 +54,7 @@ def recognise(checkpoint: Checkpoint, family: str | None = None) -> Recognised:
         architecture=name,
         prediction=word.prediction or entry.prediction,
         zero_terminal_snr=word.zero_terminal_snr,
+        sigma_min=word.sigma_min,
+        sigma_max=word.sigma_max,
         assumption=assumption,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -21,6 +21,8 @@ ELEMENTS = {
 }
 """ONNX' numbers for safetensors' words."""
 
+CHUNK = 2**24
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundGraph:
@@ -32,19 +34,23 @@ class BoundGraph:
     weight_bytes: int
 
 
-def bind_graph(graph: onnx.ModelProto, tensors: Iterable[BoundTensor]) -> BoundGraph:
+def bind_graph(
+    graph: onnx.ModelProto, tensors: Iterable[BoundTensor], places: Mapping[Path, str] | None = None
+) -> BoundGraph:
     """The graph with its weights where a checkpoint has them.
 
     A weight of another type than the graph's gets a Cast behind it, a float8 weight a DequantizeLinear with its scale
     (and a multiplication where it has one for each block),
     and one whose halves are swapped a Split and a Concat. Nothing is read but for the digest.
 
+    Args: places: what each file is called in the graph's folder; None: plain names that are made here.
+
     Raises: ValueError: a weight of the graph is not among the tensors, or differs in shape.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(graph)
     bound = {tensor.name: tensor for tensor in tensors}
-    places = _places(bound.values())
+    places = _places(bound.values()) if places is None else places
     nodes: list[onnx.NodeProto] = []
     kept: list[TensorProto] = []
     for initializer in proto.graph.initializer:
@@ -100,7 +106,7 @@ def _initializers(
     Pieces in another order than the file's are parted after they have the graph's type: TensorRT takes a float8
     constant for nothing but a DequantizeLinear.
     """
-    stored, piece = ELEMENTS[tensor.dtype], tensor.whole
+    stored, piece = ELEMENTS[tensor.dtype], _whole(tensor.pieces)
     if stored == wanted and len(tensor.pieces) == 1:
         return [_external(tensor.name, stored, tensor.shape, piece, places)], []
     name = f"{tensor.name}.stored"
@@ -150,6 +156,12 @@ def _blocks(
         helper.make_node("Cast", names[3:4], [typed], name=f"{tensor.name}.to", to=wanted),
     ]
     return made, nodes
+
+
+def _whole(pieces: Sequence[Piece]) -> Piece:
+    """The byte range that pieces, which lie side by side in one file, take together."""
+    first = min(pieces, key=lambda piece: piece.offset)
+    return replace(first, length=sum(piece.length for piece in pieces))
 
 
 def _reordered(tensor: BoundTensor, typed: str) -> list[onnx.NodeProto]:

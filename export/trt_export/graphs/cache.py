@@ -15,7 +15,7 @@ import trt_export
 from trt_engines.store.files import write_whole
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
-SOURCES = ("trt_engines/architectures", "trt_engines/modules", "trt_engines/bound_weights.py", "trt_export/graphs")
+SOURCES = ("trt_engines/architectures", "trt_engines/modules", "trt_export/graphs")
 """Code that a graph depends on: what its inputs and outputs are, what is between them, and how it is exported."""
 
 

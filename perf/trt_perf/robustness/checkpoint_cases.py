@@ -16,11 +16,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_engines.modules.registry import MODULES, module_of
 from trt_export.checkpoints.keymap import diffusers
 from trt_export.checkpoints.maps.registry import key_maps
-from trt_export.checkpoints.prediction import TELLING_BIASES
+from trt_export.checkpoints.prediction import EDM_HIGHEST, EDM_LOWEST, TELLING_BIASES
 from trt_export.checkpoints.random_checkpoint import NoLayout, Published, parameters_of, published
 from trt_export.checkpoints.safetensors_file import BITS, encode_header, read_header
 
@@ -190,13 +191,24 @@ def _scheduler(name: str, told: Mapping[str, object]) -> Callable[[Path], Place]
 
 
 def _velocity_by_its_bias(folder: Path) -> Place:
-    telling = {f"model.diffusion_model.{TELLING_BIASES[0]}": ("F32", (320,))}
-    file = write_holes(folder / "v2-1_768.safetensors", completed("stable_diffusion_2", telling))
-    bias = read_header(file)[next(iter(telling))]
-    values = np.random.default_rng(0).normal(0, 0.2, 320).astype(np.float32)
+    bias = f"model.diffusion_model.{TELLING_BIASES[0]}"
+    file = write_holes(folder / "v2-1_768.safetensors", completed("stable_diffusion_2", {bias: ("F32", (320,))}))
+    return _filled(file, {bias: np.random.default_rng(0).normal(0, 0.2, 320)})
+
+
+def _cosxl(folder: Path) -> Place:
+    telling = described(HEADERS / "sdxl_cosxl_edm_vpred.json")
+    file = write_holes(folder / "cosxl.safetensors", completed("sdxl", telling))
+    return _filled(file, {EDM_LOWEST: np.array(0.002), EDM_HIGHEST: np.array(120.0)})
+
+
+def _filled(file: Path, values: Mapping[str, NDArray[np.float64]]) -> Place:
+    """A file some of whose holes, of float32 tensors, are filled."""
+    stored = read_header(file)
     with file.open("r+b") as stream:
-        stream.seek(bias.offset)
-        stream.write(values.tobytes())
+        for name, numbers in values.items():
+            stream.seek(stored[name].offset)
+            stream.write(numbers.astype(np.float32).tobytes())
     return Place(path=file)
 
 
@@ -262,7 +274,7 @@ CASES: tuple[Case, ...] = (
     _published_header("sdxl_v_pred_ztsnr", "sdxl", prediction="v_prediction", zero_terminal_snr=True),
     Case(name="qwen3_4b_fp8_official_block_scales", architecture="z_image_turbo", write=_in_blocks),
     _published_header("flux_fp8_e5m2", "flux_dev", words=("float8 e5m2", "take the float8 e4m3 or the bf16 file")),
-    _published_header("sdxl_cosxl_edm_vpred", "sdxl", words=("CosXL", "sd_xl_base_1.0.safetensors")),
+    Case(name="sdxl_cosxl_edm_vpred", architecture="sdxl", write=_cosxl, prediction="v_prediction"),
     _published_header("flux_nf4", "flux_dev", words=("NF4", "flux1-dev-fp8.safetensors")),
     _published_header("flux_nvfp4", "flux_dev", words=("NVFP4", "flux1-dev-fp8.safetensors")),
     _published_header("klein_nvfp4", "flux2_klein_4b", words=("NVFP4", "flux-2-klein-4b-fp8.safetensors")),

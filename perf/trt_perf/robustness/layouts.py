@@ -10,7 +10,7 @@ from trt_export.building.located import Located
 from trt_export.building.source import open_located
 from trt_export.checkpoints.binding import WeightsMissing
 from trt_export.checkpoints.safetensors_file import UnreadableCheckpoint
-from trt_export.counting.measure import meta_module
+from trt_export.measuring.measure import meta_module
 from trt_perf.robustness.checkpoint_cases import CASES, Case
 
 

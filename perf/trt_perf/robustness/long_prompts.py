@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_engines.model import find_models
+from trt_engines.architectures.prompting import Vocabulary
+from trt_engines.vocabularies import byte_pairs
 from trt_perf.robustness.plain_prompt import CHUNK, plain_chunks
 from trt_worker.condition.chunks import chunk
 from trt_worker.condition.tokenizer import ClipTokenizer, clip_tokenizer
@@ -47,9 +48,8 @@ def measure() -> dict[str, float]:
 
 
 def shipped_tokenizer() -> ClipTokenizer:
-    """CLIP-L's vocabulary, which the model that ships has too."""
-    model = find_models()["shapes-tiny"]
-    return clip_tokenizer(model.vocab, model.merges)
+    """CLIP's."""
+    return clip_tokenizer(*byte_pairs(Vocabulary.CLIP))
 
 
 def golden_prompts() -> list[tuple[str, Tokens]]:
@@ -81,7 +81,7 @@ def long_prompts(tokenizer: ClipTokenizer, count: int) -> list[str]:
 
 def ours(prompt: str, tokenizer: ClipTokenizer) -> Tokens:
     """The worker's reading."""
-    chunks = chunk(parse_weights(prompt), tokenizer, most=1000)
+    chunks = chunk(parse_weights(prompt), tokenizer, size=CHUNK, pad=tokenizer.end, most=1000)
     return chunks.ids, chunks.weights
 
 

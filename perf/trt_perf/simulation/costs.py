@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trt_engines.architectures.network import Role
+from trt_engines.architectures.registry import architecture
 from trt_engines.costs.hardware import Arithmetic, Hardware
 from trt_engines.costs.roofline import copy_seconds, evaluation_seconds, kernel_seconds, occupancy, ramp_seconds
 from trt_engines.costs.work import NetworkWork
@@ -15,8 +17,7 @@ from trt_engines.devices.operations import (
     NetworkOperation,
     Operation,
 )
-from trt_engines.model import Component
-from trt_perf.simulation.trace import FAMILIES, Family
+from trt_perf.simulation.trace import FAMILIES
 
 SUBMIT_SECONDS = 10e-6
 """Estimate: what each thing that is asked of the card costs the host. A step asks for ten, for which the loop takes 70
@@ -37,7 +38,7 @@ class Cost:
 
 
 class CardCosts:
-    """The cost model's answer for a card whose engines run as CUDA graphs; engines are called `family/component`.
+    """The cost model's answer for a card whose engines run as CUDA graphs; engines are called `family/network`.
 
     Denoisers and text encoders sum in float16, as the published TensorRT speeds of GeForce cards do; the decoder is
     bfloat16, since half precision overflows in it.
@@ -78,25 +79,18 @@ class CardCosts:
         return Cost(seconds=seconds, share=1.0 - ramp_seconds(self._hardware) / seconds)
 
     def _call(self, operation: NetworkOperation) -> Cost:
-        family, component = _called(operation.engine)
+        network, role = _called(operation.engine)
         shapes = dict(operation.shapes)
-        match component:
-            case Component.TEXT_ENCODER:
-                parts = [
-                    self._evaluation(network, operation.rows, 0, 0, shapes["input_ids"][1], Arithmetic.FLOAT16_SUMS)
-                    for network in family.text_encoders
-                ]
-                seconds = sum(part.seconds for part in parts)
-                return Cost(seconds=seconds, share=sum(part.seconds * part.share for part in parts) / seconds)
-            case Component.DENOISER:
+        match role:
+            case Role.TEXT_ENCODER:
+                return self._evaluation(network, operation.rows, 0, 0, shapes["input_ids"][1], Arithmetic.FLOAT16_SUMS)
+            case Role.DENOISER:
                 *_, height, width = shapes["sample"]
                 tokens = shapes["context"][1]
-                return self._evaluation(family.denoiser, operation.rows, width, height, tokens, Arithmetic.FLOAT16_SUMS)
-            case Component.VAE_DECODER:
+                return self._evaluation(network, operation.rows, width, height, tokens, Arithmetic.FLOAT16_SUMS)
+            case Role.AUTOENCODER:
                 *_, height, width = shapes["latent"]
-                return self._evaluation(family.decoder, operation.rows, width, height, 0, Arithmetic.FLOAT16)
-            case _:
-                raise ValueError(f"the cost model knows nothing of {operation.engine}")
+                return self._evaluation(network, operation.rows, width, height, 0, Arithmetic.FLOAT16)
 
     def _evaluation(
         self, network: NetworkWork, rows: int, width: int, height: int, tokens: int, arithmetic: Arithmetic
@@ -110,9 +104,10 @@ class CardCosts:
         )
 
 
-def _called(engine: str) -> tuple[Family, Component]:
+def _called(engine: str) -> tuple[NetworkWork, Role]:
     """Raises: ValueError: it is none of the trace's."""
-    name, _, component = engine.partition("/")
-    if name not in _FAMILIES or component not in set(Component):
+    name, _, network = engine.partition("/")
+    family = _FAMILIES.get(name)
+    if family is None or network not in family.networks:
         raise ValueError(f"the cost model knows nothing of {engine}")
-    return _FAMILIES[name], Component(component)
+    return family.networks[network], architecture(family.architecture).network(network).role

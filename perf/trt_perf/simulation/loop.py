@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_engines.architectures.text_encoders import CHUNK
 from trt_engines.backend import EngineSpec
 from trt_engines.backends.host_source import NetworkSource
 from trt_engines.backends.on_device import OnDeviceBackend
@@ -17,13 +18,12 @@ from trt_engines.devices.device import DeviceProperties
 from trt_engines.devices.operations import Network
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.devices.simulated.timeline import Unit
-from trt_engines.interface import CLIP_TOKENS
 from trt_engines.model import Model, find_models
 from trt_engines.residency import Memory
 from trt_perf.simulation.costs import SUBMIT_SECONDS, CardCosts
 from trt_perf.simulation.trace import FAMILIES, Job
 from trt_worker import frames
-from trt_worker.condition.chunks import CHUNK_TEXT
+from trt_worker.condition.chunks import FRAME
 from trt_worker.device.loop import DeviceLoop, Emit
 from trt_worker.job import ImageSeed, JobSpec
 
@@ -35,12 +35,8 @@ MAX_ROWS = 8
 DUE_SECONDS = 300.0
 """What the grid's clients wait, from when a job is taken off the network."""
 
-CONTEXT_WIDTH = 8
-"""Features of a text token: few, since nothing looks at them. Those of a full batch of SDXL take the upload half a
-millisecond when an image joins or leaves; that is left out."""
-
-TOKENIZER = "shapes-tiny"
-"""Model whose tokenizer cuts the prompts."""
+SHIPPED = "shapes-tiny"
+"""Model whose files stand for those of the families."""
 
 
 class SimulatedLoop:
@@ -116,13 +112,15 @@ class SimulatedLoop:
 
 
 def simulated_models() -> Mapping[str, Model]:
-    """The families of the trace as models: latents of their real sizes, files of the model that ships."""
-    shipped = find_models()[TOKENIZER]
+    """The families of the trace as models: tensors of their real sizes, files of the model that ships."""
+    shipped = find_models()[SHIPPED]
+    (files, *_) = shipped.networks.values()
     return {
         family.name: replace(
             shipped,
             name=family.name,
-            context_width=CONTEXT_WIDTH,
+            architecture=family.architecture,
+            networks=dict.fromkeys(family.networks, files),
             native_width=family.native_side,
             native_height=family.native_side,
         )
@@ -136,8 +134,8 @@ def request(job: Job, *, received: float) -> frames.Run:
     Its prompt is like no other's and fills as many chunks as the job has tokens for; the negative prompt is empty, as
     everybody's.
     """
-    chunks = job.tokens // CLIP_TOKENS
-    words = [*job.id, *["red"] * (CHUNK_TEXT * (chunks - 1) + 1)]
+    chunks = job.tokens // CHUNK
+    words = [*job.id, *["red"] * ((CHUNK - FRAME) * (chunks - 1) + 1)]
     spec = JobSpec(
         id=job.id,
         model=job.family.name,

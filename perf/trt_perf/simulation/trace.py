@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trt_engines.costs.work import CLIP_L, OPEN_CLIP_BIGG, SDXL, STABLE_DIFFUSION_1, VAE_DECODER, NetworkWork
@@ -19,25 +19,33 @@ TOKENS = (77, 154, 231)
 GUIDANCE_ROWS = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Family:
     """One model of the trace."""
 
     name: str
+    architecture: str
     native_side: int  # pixels
-    text_encoders: tuple[NetworkWork, ...]
-    denoiser: NetworkWork
-    decoder: NetworkWork
+    networks: Mapping[str, NetworkWork]  # by the architecture's names
 
 
 FAMILIES = (
-    Family(name="sd15", native_side=512, text_encoders=(CLIP_L,), denoiser=STABLE_DIFFUSION_1, decoder=VAE_DECODER),
+    Family(
+        name="sd15",
+        architecture="stable_diffusion_1",
+        native_side=512,
+        networks={"text_encoder": CLIP_L, "denoiser": STABLE_DIFFUSION_1, "vae_decoder": VAE_DECODER},
+    ),
     Family(
         name="sdxl",
+        architecture="sdxl",
         native_side=1024,
-        text_encoders=(CLIP_L, OPEN_CLIP_BIGG),
-        denoiser=SDXL,
-        decoder=VAE_DECODER,
+        networks={
+            "text_encoder": CLIP_L,
+            "text_encoder_2": OPEN_CLIP_BIGG,
+            "denoiser": SDXL,
+            "vae_decoder": VAE_DECODER,
+        },
     ),
 )
 """Half of the jobs each."""

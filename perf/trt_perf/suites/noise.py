@@ -12,11 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from trt_engines.model import find_models
-from trt_worker.denoise.parameterisation import Parameterisation
-from trt_worker.denoise.start import Sampling, Start, parameterisation_of, start
-
-MODEL = "shapes-tiny"
+from trt_worker.denoise.parameterisation import Parameterisation, stable_diffusion
+from trt_worker.denoise.start import Sampling, Start, start
 
 SIDES = (64, 128)
 """Cells of a latent along an axis; it has four channels."""
@@ -28,7 +25,7 @@ SAMPLERS = {"ancestral": "euler_ancestral", "dpmpp_2m_sde": "dpmpp_2m_sde", "dpm
 
 def measure() -> dict[str, float]:
     """All figures of the suite."""
-    levels = parameterisation_of(find_models()[MODEL])
+    levels = stable_diffusion()
     figures = {}
     for side in SIDES:
         figures[f"noise_start_us_{side}"] = _median_us(levels, side, _seconds_to_start)

@@ -14,8 +14,7 @@ from trt_engines.backends.ladder import make_backends
 from trt_engines.backends.stored_source import StoredSource, installed_version
 from trt_engines.bucket import Bucket
 from trt_engines.errors import EngineRefused, OutOfMemory, StaleEngine
-from trt_engines.interface import interface_of
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_engines.residency import Footprint
 from trt_engines.store.identity import Identity, InputRange
 from trt_engines.store.manifest import Certificate, DeviceMemory
@@ -23,16 +22,18 @@ from trt_engines.store.place import VARIABLE
 from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
 
-MODEL = find_models()["shapes-tiny"]
+SHIPPED = find_models()["shapes-tiny"]
+WEIGHTS = "b" * 64
+MODEL = replace(SHIPPED, networks={name: replace(files, digest=WEIGHTS) for name, files in SHIPPED.networks.items()})
 INSTALLED = "1.7.1.116"
 
 
-def a_spec(component: Component = Component.DENOISER, rows: int = 8, width: int = 128) -> EngineSpec:
-    return EngineSpec(model=MODEL, component=component, bucket=Bucket(width=width, height=64, rows=rows))
+def a_spec(network: str = "denoiser", rows: int = 8, width: int = 128) -> EngineSpec:
+    return EngineSpec(model=MODEL, network=network, bucket=Bucket(width=width, height=64, rows=rows))
 
 
-def ranges(component: Component, low: Bucket, high: Bucket) -> tuple[InputRange, ...]:
-    ends = [interface_of(EngineSpec(model=MODEL, component=component, bucket=bucket)).inputs for bucket in (low, high)]
+def ranges(network: str, low: Bucket, high: Bucket) -> tuple[InputRange, ...]:
+    ends = [EngineSpec(model=MODEL, network=network, bucket=bucket).interface.inputs for bucket in (low, high)]
     return tuple(
         InputRange(name=one.name, min=one.shape, opt=other.shape, max=other.shape)
         for one, other in zip(*ends, strict=True)
@@ -53,9 +54,9 @@ def built(
         "architecture": MODEL.architecture,
         "component": "denoiser",
         "graph": "a" * 64,
-        "weights": "b" * 64,
+        "weights": WEIGHTS,
         "precision": "float16",
-        "profiles": (ranges(Component.DENOISER, low, high),),
+        "profiles": (ranges("denoiser", low, high),),
         "flags": {},
         "library": "tensorrt-rtx",
         "library_version": INSTALLED,
@@ -86,6 +87,12 @@ def test_an_engine_of_the_network_for_this_card_and_bucket_is_found(store: Store
     assert source.footprint(a_spec()).weights == 4000
 
 
+def test_an_engine_is_known_by_its_weights_whatever_the_model_was_called(store: Store) -> None:
+    engine = built(store, models=("another",))
+
+    assert a_source(store).engine_of(a_spec()) == engine.digest
+
+
 def test_what_an_engine_takes_is_what_its_builder_told_for_the_share_of_a_bucket(store: Store) -> None:
     engine = built(store, memory=DeviceMemory(weights=3000, activations=(1 << 30,)), flags={"weight_streaming": True})
     spec = a_spec(rows=4)  # half of the rows, half of the width and a quarter of the height
@@ -93,7 +100,7 @@ def test_what_an_engine_takes_is_what_its_builder_told_for_the_share_of_a_bucket
     assert a_source(store).footprint(spec) == Footprint(
         weights=3000,
         activations=(1 << 30) // 16 + LEAST_ACTIVATIONS,
-        tensors=interface_of(spec).bytes,
+        tensors=spec.interface.bytes,
         streamable=3000,
         engine=engine.digest,
     )
@@ -126,13 +133,13 @@ def test_an_engine_that_is_published_later_is_found_by_a_source_that_had_none(st
     built(store)
 
     assert source.refuses(a_spec()) is None
-    assert source.refuses(a_spec(Component.VAE_DECODER)) is not None
+    assert source.refuses(a_spec("vae_decoder")) is not None
 
 
 def test_of_several_engines_the_one_built_last_that_covers_the_bucket_serves(store: Store) -> None:
     wide = built(store)
     only = Bucket(width=64, height=64, rows=8)
-    narrow = built(store, profiles=(ranges(Component.DENOISER, replace(only, rows=1), only),))
+    narrow = built(store, profiles=(ranges("denoiser", replace(only, rows=1), only),))
     source = a_source(store)
 
     assert source.engine_of(a_spec(width=64)) == narrow.digest
@@ -142,7 +149,11 @@ def test_of_several_engines_the_one_built_last_that_covers_the_bucket_serves(sto
 @pytest.mark.parametrize(
     ("engine", "card", "reason"),
     [
-        ({"models": ("another",)}, {}, "was built: ./horde-bridge.sh build shapes-tiny"),
+        (
+            {"weights": "c" * 64},
+            {},
+            "other weights, so the checkpoint has changed: ./horde-bridge.sh build shapes-tiny",
+        ),
         ({"architecture": "flux"}, {}, "was built: ./horde-bridge.sh build shapes-tiny"),
         ({"library": "tensorrt"}, {}, "no tensorrt-rtx engine"),
         ({"verdict": "failed"}, {}, "failed its fidelity certificate"),

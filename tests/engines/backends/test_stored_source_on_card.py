@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,23 @@ from trt_engines.cards import RTX_TARGETS
 from trt_engines.devices.cuda import CudaDevice
 from trt_engines.devices.errors import DeviceUnavailable
 from trt_engines.devices.memory import Place
-from trt_engines.interface import Interface, TensorSpec, interface_of
-from trt_engines.model import Component, find_models
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.model import find_models
 from trt_engines.sessions.bound import BoundEngine
+from trt_engines.sessions.onnx_graph import declared_tensors
+from trt_engines.sessions.session import Declared
 from trt_engines.sessions.tensorrt import TensorRtSession
 from trt_engines.store.identity import Identity, InputRange
 from trt_engines.store.manifest import PLAN, Certificate
 from trt_engines.store.store import Store
 from trt_engines.store.stored import Stored
 
+WEIGHTS = "1" * 64
+SHIPPED = find_models()["shapes-tiny"]
+MODEL = replace(SHIPPED, networks={name: replace(files, digest=WEIGHTS) for name, files in SHIPPED.networks.items()})
 SPECS = [
-    EngineSpec(model=find_models()["shapes-tiny"], component=component, bucket=Bucket(width=64, height=64, rows=rows))
-    for component, rows in ((Component.TEXT_ENCODER, 1), (Component.DENOISER, 4), (Component.VAE_DECODER, 2))
+    EngineSpec(model=MODEL, network=network, bucket=Bucket(width=64, height=64, rows=rows))
+    for network, rows in (("text_encoder", 1), ("denoiser", 4), ("vae_decoder", 2))
 ]
 
 
@@ -46,9 +51,9 @@ def a_builder(sm: int) -> EngineBuilder:
 
 def built(store: Store, spec: EngineSpec, sm: int, builder: EngineBuilder, *, streams: bool = False) -> Stored:
     """The engine of a bucket of the model that ships, from its own graph."""
-    interface = interface_of(spec)
+    interface = spec.ports.at(spec.bucket, tensors_of(spec))
     request = BuildRequest(
-        graph=spec.model.graphs[spec.component],
+        graph=spec.model.networks[spec.network].graph,
         precision="float32",
         profiles=(
             tuple(InputRange(name=one.name, min=one.at(1), opt=one.shape, max=one.shape) for one in interface.inputs),
@@ -58,9 +63,9 @@ def built(store: Store, spec: EngineSpec, sm: int, builder: EngineBuilder, *, st
     )
     identity = Identity(
         architecture=spec.model.architecture,
-        component=spec.component.value,
+        component=spec.network,
         graph="0" * 64,
-        weights="1" * 64,
+        weights=WEIGHTS,
         precision=request.precision,
         profiles=request.profiles,
         flags=request.flags,
@@ -79,6 +84,13 @@ def built(store: Store, spec: EngineSpec, sm: int, builder: EngineBuilder, *, st
         )
 
 
+def tensors_of(spec: EngineSpec) -> Mapping[str, Declared]:
+    """As the model's own graph declares them."""
+    graph = spec.model.networks[spec.network].graph
+    assert graph is not None
+    return declared_tensors(open_graph(graph, 1))
+
+
 def inputs_of(spec: EngineSpec) -> dict[str, NDArray[Any]]:
     random = np.random.default_rng(7)
 
@@ -87,7 +99,7 @@ def inputs_of(spec: EngineSpec) -> dict[str, NDArray[Any]]:
             return random.integers(0, 100, tensor.shape).astype(tensor.dtype)
         return random.normal(size=tensor.shape).astype(tensor.dtype)
 
-    return {tensor.name: values(tensor) for tensor in interface_of(spec).inputs}
+    return {tensor.name: values(tensor) for tensor in spec.ports.at(spec.bucket, tensors_of(spec)).inputs}
 
 
 @pytest.fixture
@@ -121,9 +133,8 @@ def a_session(card: CudaDevice, folder: Path, spec: EngineSpec, *, streams: bool
 
 
 def interface_with(spec: EngineSpec, session: TensorRtSession) -> Interface:
-    """The tensors of a spec, with as many layers as the text encoder returns."""
-    text = spec.component is Component.TEXT_ENCODER
-    return interface_of(spec, text_layers=session.tensors["context"].shape[0] if text else 1)
+    """The tensors of a spec in the sizes that the engine has."""
+    return spec.ports.at(spec.bucket, session.tensors)
 
 
 class Called:
@@ -158,14 +169,14 @@ class Called:
 
 
 def expected_of(spec: EngineSpec, given: dict[str, NDArray[Any]], rows: int) -> NDArray[Any]:
-    graph = open_graph(spec.model.graphs[spec.component], threads=2)
+    graph = open_graph(spec.model.networks[spec.network].graph, threads=2)
     (expected,) = graph.run(None, {name: values[:rows] for name, values in given.items()})
     return np.asarray(expected)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.component.value)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.network)
 def test_a_stored_engine_computes_what_onnx_runtime_computes(
     card: CudaDevice, tmp_path: Path, spec: EngineSpec, streams: bool
 ) -> None:

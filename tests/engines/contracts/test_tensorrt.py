@@ -20,8 +20,8 @@ from trt_engines.devices.cpu import CpuDevice
 from trt_engines.devices.device import DeviceProperties, Stream
 from trt_engines.devices.memory import Allocation, Buffer, Place
 from trt_engines.errors import EngineFault, EngineRefused, OutOfMemory, StaleEngine
-from trt_engines.interface import Interface, TensorSpec, interface_of
-from trt_engines.model import Component, find_models
+from trt_engines.interface import Interface, TensorSpec
+from trt_engines.model import find_models
 from trt_engines.sessions.host_calls import HostCalls
 from trt_engines.sessions.libraries import TensorRt, TensorRtRtx
 from trt_engines.sessions.session import Declared
@@ -400,10 +400,12 @@ class Sm89(CpuDevice):
 
 
 def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(kit: Kit, tmp_path: Path) -> None:
-    model = find_models()["shapes-tiny"]
+    shipped = find_models()["shapes-tiny"]
+    files = {name: replace(one, digest="1" * 64) for name, one in shipped.networks.items()}
+    model = replace(shipped, networks=files)
     bucket = Bucket(width=64, height=64, rows=2)
-    spec = EngineSpec(model=model, component=Component.VAE_DECODER, bucket=bucket)
-    (latent,), (pixels,) = interface_of(spec).inputs, interface_of(spec).outputs
+    spec = EngineSpec(model=model, network="vae_decoder", bucket=bucket)
+    (latent,), (pixels,) = spec.interface.inputs, spec.interface.outputs
     mode, tensors = kit.module.TensorIOMode, {one.name: one for one in (latent, pixels)}
     kit.answers |= {
         "ICudaEngine.get_tensor_name": lambda index: tuple(tensors)[index],
@@ -414,7 +416,7 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     store = Store(tmp_path)
     identity = Identity(
         architecture=model.architecture,
-        component=spec.component.value,
+        component=spec.network,
         graph="0" * 64,
         weights="1" * 64,
         precision="float16",
@@ -441,7 +443,7 @@ def test_a_stored_engine_is_loaded_called_and_unloaded_as_its_library_declares(k
     mapped = Path("/proc/self/maps").read_text()
     calls.close()
     calls.engine.close()
-    backend.unload(model, spec.component)
+    backend.unload(model, spec.network)
     left = {double._of.__name__ for double in kit.recorded.living}
 
     assert {"deserialize_cuda_engine", "get_tensor_dtype", "set_tensor_address", "execute_async_v3"} <= kit.used

@@ -8,9 +8,9 @@ from torch import nn
 
 from trt_engines.architectures.architecture import Architecture
 from trt_engines.architectures.registry import ARCHITECTURES, UnknownArchitecture
+from trt_engines.modules import measure
 from trt_engines.modules.module_spec import ModuleSpec
 from trt_engines.modules.registry import MODULES, module_of, networks
-from trt_export.counting import measure
 
 EACH = [
     pytest.param(spec, id=f"{entry.name}-{spec.name}")

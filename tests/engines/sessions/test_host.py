@@ -18,8 +18,7 @@ from trt_engines.devices.operations import NetworkOperation
 from trt_engines.devices.simulated import hazards
 from trt_engines.devices.simulated.device import SimulatedDevice
 from trt_engines.errors import OutOfMemory
-from trt_engines.interface import interface_of
-from trt_engines.model import Component, find_models
+from trt_engines.model import find_models
 from trt_engines.sessions.host import HostSession
 from trt_engines.sessions.onnx_graph import open_graph, session_network
 from trt_engines.sessions.replay import Replay
@@ -287,11 +286,11 @@ def test_a_profile_that_takes_fewer_rows_too_comes_before_one_for_full_rows(make
 def test_a_real_graph_gives_what_onnxruntime_gives(device: HostComputingDevice) -> None:
     model = find_models()["shapes-tiny"]
     bucket = Bucket(width=64, height=64, rows=2)
-    spec = EngineSpec(model=model, component=Component.VAE_DECODER, bucket=bucket)
-    interface = interface_of(spec)
+    spec = EngineSpec(model=model, network="vae_decoder", bucket=bucket)
+    interface = spec.interface
     (latent,), (pixels,) = interface.inputs, interface.outputs
     values = np.random.default_rng(0).normal(size=latent.shape).astype(np.float32)
-    graph = open_graph(model.graphs[Component.VAE_DECODER], 1)
+    graph = open_graph(model.networks["vae_decoder"].graph, 1)
     (expected,) = graph.run(None, {"latent": values})
     plan = network_plan(spec, session_network(graph))
     if isinstance(device, SimulatedDevice):

@@ -23,10 +23,9 @@ from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bound_weights import BoundTensor, Piece, float32_values
 from trt_engines.bucket import Bucket
 from trt_engines.modules.module_spec import ModuleSpec
-from trt_engines.modules.reference import Reference
 from trt_engines.modules.registry import module_of
 from trt_engines.store.manifest import Certificate
-from trt_export.building.certificate import certify, compare, seeded_inputs
+from trt_export.building.certificate import Reference, certify, compare, seeded_inputs
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.safetensors_file import read_header
 from trt_export.parity import BUCKETS as BUCKETS_OF_ALL

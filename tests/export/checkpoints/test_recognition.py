@@ -31,7 +31,12 @@ EMPTY = np.zeros(0, np.float32)
 
 @pytest.mark.parametrize(
     ("marks", "prediction", "rescaled"),
-    [((), "epsilon", False), (("v_pred",), "v_prediction", False), (("v_pred", "ztsnr"), "v_prediction", True)],
+    [
+        ((), "epsilon", False),
+        (("ztsnr",), "epsilon", False),
+        (("v_pred",), "v_prediction", False),
+        (("v_pred", "ztsnr"), "v_prediction", True),
+    ],
 )
 def test_an_empty_tensor_says_what_is_predicted(
     tmp_path: Path, marks: tuple[str, ...], prediction: str, rescaled: bool
@@ -42,12 +47,51 @@ def test_an_empty_tensor_says_what_is_predicted(
     assert recognise(checkpoint, "sdxl").prediction == prediction
 
 
-@pytest.mark.parametrize(
-    ("mark", "words"), [("edm_vpred.sigma_min", "CosXL"), ("edm_mean", "Playground"), ("edm_std", "Playground")]
-)
-def test_noise_levels_of_another_kind_are_refused_by_name(tmp_path: Path, mark: str, words: str) -> None:
-    with pytest.raises(UnreadableCheckpoint, match=f"{mark} says that this is {words}.*Take a checkpoint of plain"):
+@pytest.mark.parametrize("mark", ["edm_mean", "edm_std"])
+def test_latents_of_another_kind_are_refused_by_name(tmp_path: Path, mark: str) -> None:
+    with pytest.raises(UnreadableCheckpoint, match=f"{mark} says that this is Playground.*Take a checkpoint of plain"):
         recognise(a_checkpoint(tmp_path, "sdxl", **{mark: np.ones(4, np.float32)}))
+
+
+LOWEST, HIGHEST = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
+
+
+@pytest.mark.parametrize(
+    ("values", "sigma_min", "sigma_max"),
+    [
+        ({LOWEST: np.float32(0.25), HIGHEST: np.float32(80.0)}, 0.25, 80.0),
+        ({LOWEST: np.array([0.5], np.float16), HIGHEST: np.array([64.0])}, 0.5, 64.0),
+        ({HIGHEST: np.float32(80.0)}, 0.002, 80.0),
+        ({LOWEST: np.float32(0.25)}, 0.25, 120.0),
+        ({LOWEST: np.float32(0.25), HIGHEST: np.float32(80.0), "v_pred": EMPTY, "ztsnr": EMPTY}, 0.25, 80.0),
+    ],
+)
+def test_the_range_of_continuous_levels_is_read_from_its_tensors(
+    tmp_path: Path, values: dict[str, np.ndarray], sigma_min: float, sigma_max: float
+) -> None:
+    checkpoint = a_checkpoint(tmp_path, "sdxl", **{name: np.asarray(value) for name, value in values.items()})
+
+    expected = Recognised(architecture="sdxl", prediction="v_prediction", sigma_min=sigma_min, sigma_max=sigma_max)
+    assert recognise(checkpoint) == recognise(checkpoint, "sdxl") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({LOWEST: np.float32(3.0), HIGHEST: np.float32(3.0)}, "go from 3 to 3, which is no range above 0"),
+        ({LOWEST: np.float32(0.0)}, "go from 0 to 120, which is no range above 0"),
+        ({HIGHEST: np.float32(np.inf)}, "go from 0.002 to inf"),
+        ({HIGHEST: np.float32(np.nan)}, "go from 0.002 to nan"),
+        ({HIGHEST: np.ones(2, np.float32)}, r"sigma_max should be the one number .* is F32 of shape \[2\]"),
+        ({HIGHEST: np.zeros(0, np.float32)}, r"should be the one number .* of shape \[0\]"),
+        ({LOWEST: np.ones((), np.int32)}, "sigma_min should be the one number of a noise level, and is I32"),
+    ],
+)
+def test_a_range_that_gives_no_levels_is_refused(tmp_path: Path, values: dict[str, np.ndarray], words: str) -> None:
+    checkpoint = a_checkpoint(tmp_path, "sdxl", **{name: np.asarray(value) for name, value in values.items()})
+
+    with pytest.raises(UnreadableCheckpoint, match=f"model.safetensors: .*{words}.*take the checkpoint from where"):
+        recognise(checkpoint)
 
 
 @pytest.mark.parametrize("name", TELLING_BIASES)

@@ -48,16 +48,10 @@ def a_model(
         folder=Path("/models") / name,
         architecture=architecture,
         prediction=prediction,
-        latent_channels=4,
-        latent_scale=8,
-        context_width=64,
         native_width=128,
         native_height=128,
         checkpoint_files=frozenset(files),
-        graphs=MappingProxyType({}),
-        weights=MappingProxyType({}),
-        vocab=Path("vocab.json"),
-        merges=Path("merges.txt"),
+        networks=MappingProxyType({}),
     )
 
 

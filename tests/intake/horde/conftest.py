@@ -42,16 +42,10 @@ def a_model(name: str = "stable_diffusion", native: int = 512, architecture: str
         folder=Path("/models") / name,
         architecture=architecture,
         prediction="epsilon",
-        latent_channels=4,
-        latent_scale=8,
-        context_width=768,
         native_width=native,
         native_height=native,
         checkpoint_files=frozenset(),
-        graphs=MappingProxyType({}),
-        weights=MappingProxyType({}),
-        vocab=Path("vocab.json"),
-        merges=Path("merges.txt"),
+        networks=MappingProxyType({}),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from trt_engines.architectures.noise_levels import Prediction, flux2_mu
 from trt_engines.model import Model
 from trt_worker.errors import BadJob, UnservableJob
 from trt_worker.intake.grid.graph import Graph, Node, UnreadableRecipe, quoted, read_graph
@@ -101,7 +102,7 @@ def read_recipe(spec: object, model: Model) -> Drawing:
     _vae(graph, decode)
     sampling = _sampling(graph, graph.producer(decode, "samples", "LATENT")[0])
     schedule, latent = sampling.schedule, sampling.latent
-    if schedule.shift is not None and model.prediction != "flow":
+    if schedule.shift is not None and model.levels.prediction is not Prediction.FLOW:
         raise UnreadableRecipe(f"the graph shifts time as for a flow model, which {model.name} is not")
     if schedule.strength < 1 and not latent.takes_source:
         raise UnservableJob("the graph runs part of a schedule on an empty latent, which is not served")
@@ -276,21 +277,8 @@ def _schedule(graph: Graph, node: Node, shift: float | None) -> _Schedule:
 
 
 def flux2_shift(width: int, height: int, steps: int) -> float:
-    """Time shift of FLUX.2's schedule, as the factor of a rectified flow.
-
-    Args:
-        width, height: pixels.
-        steps: of the whole schedule.
-    Source: `compute_empirical_mu` of Black Forest Labs' flux2 reference implementation; the shift is exp(mu). ComfyUI
-        takes the sides as they are, where its empty latent cuts them to multiples of 16.
-    """
-    tokens = round(width * height / 256)
-    many = 0.00016927 * tokens + 0.45666666  # fitted at 200 steps
-    if tokens > 4300:
-        return math.exp(many)
-    few = 8.73809524e-05 * tokens + 1.89833333  # fitted at 10 steps
-    slope = (many - few) / 190
-    return math.exp(slope * steps + many - 200 * slope)
+    """Time shift of FLUX.2's schedule, as the factor of a rectified flow: exp(mu). Args: see `flux2_mu`."""
+    return math.exp(flux2_mu(width, height, steps))
 
 
 def _share(steps: int, total: int) -> float:

@@ -102,7 +102,7 @@ def to_draft(frame: frames.Job, model: Model, *, received: float, due: float, al
         job=job,
         slots=_slots(frame.upload, count, image_format),
         source_url=source_url,
-        cell=model.latent_scale,
+        cell=model.facts.size_step,
         sized_by_source=drawing.size is None,
     )
 

@@ -1,6 +1,6 @@
 """What one evaluation of a network costs, counted without computing it: the source of every entry's `Cost`.
 
-    python -m trt_export.counting.measure [ARCHITECTURE...]
+    python -m trt_export.measuring.measure [ARCHITECTURE...]
 
 prints the constants of each network. Modules live on the meta device, so a full-size one takes no memory.
 """

@@ -1,6 +1,6 @@
 """How many kernels a network starts and what they read and write, counted without computing it.
 
-    python -m trt_export.counting.traffic ARCHITECTURE NETWORK
+    python -m trt_export.measuring.traffic ARCHITECTURE NETWORK
 
 prints the constants of `trt_engines.costs.work`.
 """
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trt_engines.modules.module_spec import ModuleSpec
-from trt_export.counting.measure import meta_inputs, meta_module
+from trt_export.measuring.measure import meta_inputs, meta_module
 
 _FUSION_ENDS = frozenset(
     {"convolution", "addmm", "mm", "bmm", "baddbmm", "native_group_norm", "native_layer_norm", "_fused_rms_norm"}

@@ -6,8 +6,8 @@ import pytest
 
 from trt_engines.costs import work
 from trt_engines.modules.registry import module_of
-from trt_export.counting.measure import meta_module
-from trt_export.counting.traffic import traffic
+from trt_export.measuring.measure import meta_module
+from trt_export.measuring.traffic import traffic
 
 NETWORKS = [
     ("stable_diffusion_1", "denoiser", work.STABLE_DIFFUSION_1),

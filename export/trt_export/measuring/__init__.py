@@ -1,0 +1,1 @@
+"""What a network has and costs, counted from its module."""
