@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from trt_engines.description import problem_with_path
 from trt_engines.errors import ModelUnusable
 
 TYPES: Mapping[str, np.dtype[Any]] = {
@@ -30,7 +32,7 @@ TYPES: Mapping[str, np.dtype[Any]] = {
 }
 """Types of stored weights that a network can have, by safetensors' words."""
 
-MOST_BYTES = 64 * 2**20
+MOST_BYTES = 16 * 2**20
 """Of a file of bindings: the largest network has some thousand weights of two hundred bytes each."""
 
 _CHUNK = 2**24
@@ -56,6 +58,18 @@ class BoundTensor:
     scale: Piece | None = None  # float8 only: float32; a weight is its value times its scale
     grid: tuple[int, ...] = ()  # of scales over the values as they lie in the file, blocks of one size; (): one scale
 
+    @property
+    def whole(self) -> Piece:
+        """The byte range that its pieces, which lie side by side in one file, take together."""
+        first = min(self.pieces, key=lambda piece: piece.offset)
+        return Piece(file=first.file, offset=first.offset, length=sum(piece.length for piece in self.pieces))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """For each of its pieces, which place it has in the file among them."""
+        lying = sorted(self.pieces, key=lambda piece: piece.offset)
+        return tuple(map(lying.index, self.pieces))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundNetwork:
@@ -80,45 +94,58 @@ def digest(tensors: Iterable[BoundTensor]) -> str:
 
 
 def stored_values(tensor: BoundTensor) -> NDArray[Any]:
-    """The values of a weight in the type they are stored in, without its scale, in the library's shape.
+    """The values of a weight as they lie in the file, in the type they are stored in: flat, in the file's order.
 
-    They are mapped: memory is taken only where halves that lie in another order are joined.
+    They are mapped, and take no memory until they are looked at.
     """
-    pieces = [_mapped(piece, TYPES[tensor.dtype]) for piece in tensor.pieces]
-    return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(tensor.shape)
+    return _mapped(tensor.whole, TYPES[tensor.dtype])
+
+
+def scales(tensor: BoundTensor) -> NDArray[np.float32]:
+    """The scales of a float8 weight, in a shape that multiplies `stored_values` once those have the shape of `blocks`.
+
+    1 where it has none.
+    """
+    if tensor.scale is None:
+        return np.ones((1, 1, 1, 1), np.float32)
+    rows, columns = tensor.grid or (1, 1)
+    return _mapped(tensor.scale, np.dtype(np.float32)).reshape(rows, 1, columns, 1)
+
+
+def blocks(tensor: BoundTensor) -> tuple[int, int, int, int]:
+    """The shape in which the values of a weight meet their scales: blocks along two axes, values within each."""
+    rows, columns = tensor.grid or (1, 1)
+    height = tensor.shape[0] if tensor.grid else 1
+    return rows, height // rows, columns, math.prod(tensor.shape) // height // columns
 
 
 def float32_values(tensor: BoundTensor) -> NDArray[np.float32]:
     """The values of a weight, computed as its graph does: float32 in the library's shape."""
-    if tensor.scale is None:
-        return stored_values(tensor).astype(np.float32)
-    lying = sorted(tensor.pieces, key=lambda piece: piece.offset)  # as a grid of scales is over them
-    raw = [_mapped(piece, TYPES[tensor.dtype]).astype(np.float32) for piece in lying]
-    values: NDArray[np.float32] = raw[0] if len(raw) == 1 else np.concatenate(raw)
-    rows, columns = tensor.grid or (1, 1)
-    scale = _mapped(tensor.scale, np.dtype(np.float32)).reshape(rows, 1, columns, 1)
-    height = tensor.shape[0] if tensor.grid else 1
-    values = (values.reshape(rows, height // rows, columns, -1) * scale).ravel()
-    if len(lying) == 1:
-        return values.reshape(tensor.shape)
-    parts = dict(zip(lying, np.split(values, len(lying)), strict=True))
-    joined: NDArray[np.float32] = np.concatenate([parts[piece] for piece in tensor.pieces])
-    return joined.reshape(tensor.shape)
+    values: NDArray[np.float32] = stored_values(tensor).astype(np.float32)
+    if tensor.scale is not None:
+        values = (values.reshape(blocks(tensor)) * scales(tensor)).ravel()
+    if len(tensor.pieces) > 1:
+        parts = np.split(values, len(tensor.pieces))
+        values = np.concatenate([parts[place] for place in tensor.order])
+    return values.reshape(tensor.shape)
+
+
+_Size = Annotated[int, Meta(ge=1, lt=2**48)]
 
 
 class _StoredPiece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    file: int  # its place among the files
-    offset: Annotated[int, Meta(ge=0)]
-    length: Annotated[int, Meta(ge=0)]
+    file: Annotated[int, Meta(ge=0)]  # its place among the files
+    offset: Annotated[int, Meta(ge=0, lt=2**48)]
+    length: _Size
 
 
 class _StoredTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    name: str
+    name: Annotated[str, Meta(min_length=1, max_length=500)]
     dtype: str
-    shape: tuple[Annotated[int, Meta(ge=0)], ...]
-    pieces: Annotated[tuple[_StoredPiece, ...], Meta(min_length=1)]
+    shape: Annotated[tuple[_Size, ...], Meta(max_length=8)]
+    pieces: Annotated[tuple[_StoredPiece, ...], Meta(min_length=1, max_length=16)]
     scale: _StoredPiece | None = None
-    grid: tuple[Annotated[int, Meta(ge=1)], ...] = ()
+    grid: Annotated[tuple[_Size, ...], Meta(max_length=2)] = ()
 
 
 class _Bindings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,30 +183,38 @@ def bindings(
                 for one in tensors
             ),
             config=None if config is None else dict(config),
-        )
+        ),
+        order="deterministic",
     )
 
 
 def read_bindings(file: Path) -> BoundNetwork:
-    """The weights that a file of bindings names.
+    """The weights that a file of bindings names. Their files are looked for and measured, and not read.
+
+    Sequences of the configuration are lists, whatever they were when it was written: modules take both.
 
     Raises: ModelUnusable: it cannot be read, or says what cannot be; names the file, and the weight.
     """
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ModelUnusable(f"{file}: has more than {MOST_BYTES} bytes, which no network's bindings have")
-        read = msgspec.json.decode(file.read_bytes(), type=_Bindings)
-        sizes = [(file.parent / name).stat().st_size for name in read.files]
+        if file.exists() and not file.is_file():  # a named pipe would be waited for
+            raise ModelUnusable(f"{file}: is no file")
+        with file.open("rb") as stream:
+            text = stream.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ModelUnusable(f"{error.filename or file}: cannot be read ({error.strerror})") from error
+        raise ModelUnusable(f"{file}: cannot be read ({error.strerror}); add the model again") from error
+    if len(text) > MOST_BYTES:
+        raise ModelUnusable(f"{file}: has more than {MOST_BYTES} bytes, which no network's bindings have")
+    try:
+        read = msgspec.json.decode(text, type=_Bindings)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ModelUnusable(f"{file}: {str(error) or type(error).__name__}; add the model again") from error
-    for name in read.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelUnusable(f"{file}: names {name!r}, which is not in its folder; add the model again")
+    sizes = [_size(file, name) for name in read.files]
+    seen: set[str] = set()
     for tensor in read.tensors:
-        if problem := _problem(tensor, sizes):
+        problem = "is there twice" if tensor.name in seen else next(_problems(tensor, sizes), "")
+        if problem:
             raise ModelUnusable(f"{file}: the weight {tensor.name!r} {problem}; add the model again")
+        seen.add(tensor.name)
 
     def piece(stored: _StoredPiece) -> Piece:
         return Piece(file=file.parent / read.files[stored.file], offset=stored.offset, length=stored.length)
@@ -200,31 +235,59 @@ def read_bindings(file: Path) -> BoundNetwork:
     )
 
 
-def _problem(tensor: _StoredTensor, sizes: Sequence[int]) -> str:
-    """What is wrong with a stored weight; empty: nothing."""
+def _size(source: Path, name: str) -> int:
+    """Bytes of a file that bindings name. Raises: ModelUnusable."""
+    if problem := problem_with_path(name):
+        raise ModelUnusable(f"{source}: files: {problem}; add the model again")
+    file = source.parent / name
+    try:
+        if not file.is_file():
+            raise ModelUnusable(f"{source}: names {name}, which is not there; put it back, or add the model again")
+        return file.stat().st_size
+    except OSError as error:
+        raise ModelUnusable(f"{source}: names {name}, which cannot be read ({error.strerror})") from error
+
+
+def _problems(tensor: _StoredTensor, sizes: Sequence[int]) -> Iterator[str]:
+    """What is wrong with a stored weight."""
     if tensor.dtype not in TYPES:
-        return f"is of the unknown type {tensor.dtype!r}"
+        yield f"is of the unknown type {tensor.dtype[:100]!r}"
+        return
     for one in (*tensor.pieces, *([tensor.scale] if tensor.scale is not None else [])):
-        if not 0 <= one.file < len(sizes):
-            return f"lies in file {one.file} of {len(sizes)}"
-        if one.offset + one.length > sizes[one.file]:
-            return f"ends behind byte {sizes[one.file]}, where its file does"
-    held, needed = sum(one.length for one in tensor.pieces), math.prod(tensor.shape) * TYPES[tensor.dtype].itemsize
-    if held != needed:
-        return f"has {held} bytes where its shape needs {needed}"
-    if tensor.grid and (len(tensor.grid) != 2 or tensor.shape[0] % tensor.grid[0]):
-        return f"has scales of the shape {tensor.grid}"
-    if tensor.scale is not None and tensor.scale.length != 4 * math.prod(tensor.grid):
-        return f"has {tensor.scale.length} bytes of scales"
-    return ""
+        if one.file >= len(sizes):
+            yield f"lies in file {one.file} of {len(sizes)}"
+        elif one.offset + one.length > sizes[one.file]:
+            yield f"ends behind byte {sizes[one.file]}, where its file does"
+    held, values = sum(one.length for one in tensor.pieces), math.prod(tensor.shape)
+    if held != values * TYPES[tensor.dtype].itemsize:
+        yield f"has {held} bytes where its shape {tensor.shape} needs {values * TYPES[tensor.dtype].itemsize}"
+    lying = sorted((one.file, one.offset, one.length) for one in tensor.pieces)
+    beside = all((file, begin + size, size) == after for (file, begin, size), after in pairwise(lying))
+    if not beside or (len(lying) > 1 and (not tensor.shape or tensor.shape[0] % len(lying))):
+        yield "has pieces that are no equal parts of its first axis, side by side in one file"
+    yield from _problems_with_scales(tensor, values)
+
+
+def _problems_with_scales(tensor: _StoredTensor, values: int) -> Iterator[str]:
+    if tensor.scale is None:
+        if tensor.grid:
+            yield "has a grid of scales, and no scales"
+        return
+    if tensor.dtype != "F8_E4M3":
+        yield f"has scales, which no {tensor.dtype} has"
+    if tensor.scale.length != np.dtype(np.float32).itemsize * math.prod(tensor.grid):
+        yield f"has {tensor.scale.length} bytes of scales for a grid {tensor.grid}"
+    if not tensor.grid:
+        return
+    height = tensor.shape[0] if tensor.shape else 1
+    if len(tensor.grid) != 2 or height % tensor.grid[0] or values // height % tensor.grid[1]:
+        yield f"has scales for a grid {tensor.grid}, which does not part {tensor.shape} into blocks of one size"
 
 
 def _mapped(piece: Piece, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The values of a byte range, read from the file when they are looked at."""
-    if not piece.length:
-        return np.zeros(0, dtype)
+    """The values of a byte range, read from the file when they are looked at; copied where they lie unaligned."""
     raw: NDArray[Any] = np.memmap(piece.file, np.uint8, "r", piece.offset, (piece.length,))
-    return raw.view(dtype)
+    return np.require(raw.view(dtype), requirements="A")
 
 
 def _hash(piece: Piece, total: hashlib._Hash) -> None:

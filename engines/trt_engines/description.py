@@ -103,7 +103,7 @@ def _problems(described: Description) -> Iterator[str]:
         named = {"graph": files.graph, "bindings": files.bindings}
         paths |= {f"networks.{network}.{use}": path for use, path in named.items() if path is not None}
     for field, path in paths.items():
-        if problem := _problem_with_path(path):
+        if problem := problem_with_path(path):
             yield f"{field}: {problem}"
 
 
@@ -116,7 +116,8 @@ def problem_with_name(name: str) -> str:
     return ""
 
 
-def _problem_with_path(path: str) -> str:
+def problem_with_path(path: str) -> str:
+    """Why a text is no path inside a model's folder, as the end of a sentence; empty: it is one."""
     if not path.isprintable():
         return f"is {path[:MOST_NAME]!r}; a path is printable text"
     parts = PurePosixPath(path).parts

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from trt_engines.bound_weights import BoundNetwork, BoundTensor, float32_values, stored_values
+from trt_engines.bound_weights import BoundNetwork, BoundTensor, blocks, scales, stored_values
 from trt_engines.errors import EngineFault
 from trt_engines.modules.module_spec import ModuleSpec
 
@@ -37,14 +38,16 @@ class WithoutValues(TorchFunctionMode):
 def load_module(spec: ModuleSpec, network: BoundNetwork, device: str, dtype: torch.dtype) -> Any:
     """The module of a network with its weights.
 
-    On the processor, weights of the wanted type stay mapped from their files; others are converted one by one.
+    On the processor, weights of the wanted type stay mapped from their files; all others are copied or converted one by
+    one, on the device. Weights that no graph reads are not bound; they are NaN and take no memory: nothing depends on
+    them, and if anything did, it would be seen.
 
     Args:
         spec: of the network, in its own configuration.
         device: PyTorch's name.
         dtype: that it computes with.
-    Raises: EngineFault: the network has no place for a weight, or nothing gives a buffer its values. OSError: a file
-        cannot be read.
+    Raises: EngineFault: the network has no place for a weight, or another shape there, or nothing gives a buffer its
+        values. OSError: a file cannot be read.
     """
     with default_type(dtype), WithoutValues():
         module = spec.make(spec.config).eval().requires_grad_(False)
@@ -54,15 +57,17 @@ def load_module(spec: ModuleSpec, network: BoundNetwork, device: str, dtype: tor
     for name, tensor in named:
         if (weight := weights.pop(name, None)) is None:
             continue
+        if weight.shape != tuple(tensor.shape):
+            raise EngineFault(f"{spec.name}: {name} is {weight.shape}, and {tuple(tensor.shape)} in PyTorch's network")
         if tensor.is_meta:
-            values[id(tensor)] = _values(weight, device, dtype)
+            values[id(tensor)] = _values(weight, device, tensor.dtype)
         else:
             tensor.copy_(_values(weight, "cpu", tensor.dtype))
     if weights:
         raise EngineFault(f"{spec.name}: PyTorch's network has no weights {', '.join(sorted(weights)[:3])}")
     for name, tensor in named:
         if tensor.is_meta:
-            _put(module, name, values.get(id(tensor)), tensor, device, dtype)
+            _put(module, name, tensor, values.get(id(tensor)), device)
     return module.to(device)
 
 
@@ -83,15 +88,14 @@ def _named(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _put(
-    module: Any, name: str, values: torch.Tensor | None, empty: torch.Tensor, device: str, dtype: torch.dtype
-) -> None:
-    """Give a parameter or buffer its values. A weight that no graph reads is zero: nothing depends on it."""
+def _put(module: Any, name: str, empty: torch.Tensor, values: torch.Tensor | None, device: str) -> None:
+    """Give a parameter or buffer its values; None: it has none."""
     folder, _, leaf = name.rpartition(".")
     owner = module.get_submodule(folder)
     if isinstance(empty, nn.Parameter):
-        filled = values if values is not None else torch.zeros(empty.shape, dtype=dtype, device=device)
-        owner._parameters[leaf] = nn.Parameter(filled, requires_grad=False)
+        if values is None:
+            values = torch.full((), torch.nan, dtype=empty.dtype, device=device).expand(empty.shape)
+        owner._parameters[leaf] = nn.Parameter(values, requires_grad=False)
     elif values is not None:
         owner._buffers[leaf] = values
     else:
@@ -99,11 +103,20 @@ def _put(
 
 
 def _values(weight: BoundTensor, device: str, dtype: torch.dtype) -> torch.Tensor:
-    """A weight on a device, in a type."""
+    """A weight on a device, in a type; where it has scales, multiplied in float32 and rounded once."""
+    values = _mapped(stored_values(weight), _TYPES[weight.dtype]).to(device)
     if weight.scale is not None:
-        return torch.from_numpy(float32_values(weight)).to(device, dtype)
-    stored = stored_values(weight)
+        scale = torch.from_numpy(np.array(scales(weight))).to(device)
+        values = values.float().reshape(blocks(weight)).mul_(scale).flatten()
+    values = values.to(dtype)
+    if len(weight.pieces) > 1:
+        parts = values.chunk(len(weight.pieces))
+        values = torch.cat([parts[place] for place in weight.order])
+    return values.reshape(weight.shape)
+
+
+def _mapped(stored: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """Stored values as PyTorch's, which NumPy has no types for, where they lie."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that mapped values cannot be written: nothing writes weights
-        bits = torch.from_numpy(stored.view(_BITS[stored.dtype.itemsize]))
-    return bits.view(_TYPES[weight.dtype]).to(device, dtype)
+        return torch.from_numpy(stored.view(_BITS[stored.dtype.itemsize])).view(dtype)
