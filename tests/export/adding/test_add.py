@@ -22,6 +22,8 @@ from trt_engines.bound_weights import digest, float32_values, read_bindings
 from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import find_models, read_model
+from trt_engines.modules.registry import module_of
+from trt_engines.sessions.onnx_graph import open_graph
 from trt_engines.store.errors import StoreFull
 from trt_engines.store.locks import hold
 from trt_engines.store.store import Store
@@ -65,6 +67,37 @@ def test_every_weight_of_a_model_is_found_where_its_bindings_say(add: Add, check
     assert bound.config is not None  # it is smaller than the architecture's own
     assert denoiser.digest == digest(sorted(bound.tensors, key=lambda tensor: tensor.name))
     assert problem_with(model.folder) == ""
+
+
+def test_a_graph_that_is_not_there_is_exported_and_computes_what_pytorch_does(
+    checkpoint: Path, graphs: Path, tmp_path: Path, models: Path
+) -> None:
+    own = Path(shutil.copytree(graphs, tmp_path / "graphs"))
+    next(own.glob("*text_encoder*.onnx")).unlink()
+    told: list[str] = []
+
+    added = add_model(
+        Wanted(path=checkpoint, family="stable_diffusion_1"),
+        models=models,
+        graphs=own,
+        tell=lambda step, _share: told.append(step),
+        stop=threading.Event(),
+    )
+
+    assert added.exported == ("text_encoder",)
+    assert told[:3] == ["trace text_encoder", "export text_encoder", "optimise text_encoder"]
+    encoder = added.model.networks["text_encoder"]
+    assert encoder.graph is not None
+    assert encoder.bindings is not None
+    ids = np.arange(77, dtype=np.int64)[None] * 7
+    session = open_graph(encoder.graph, threads=1)
+    weights = {one.name: one for one in read_bindings(encoder.bindings).tensors}
+    small = module_of("stable_diffusion_1", "text_encoder").small
+    module = small.make(small.config).eval()
+    module.load_state_dict({name: torch.from_numpy(float32_values(one)) for name, one in weights.items()}, strict=False)
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(ids)).numpy()
+    assert np.abs(session.run(None, {"input_ids": ids})[0] - expected).max() < 1e-4
 
 
 @pytest.mark.usefixtures("of_small_size")
