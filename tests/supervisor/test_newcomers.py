@@ -83,6 +83,18 @@ signal.pause()
     assert not psutil.pid_exists(int(told.read_text()))
 
 
+async def test_a_process_that_says_what_cannot_be_understood_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    instead(monkeypatch, "import signal, sys; sys.stdout.write('x' * 70_000); sys.stdout.flush(); signal.pause()")
+
+    async def added() -> None:
+        raise AssertionError
+
+    with anyio.fail_after(60):
+        await add_newcomers(Config(cache_home=tmp_path), added)
+
+
 async def test_no_process_is_started_where_there_is_nothing_to_look_at(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

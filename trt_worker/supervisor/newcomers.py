@@ -56,9 +56,7 @@ async def add_newcomers(
                 logger.error("Looking for new checkpoints ended with status {}; `models add PATH` says why.", code)
         except anyio.DelimiterNotFound:
             logger.error("The process that adds checkpoints says what cannot be understood, and is ended.")
-        finally:
-            if process.returncode is None:
-                process.kill()
+            process.kill()
 
 
 def command(config: Config) -> Sequence[str]:
