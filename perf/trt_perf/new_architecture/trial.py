@@ -30,8 +30,8 @@ def changed_files() -> tuple[Path, ...]:
 
 
 def draw() -> dict[str, float]:
-    """Likeness in dB of the picture that the new architecture draws in ONNX Runtime with others: of PyTorch, and of
-    another prompt, guidance and source.
+    """Likeness in dB of pictures that the new architecture draws: in ONNX Runtime and in PyTorch, for weights of each
+    type; and of the last with another prompt, guidance and source.
 
     Raises: RuntimeError: it cannot be added, or does not draw.
     """
