@@ -125,7 +125,7 @@ def demo(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
-    """Measure: `bench [SUITE] [--json PATH]`; suites are pipeline, host, build, device, noise and faults."""
+    """Measure: `bench [SUITE] [--json PATH]`; `bench --help` names the suites."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", "trt_perf", *context.args])
 
 

@@ -21,6 +21,7 @@ from trt_export.adding.add import add_model
 from trt_export.adding.wanted import Wanted
 from trt_perf.fidelity.drawing import BLANK, HEIGHT, WIDTH, Picture, Wish, a_source, drawn, plain, psnr
 from trt_perf.fidelity.random_models import ARCHITECTURES, RandomModel, a_random_model
+from trt_perf.new_architecture import trial
 
 BACKENDS = ("onnxruntime", "pytorch")
 
@@ -40,10 +41,15 @@ def measure() -> dict[str, float]:
                     control.append(_control(made, model, wish, expected))
                     _tell(f"{architecture:<30} best of wrong ones {control[-1]:16.1f} dB")
             served += 1
+    likeness = trial.draw()
+    _tell(f"an architecture in three files: {likeness}")
     return {
+        "architecture_files": float(len(trial.new_files())),
+        "architecture_files_changed": float(len(trial.changed_files())),
         "parity_min_psnr_db": min(parity),
         "parity_control_db": max(control),
         "families_served": float(served),
+        "families_known": float(len(ARCHITECTURES)),
         "families_served_missing": float(len(ARCHITECTURES) - served),
     }
 
