@@ -23,12 +23,15 @@ from loguru import logger
 from PIL import Image
 
 from trt_engines.model import BUILT_IN
-from trt_worker.app import announce
+from trt_engines.news import News
+from trt_worker.app import announce, open_worker
+from trt_worker.config.schema import Config
 from trt_worker.delivery import Settlement
 from trt_worker.local_grid.faults import Fault, Faults
 from trt_worker.local_grid.requests import GridResult, HordeRequest, ImageRequest
 from trt_worker.local_grid.server import LocalGrid
 from trt_worker.local_grid.settings import GridSettings
+from trt_worker.supervisor import newcomers
 from trt_worker.telemetry.metrics import JobRecord
 
 pytestmark = pytest.mark.anyio
@@ -443,3 +446,36 @@ async def test_one_name_runs_once_in_a_folder(tmp_path: Path) -> None:
                 assert await second.wait() == 2
     assert "'rig' (process " in said
     assert "Traceback" not in said
+
+
+async def test_a_model_that_is_added_while_the_worker_serves_is_offered_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    ready = a_model_folder(tmp_path / "elsewhere", "later")
+    code = f"""
+import os, sys
+os.rename({str(ready)!r}, {str(models / "later")!r})
+sys.stdout.buffer.write({News(text="later is added", added="later").line()!r})
+"""
+    monkeypatch.setattr(newcomers, "command", lambda _config: [sys.executable, "-c", code])
+
+    async with LocalGrid() as grid:
+        config = Config.model_validate(
+            {
+                "api_key": grid.key,
+                "dreamer_name": "rig",
+                "network": "grid",
+                "grid_url": grid.worker_url,
+                "grid_http_url": grid.url,
+                "grid_connections": 1,
+                "backends": ["dummy"],
+                "cache_home": models,
+            }
+        )
+        async with open_worker(config, newcomers=True):
+            with anyio.fail_after(90):
+                result = await (await grid.submit_grid(a_request(1, model="later"))).result()
+
+    assert result.status == 200, result.message
