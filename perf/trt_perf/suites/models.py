@@ -18,6 +18,7 @@ from pathlib import Path
 from time import perf_counter
 
 import anyio
+import anyio.abc
 
 from trt_engines.store.files import size_of
 from trt_engines.store.place import DEFAULT_STORE
@@ -68,7 +69,8 @@ def _run(module: str, *arguments: str) -> None:
 async def _draw(name: str, models: Path, logs: Path) -> Peak:
     """One picture from a real worker. Returns: the peak of its memory, from its start to the picture's arrival."""
     settings = GridSettings()
-    settings = replace(settings, horde=replace(settings.horde, ttl_seconds=PATIENCE_SECONDS))
+    known = settings.horde.known_models | {name}
+    settings = replace(settings, horde=replace(settings.horde, ttl_seconds=PATIENCE_SECONDS, known_models=known))
     async with LocalGrid(settings) as grid:
         environment = os.environ | {
             "AIWORKER_API_KEY": grid.key,
@@ -103,9 +105,19 @@ async def _draw(name: str, models: Path, logs: Path) -> Peak:
                         extra={"r2": False},
                     )
                 )
-                result = await asked.result()
+                async with anyio.create_task_group() as waiting:
+                    waiting.start_soon(_until_it_ends, worker, logs)
+                    result = await asked.result()
+                    waiting.cancel_scope.cancel()
             worker.send_signal(signal.SIGTERM)
             await worker.wait()
     if not result.done or result.faulted or len(result.images) != 1:
         raise RuntimeError(f"{name} gave no picture: {result}; the worker's log is in {logs}")
     return peak
+
+
+async def _until_it_ends(worker: anyio.abc.Process, logs: Path) -> None:
+    """Raises: RuntimeError: the worker has ended."""
+    status = await worker.wait()
+    log = logs / "trace.log"
+    raise RuntimeError(f"the worker ended with {status}: {log.read_text() if log.exists() else 'it wrote no log'}")
