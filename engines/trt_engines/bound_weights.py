@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from trt_engines.description import problem_with_path
 from trt_engines.errors import ModelUnusable
+from trt_engines.small_file import read_small
 
 TYPES: Mapping[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
@@ -65,6 +66,11 @@ class BoundTensor:
         return Piece(file=first.file, offset=first.offset, length=sum(piece.length for piece in self.pieces))
 
     @property
+    def ranges(self) -> tuple[Piece, ...]:
+        """Every byte range that it is made of: its pieces, and its scales."""
+        return self.pieces if self.scale is None else (*self.pieces, self.scale)
+
+    @property
     def order(self) -> tuple[int, ...]:
         """For each of its pieces, which place it has in the file among them."""
         lying = sorted(self.pieces, key=lambda piece: piece.offset)
@@ -88,7 +94,7 @@ def digest(tensors: Iterable[BoundTensor]) -> str:
     for tensor in tensors:
         grid = f" {tensor.grid}" if tensor.grid else ""
         total.update(f"{tensor.name} {tensor.dtype} {tensor.shape}{grid}\n".encode())
-        for piece in (*tensor.pieces, *([tensor.scale] if tensor.scale else [])):
+        for piece in tensor.ranges:
             _hash(piece, total)
     return total.hexdigest()
 
@@ -195,15 +201,7 @@ def read_bindings(file: Path) -> BoundNetwork:
 
     Raises: ModelUnusable: it cannot be read, or says what cannot be; names the file, and the weight.
     """
-    try:
-        if file.exists() and not file.is_file():  # a named pipe would be waited for
-            raise ModelUnusable(f"{file}: is no file")
-        with file.open("rb") as stream:
-            text = stream.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ModelUnusable(f"{file}: cannot be read ({error.strerror}); add the model again") from error
-    if len(text) > MOST_BYTES:
-        raise ModelUnusable(f"{file}: has more than {MOST_BYTES} bytes, which no network's bindings have")
+    text = read_small(file, MOST_BYTES, which="no network's bindings have", remedy="add the model again")
     try:
         read = msgspec.json.decode(text, type=_Bindings)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

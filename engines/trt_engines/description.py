@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from trt_engines.errors import ModelUnusable
+from trt_engines.small_file import read_small
 
 FILE = "model.json"
 MOST_BYTES = 2**20
@@ -68,17 +69,9 @@ def read_description(source: Path) -> Description:
 
     Raises: ModelUnusable: it cannot be read, or a field has no value that can be worked with; names file and field.
     """
-    try:
-        if source.exists() and not source.is_file():  # a named pipe would be waited for
-            raise ModelUnusable(f"{source}: is no file")
-        with source.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ModelUnusable(
-            f"{source}: cannot be read ({error.strerror}); a model folder needs a model.json"
-        ) from error
-    if len(text) > MOST_BYTES:
-        raise ModelUnusable(f"{source}: has more than {MOST_BYTES} bytes, which no description of a model has")
+    text = read_small(
+        source, MOST_BYTES, which="no description of a model has", remedy="a model folder needs a model.json"
+    )
     try:
         described = msgspec.json.decode(text, type=Description)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

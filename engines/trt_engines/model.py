@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -170,25 +170,32 @@ def _give_up(error: ModelUnusable) -> None:
     raise error
 
 
+def model_folders(*roots: Path) -> Iterator[Path]:
+    """The model folders in some directories, by name within each; directories that do not exist have none.
+
+    Folders whose names begin with a dot are none: models that are being added.
+    """
+    for root in roots:
+        yield from sorted(file.parent for file in root.glob(f"[!.]*/{FILE}"))
+
+
 def find_models(
     folders: Iterable[Path] = (), *, unusable: Callable[[ModelUnusable], None] = _give_up
 ) -> dict[str, Model]:
     """The models of the package and of further folders, by name; a later folder wins.
 
     Args:
-        folders: directories that hold one model folder each; those that do not exist are passed over, and so are
-            folders whose names begin with a dot: models that are being added.
+        folders: directories of model folders, see `model_folders`.
         unusable: told of each model folder that cannot be used, which is passed over then; without it, the first such
             folder raises.
     Raises: ModelUnusable: see `unusable`.
     """
     models: dict[str, Model] = {}
-    for root in (BUILT_IN, *folders):
-        for description in sorted(root.glob(f"[!.]*/{FILE}")):
-            try:
-                model = read_model(description.parent)
-            except ModelUnusable as error:
-                unusable(error)
-            else:
-                models[model.name] = model
+    for folder in model_folders(BUILT_IN, *folders):
+        try:
+            model = read_model(folder)
+        except ModelUnusable as error:
+            unusable(error)
+        else:
+            models[model.name] = model
     return models

@@ -53,7 +53,7 @@ def load_module(spec: ModuleSpec, network: BoundNetwork, device: str, dtype: tor
         module = spec.make(spec.config).eval().requires_grad_(False)
     weights = {one.name: one for one in network.tensors}
     values: dict[int, torch.Tensor] = {}  # of meta tensors by identity: tied ones share theirs
-    named = list(_named(module))
+    named = list(named_tensors(module))
     for name, tensor in named:
         if (weight := weights.pop(name, None)) is None:
             continue
@@ -82,7 +82,7 @@ def default_type(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _named(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """All parameters and buffers; a tied one by each of its names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)

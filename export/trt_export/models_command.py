@@ -111,14 +111,11 @@ def show(models: Folder = MODELS, store: StorePath = DEFAULT_STORE, json: Json =
 @app.command()
 def check(names: Names = None, models: Folder = MODELS, json: Json = None) -> None:
     """Read every byte of models: files there, links whole, digests right, graphs and weights fit each other."""
-    from trt_engines.description import FILE
     from trt_engines.figures import write_figures
-    from trt_engines.model import BUILT_IN
+    from trt_engines.model import BUILT_IN, model_folders
     from trt_export.adding.overview import problem_with
 
-    folders = {
-        file.parent.name: file.parent for root in (BUILT_IN, models) for file in sorted(root.glob(f"[!.]*/{FILE}"))
-    }
+    folders = {folder.name: folder for folder in model_folders(BUILT_IN, models)}
     if unknown := [name for name in names or () if name not in folders]:
         typer.echo(message(f"models check: there is no model {unknown[0]!r}; there are {', '.join(folders)}"), err=True)
         raise typer.Exit(BAD_REQUEST)

@@ -34,7 +34,6 @@ from trt_worker.device.step_batch import Step, StepBatch, device_bytes
 from trt_worker.device.steps_under_way import MeasuredStep
 from trt_worker.device.totals import RunningTotals
 from trt_worker.errors import BackendUnsuited, BadJob, BadSourceImage, DeviceLost, NotAtHand, UnservableJob
-from trt_worker.plan.route import second_evaluation
 
 PROGRESS_SECONDS = 0.5
 
@@ -209,7 +208,7 @@ class DeviceLoop:
 
             encoded = self._in_tiles_at_worst(model, backend, model.facts.encoder, key, encode)
         prompts = [job.prompt]
-        if second_evaluation(model.facts.passes[0].guidance, job.guidance):
+        if model.facts.passes[0].guidance.second_evaluation(job.guidance):
             prompts.append(job.negative_prompt)
         positive, *negative = self._networks.encode(model, backend, prompts, job.clip_skip)
         return Preparation(run=run, model=model, positive=positive, negative=next(iter(negative), None), source=encoded)

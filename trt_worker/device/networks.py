@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -265,7 +265,7 @@ class Networks(Generic[Tag]):
         It stays so, for a picture must not depend on what else is in memory. Returns: False: there are none.
         """
         tried = self._too_large.get((network, size), 0) + 1
-        left = self._autoencoder_specs(model, backend, network, size)[1:]
+        left = list(self._autoencoder_specs(model, backend, network, size))[1:]
         if left:
             self._too_large[network, size] = tried
         return bool(left)
@@ -327,9 +327,9 @@ class Networks(Generic[Tag]):
     ) -> Engine:
         """An engine of an autoencoder for whole pictures of a size, or else for tiles of them."""
         self._models[model.name] = model
-        specs = self._autoencoder_specs(model, backend, network, size)
-        engine = self._cache_of(backend).get(backend, specs[:1], stream)
-        told = network, size, specs[0].bucket
+        spec = next(self._autoencoder_specs(model, backend, network, size))
+        engine = self._cache_of(backend).get(backend, [spec], stream)
+        told = network, size, spec.bucket
         if not _is_whole(engine, size) and told not in self._told_tiles:
             self._told_tiles.add(told)
             logger.warning(
@@ -338,22 +338,30 @@ class Networks(Generic[Tag]):
                 backend.name,
                 size.width,
                 size.height,
-                specs[0].bucket.width,
-                specs[0].bucket.height,
+                spec.bucket.width,
+                spec.bucket.height,
             )
         return engine
 
     def _autoencoder_specs(
         self, model: Model, backend: EngineBackend, network: str, size: BatchKey
-    ) -> list[EngineSpec]:
-        """Whole pictures and tiles that a backend takes, without those there was no room for. Raises: EngineRefused."""
+    ) -> Iterator[EngineSpec]:
+        """Whole pictures and tiles that a backend takes, without those there was no room for.
+
+        They are looked for one after another: for most pictures the first is all that is asked for.
+        Raises: EngineRefused: it takes none.
+        """
         buckets = buckets_whole_or_tile(size.width, size.height, model.facts.size_step)
-        specs = [EngineSpec(model=model, network=network, bucket=bucket) for bucket in buckets]
-        refusals = [backend.refuses(spec) for spec in specs]
-        if all(refusals):
+        refusals, taken = list[str](), 0
+        for spec in (EngineSpec(model=model, network=network, bucket=bucket) for bucket in buckets):
+            if (refusal := backend.refuses(spec)) is not None:
+                refusals.append(refusal)
+                continue
+            taken += 1
+            if taken > self._too_large.get((network, size), 0):
+                yield spec
+        if not taken:
             raise EngineRefused(f"{backend.name}: {refusals[0]}")
-        taken = [spec for spec, refused in zip(specs, refusals, strict=True) if not refused]
-        return taken[self._too_large.get((network, size), 0) :]
 
     def _engines_in_use(self) -> Collection[Engine]:
         return [*self._in_use(), self._held] if self._held is not None else self._in_use()

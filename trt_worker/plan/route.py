@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from trt_engines.architectures.guidance import Guidance, GuidanceKind
 from trt_engines.architectures.network import Role
 from trt_engines.backend import EngineBackend, EngineSpec
 from trt_engines.bucket import Bucket
@@ -45,11 +44,6 @@ def networks_of(job: JobSpec, model: Model) -> tuple[str, ...]:
     source = [facts.encoder] if job.source is not None else []
     denoisers = [one.denoiser for one in facts.passes]
     return (*encoders, *source, *denoisers, facts.decoder)
-
-
-def second_evaluation(guidance: Guidance, scale: float) -> bool:
-    """Whether a guidance scale takes an evaluation of the negative prompt beside that of the prompt."""
-    return guidance.kind is GuidanceKind.CLASSIFIER_FREE and scale != 1.0
 
 
 def denoiser_buckets(

@@ -22,7 +22,11 @@ class Guidance:
     default: float = 1.0  # of a job that names none
     offset: float = 0.0  # what to add to the family's own published values, where they call "off" 0, for our scale
 
+    def second_evaluation(self, scale: float) -> bool:
+        """Whether a scale takes an evaluation of the negative prompt beside that of the prompt."""
+        return self.kind is GuidanceKind.CLASSIFIER_FREE and scale != 1.0
+
     @property
     def rows(self) -> int:
         """Denoiser rows of one image at the default guidance."""
-        return 2 if self.kind is GuidanceKind.CLASSIFIER_FREE and self.default != 1.0 else 1
+        return 2 if self.second_evaluation(self.default) else 1

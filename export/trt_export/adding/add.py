@@ -16,24 +16,24 @@ from trt_engines.architectures.network import Network, Role
 from trt_engines.architectures.noise_levels import NoiseLevels
 from trt_engines.architectures.registry import architecture
 from trt_engines.architectures.served import why_unserved
-from trt_engines.description import FILE, MOST_PART, Description, problem_with_name, read_description
+from trt_engines.description import FILE, MOST_PART, DescribedNetwork, Description, problem_with_name, read_description
 from trt_engines.description import Source as DescribedSource
 from trt_engines.errors import ModelUnusable
 from trt_engines.model import BUILT_IN, Model, read_model
 from trt_engines.store.files import room_for, write_whole
 from trt_engines.store.locks import hold
 from trt_export.adding.baselines import family_of
-from trt_export.adding.folder import SERVED_AS, Written, write_network
+from trt_export.adding.folder import SERVED_AS, write_network
 from trt_export.adding.staging import lock_of, publish, staged, tidy
 from trt_export.adding.wanted import CannotAdd, UnservedArchitecture, Wanted, check_there
+from trt_export.building.exported import exported_graph
 from trt_export.building.holdings import Holdings, holdings
 from trt_export.building.located import CONVERTED, Located, fingerprint
-from trt_export.building.phases import export_by_name
 from trt_export.building.source import Source, open_located
 from trt_export.checkpoints.kinds import refuse_other_kinds
 from trt_export.checkpoints.legacy import convert
 from trt_export.checkpoints.pickles import PICKLED
-from trt_export.child import Stopped, Tell, run_phase
+from trt_export.child import Stopped, Tell
 from trt_export.graphs.cache import GraphCache
 
 _CHUNK = 2**24
@@ -90,16 +90,22 @@ def _write(wanted: Wanted, folder: Path, cache: GraphCache, tell: Tell, stop: th
     held = holdings(source)
     _check_complete(wanted, source, held)
     files = _names_in(folder, source.checkpoint.files)
-    written: dict[str, Written] = {}
+    networks: dict[str, DescribedNetwork] = {}
     exported = []
     with _digests(files, stop) as digests:
         for network in held.stored:
-            file = graph_file(source, network, cache)
-            if not file.exists():
+            graph = exported_graph(
+                cache,
+                source.architecture.name,
+                source.modules[network],
+                SERVED_AS,
+                _naming(network, tell),
+                stop,
+            )
+            if graph.seconds:
                 exported.append(network)
-                export(source, network, cache, tell, stop)
             tell(f"bind {network}", 0.0)
-            written[network] = write_network(source, network, file.read_bytes(), folder, files)
+            networks[network] = write_network(source, network, graph.data, folder, files)
             if stop.is_set():
                 raise Stopped
         known = digests()
@@ -113,7 +119,7 @@ def _write(wanted: Wanted, folder: Path, cache: GraphCache, tell: Tell, stop: th
     described = Description(
         name=wanted.model,
         architecture=source.architecture.name,
-        networks={network: one.described for network, one in written.items()},
+        networks=networks,
         files={f"file {number}": file for number, file in enumerate(_asked_for_as(wanted, files), start=1)},
         prediction=None if levels.prediction == usual else levels.prediction.value,
         zero_terminal_snr=levels.zero_terminal_snr,
@@ -133,25 +139,9 @@ def _write(wanted: Wanted, folder: Path, cache: GraphCache, tell: Tell, stop: th
     )
 
 
-def graph_file(source: Source, network: str, cache: GraphCache) -> Path:
-    """Where the cache keeps the graph of a network that is served, whether or not it is there."""
-    module = source.modules[network]
-    return cache.path(f"{source.architecture.name}/{network}", module.config, SERVED_AS)
-
-
-def export(source: Source, network: str, cache: GraphCache, tell: Tell, stop: threading.Event) -> None:
-    """Export a network's graph into the cache, in another process; several that want one wait for it.
-
-    Raises: PhaseFailed, Stopped, WaitingStopped, StoreFull, OSError.
-    """
-    file, module = graph_file(source, network, cache), source.modules[network]
-    cache.root.mkdir(parents=True, exist_ok=True)
-    with hold(file.with_suffix(".lock"), stop=stop):
-        if file.exists():
-            return
-        place = (source.architecture.name, network, dict(module.config), SERVED_AS)
-        done = run_phase(export_by_name, place, lambda step, share: tell(f"{step} {network}", share), stop)
-        cache.keep(file, done.result)
+def _naming(network: str, tell: Tell) -> Tell:
+    """Tells of the steps of one network, with its name."""
+    return lambda step, share: tell(f"{step} {network}", share)
 
 
 def _described(wanted: Wanted, family: str | None, files: str) -> DescribedSource:

@@ -7,7 +7,6 @@ models of its architecture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -28,16 +27,10 @@ SERVED_AS = "float32"
 attention) nothing gives the lost digits back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """What was written of a network."""
-
-    described: DescribedNetwork
-    size: int  # bytes of its files, without what they link to
-
-
-def write_network(source: Source, network: str, graph: bytes, folder: Path, names: Mapping[Path, str]) -> Written:
-    """Write a network's files.
+def write_network(
+    source: Source, network: str, graph: bytes, folder: Path, names: Mapping[Path, str]
+) -> DescribedNetwork:
+    """Write a network's files. Returns: what the model's description says of them.
 
     Args:
         graph: weightless, in the precision SERVED_AS.
@@ -50,7 +43,7 @@ def write_network(source: Source, network: str, graph: bytes, folder: Path, name
     side = folder / SIDE.format(network)
     tables = key_maps(source.architecture.name, network)
     weights = bind(parameters(proto), source.checkpoint.of(network), tables, side)
-    read = {piece.file for one in weights for piece in (*one.pieces, *([one.scale] if one.scale else []))}
+    read = {piece.file for one in weights for piece in one.ranges}
     places = {file: name for file, name in {**names, side: side.name}.items() if file in read}
     bound = bind_graph(proto, weights, places)
     graph_file, bindings_file = folder / f"{network}.onnx", folder / f"{network}.weights.json"
@@ -58,13 +51,10 @@ def write_network(source: Source, network: str, graph: bytes, folder: Path, name
     usual = module_of(source.architecture.name, network).config
     config = None if module.config == usual else module.config
     write_whole(bindings_file, bindings(weights, places, config))
-    return Written(
-        described=DescribedNetwork(
-            graph=graph_file.name,
-            bindings=bindings_file.name,
-            weights=tuple(places.values()),
-            digest=bound.weights,
-            parameters=module.network.parameters,
-        ),
-        size=sum(file.stat().st_size for file in (graph_file, bindings_file, side) if file.exists()),
+    return DescribedNetwork(
+        graph=graph_file.name,
+        bindings=bindings_file.name,
+        weights=tuple(places.values()),
+        digest=bound.weights,
+        parameters=module.network.parameters,
     )

@@ -16,6 +16,7 @@ import msgspec
 
 from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
+from trt_engines.model import model_folders
 from trt_engines.store.files import write_whole
 from trt_export.adding.wanted import Wanted, looks_of, of_source
 
@@ -83,7 +84,7 @@ def survey(models: Path, custom: Sequence[Wanted], notes: Notes) -> Survey:
 
     Args: custom: checkpoints that their owner has named; they go before what is found.
     """
-    known = [one for file in sorted(models.glob(f"[!.]*/{FILE}")) if (one := _known(file)) is not None]
+    known = [one for folder in model_folders(models) if (one := _known(folder)) is not None]
     added = {(one.path, one.name) for one, _ in known}
     named = {one.path for one, _ in known} | {one.path for one in custom}
     taken = {one.model for one, _ in known} | {one.model for one in custom}
@@ -103,8 +104,8 @@ def survey(models: Path, custom: Sequence[Wanted], notes: Notes) -> Survey:
 
 def added_from(models: Path, wanted: Wanted) -> str | None:
     """The name of the model that was added from a checkpoint and that its checkpoint still is; None: there is none."""
-    for file in sorted(models.glob(f"[!.]*/{FILE}")):
-        known = _known(file)
+    for folder in model_folders(models):
+        known = _known(folder)
         if known is None or (known[0].path, known[0].networks) != (wanted.path, wanted.networks):
             continue
         if known[1] == looks_of(known[0]):
@@ -112,15 +113,15 @@ def added_from(models: Path, wanted: Wanted) -> str | None:
     return None
 
 
-def _known(description: Path) -> tuple[Wanted, str] | None:
+def _known(folder: Path) -> tuple[Wanted, str] | None:
     """The checkpoint of a model and what it looked like when it was added; None: the model has none."""
     try:
-        source = read_description(description).source
+        source = read_description(folder / FILE).source
     except ModelUnusable:
         return None  # said by whoever offers models
     if source is None:
         return None
-    return of_source(description.parent.name, source), source.fingerprint
+    return of_source(folder.name, source), source.fingerprint
 
 
 def _lying(models: Path) -> Iterator[Path]:

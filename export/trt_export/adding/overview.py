@@ -14,7 +14,7 @@ from trt_engines.architectures.registry import architecture
 from trt_engines.bound_weights import read_bindings
 from trt_engines.description import FILE, read_description
 from trt_engines.errors import ModelUnusable
-from trt_engines.model import BUILT_IN, Model, read_model
+from trt_engines.model import BUILT_IN, Model, model_folders, read_model
 from trt_engines.store.store import Store
 from trt_engines.weights import DigestNotes, damage
 from trt_export.adding.wanted import looks_of, of_source
@@ -37,9 +37,10 @@ class Overview:
 
 def overviews(models: Path, store: Store) -> tuple[Overview, ...]:
     """The models that ship and those of a folder, by name."""
-    folders = sorted(file.parent for root in (BUILT_IN, models) for file in root.glob(f"[!.]*/{FILE}"))
     engines = tuple(_engines(store))
-    return tuple(sorted((_overview(folder, engines) for folder in folders), key=lambda one: one.name))
+    return tuple(
+        sorted((_overview(folder, engines) for folder in model_folders(BUILT_IN, models)), key=lambda one: one.name)
+    )
 
 
 def problem_with(folder: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trt_engines.description import FILE, Description, read_description
 from trt_engines.errors import ModelUnusable
+from trt_engines.model import model_folders
 from trt_engines.store.locks import hold
 from trt_export.adding.staging import SIDE, lock_of
 from trt_export.building.located import CONVERTED
@@ -34,7 +35,7 @@ def removal_of(models: Path, name: str) -> Removal:
     """
     folder = models / name
     if "/" in name or name.startswith(".") or not folder.is_dir():
-        known = ", ".join(sorted(one.parent.name for one in models.glob(f"[!.]*/{FILE}"))) or "none"
+        known = ", ".join(one.name for one in model_folders(models)) or "none"
         raise CannotRemove(f"there is no model {name!r} in {models}; there are {known}")
     if folder.is_symlink():
         raise CannotRemove(f"{folder} is a link that this worker did not make: remove it by hand")

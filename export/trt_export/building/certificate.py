@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from trt_engines.architectures.axis import sizes_of
 from trt_engines.architectures.tensor import Kind, Tensor
 from trt_engines.bound_weights import BoundTensor, float32_values
 from trt_engines.bucket import Bucket
-from trt_engines.module_loading import WithoutValues
+from trt_engines.module_loading import WithoutValues, named_tensors
 from trt_engines.modules.module_spec import ModuleSpec
 from trt_engines.store.manifest import Certificate
 from trt_export.child import Tell
@@ -158,7 +158,7 @@ class Reference(TorchFunctionMode):
             self.module = spec.make(spec.config).eval().requires_grad_(False)
         bound = {one.name: one for one in weights}
         self._weights: dict[int, BoundTensor] = {}
-        for name, tensor in _named(self.module):
+        for name, tensor in named_tensors(self.module):
             weight = bound.pop(name, None)
             if tensor.is_meta and not isinstance(tensor, nn.Parameter):
                 raise ValueError(f"{spec.name}: nothing gives the buffer {name} its values")
@@ -200,12 +200,6 @@ _OF_THE_SHAPE = frozenset(
     {torch.Tensor.shape.__get__, torch.Tensor.dtype.__get__, torch.Tensor.ndim.__get__, torch.Tensor.size}
 )
 """What needs no values of a tensor."""
-
-
-def _named(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """All parameters and buffers; a tied one by each of its names."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
 
 
 def _session(graph: Path) -> onnxruntime.InferenceSession:

@@ -24,9 +24,10 @@ from trt_engines.store.staging import Staging
 from trt_engines.store.store import Store
 from trt_export.building.certificates import CertificateCache
 from trt_export.building.compiling import BUILDERS, compile_plan
+from trt_export.building.exported import ExportedGraph, exported_graph
 from trt_export.building.obstacles import compute_precision
 from trt_export.building.order import Order
-from trt_export.building.phases import certify_by_name, export_by_name
+from trt_export.building.phases import certify_by_name
 from trt_export.checkpoints.binding import bind
 from trt_export.checkpoints.keymap import KeyMap
 from trt_export.checkpoints.safetensors_file import StoredTensor
@@ -54,15 +55,6 @@ class Built:
     peak_bytes: int
     graph_bytes: int
     written_bytes: int  # for this checkpoint, besides the engine
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Graph:
-    """A weightless graph, and what exporting it took."""
-
-    data: bytes
-    seconds: float  # 0: it was there
-    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +92,13 @@ def build_engine(
     def waiting(holder: int | None) -> None:
         report(f"waiting for process {holder or 'unknown'}", 0.0)
 
-    exported = _exported(order, GraphCache(store.root / "graphs"), store, report, stop)
+    report("export", 0.0)
+    cache = GraphCache(store.root / "graphs")
+    graph = exported_graph(
+        cache, order.architecture, order.module, order.precision, lambda _, share: report("export", share), stop
+    )
     with store.scratch() as folder:
-        bound = _bind(order, exported, tensors, tables, folder, report)
+        bound = _bind(order, graph, tensors, tables, folder, report)
         reasons = obstacles(
             BUILDERS[order.library],
             bound.request,
@@ -119,7 +115,7 @@ def build_engine(
             fresh = staging.published is None
             if fresh:
                 request = replace(bound.request, timing_cache=store.timing_cache(order.compute_capabilities[0]))
-                _finish(order, staging, exported, replace(bound, request=request), store, report, stop)
+                _finish(order, staging, graph, replace(bound, request=request), store, report, stop)
         manifest = store.get(digest(bound.identity)).manifest
     return Built(
         digest=manifest.digest,
@@ -128,31 +124,14 @@ def build_engine(
         certificate=manifest.certificate,
         phases={phase.name: phase.seconds for phase in manifest.phases},
         peak_bytes=manifest.peak_bytes,
-        graph_bytes=len(exported.data),
+        graph_bytes=len(graph.data),
         written_bytes=written,
     )
 
 
-def _exported(order: Order, cache: GraphCache, store: Store, report: Tell, stop: threading.Event) -> _Graph:
-    """The weightless graph of an order, exported by one process if several need it."""
-    place = (order.architecture, order.module.name, dict(order.module.config))
-    file = order.graph(cache)
-    lock = store.lock(file.stem)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    report("export", 0.0)
-    with hold(lock, stop=stop):
-        if file.exists():
-            return _Graph(data=file.read_bytes(), seconds=0.0, peak_bytes=0)
-        began = time.monotonic()
-        exported = run_phase(export_by_name, (*place, order.precision), lambda _, share: report("export", share), stop)
-        cache.keep(file, exported.result)
-        seconds = time.monotonic() - began
-    return _Graph(data=exported.result, seconds=seconds, peak_bytes=exported.peak_bytes)
-
-
 def _bind(
     order: Order,
-    exported: _Graph,
+    exported: ExportedGraph,
     tensors: Mapping[str, StoredTensor],
     tables: Sequence[KeyMap],
     folder: Path,
@@ -191,7 +170,7 @@ def _bind(
 def _finish(
     order: Order,
     staging: Staging,
-    exported: _Graph,
+    exported: ExportedGraph,
     bound: _Bound,
     store: Store,
     report: Tell,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -93,7 +93,7 @@ def _places(tensors: Iterable[BoundTensor]) -> dict[Path, str]:
     """A location for each file: plain names, for parsers take no paths that lead out of the graph's folder."""
     found: dict[Path, str] = {}
     for tensor in tensors:
-        for piece in (*tensor.pieces, *([tensor.scale] if tensor.scale else [])):
+        for piece in tensor.ranges:
             found.setdefault(piece.file, f"weights-{len(found)}.safetensors")
     return found
 
@@ -106,7 +106,7 @@ def _initializers(
     Pieces in another order than the file's are parted after they have the graph's type: TensorRT takes a float8
     constant for nothing but a DequantizeLinear.
     """
-    stored, piece = ELEMENTS[tensor.dtype], _whole(tensor.pieces)
+    stored, piece = ELEMENTS[tensor.dtype], tensor.whole
     if stored == wanted and len(tensor.pieces) == 1:
         return [_external(tensor.name, stored, tensor.shape, piece, places)], []
     name = f"{tensor.name}.stored"
@@ -156,12 +156,6 @@ def _blocks(
         helper.make_node("Cast", names[3:4], [typed], name=f"{tensor.name}.to", to=wanted),
     ]
     return made, nodes
-
-
-def _whole(pieces: Sequence[Piece]) -> Piece:
-    """The byte range that pieces, which lie side by side in one file, take together."""
-    first = min(pieces, key=lambda piece: piece.offset)
-    return replace(first, length=sum(piece.length for piece in pieces))
 
 
 def _reordered(tensor: BoundTensor, typed: str) -> list[onnx.NodeProto]:

@@ -57,7 +57,7 @@ def write_graphs(out: Path) -> None:
     networks = {}
     for network, module in source.modules.items():
         graph = export_graph(module, SERVED_AS).SerializeToString()
-        networks[network] = write_network(source, network, graph, out, names).described
+        networks[network] = write_network(source, network, graph, out, names)
         report(f"{network}: {len(graph) / 1024:.0f} kB without its weights")
     description = Description(
         name=NAME,

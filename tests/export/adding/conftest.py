@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 from trt_engines.architectures.registry import architecture
 from trt_engines.modules.registry import MODULES
 from trt_export.adding import add as adding
-from trt_export.adding.add import Added, add_model, graph_file
+from trt_export.adding.add import Added, add_model
+from trt_export.adding.folder import SERVED_AS
 from trt_export.adding.wanted import Wanted
 from trt_export.building.located import Located
 from trt_export.building.source import Source, open_source
@@ -60,7 +61,8 @@ def graphs(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             tensor.external_data.add(key="location", value="unbound")
         graph = helper.make_graph([], network, [], [], weights)
         model = onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-        cache.keep(graph_file(source, network, cache), model.SerializeToString())
+        place = cache.path(f"{FAMILY}/{network}", module.config, SERVED_AS)
+        cache.keep(place, model.SerializeToString())
     return cache.root
 
 

@@ -100,6 +100,8 @@ def test_a_header_whose_length_looks_like_text_is_read_all_the_same(tmp_path: Pa
 
     refuse_other_kinds(file)
 
+    assert kind_of(read_header(file)) is None
+
 
 def test_other_kinds_are_told_without_pytorch() -> None:
     code = "import sys, trt_export.checkpoints.kinds; sys.exit('torch' in sys.modules)"

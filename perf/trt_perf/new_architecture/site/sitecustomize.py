@@ -1,13 +1,8 @@
 """Where processes of the trial find the new architecture's files, as if they lay in the packages."""
 
 from importlib import import_module
-from pathlib import Path
 
-FILES = Path(__file__).parents[1] / "files"
+from trt_perf.new_architecture.trial import HERE, PACKAGES
 
-for package, folder in (
-    ("trt_engines.architectures", "architectures"),
-    ("trt_engines.modules", "modules"),
-    ("trt_export.checkpoints.maps", "maps"),
-):
-    import_module(package).__path__.append(str(FILES / folder))
+for folder, package in PACKAGES.items():
+    import_module(package).__path__.append(str(HERE / "files" / folder))
